@@ -1,0 +1,14 @@
+//! What daemon and clients say to each other: requests, replies, errors, stream frames. No I/O.
+//!
+//! JSON over HTTP/1.1 on a unix socket. Times are RFC 3339 in UTC. `{id}` in a path is an instance's id or handle.
+//! Byte streams (`exec`, `attach`) are connections upgraded to the protocol of [`stream`].
+
+pub mod error;
+pub mod handle;
+pub mod instance;
+pub mod logs;
+pub mod status;
+pub mod stream;
+
+/// Version of this API, the first segment of every path.
+pub const VERSION: &str = "v1";

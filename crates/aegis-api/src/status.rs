@@ -1,0 +1,74 @@
+//! The daemon itself.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Reply to `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Always `running`.
+    pub status: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its home directory.
+    pub home: String,
+    /// Name of the virtual machine monitor.
+    pub backend: String,
+    /// What it can do here.
+    pub capabilities: CapabilitiesInfo,
+    /// Instances by state.
+    pub instances: InstanceCounts,
+}
+
+/// What the backend can do on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CapabilitiesInfo {
+    /// Pause and resume.
+    pub pause_resume: bool,
+    /// Memory of paused instances on disk.
+    pub persistent_pause: bool,
+    /// What executes guest code.
+    pub accelerator: String,
+    /// Why that.
+    pub accelerator_reason: String,
+}
+
+/// How many instances there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceCounts {
+    /// All.
+    pub total: u32,
+    /// With a machine: starting, running or paused.
+    pub live: u32,
+}
+
+/// Body of `POST /v1/shutdown`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownRequest {
+    /// Leave the machines running, for the next daemon to take over.
+    pub keep_instances: bool,
+}
+
+/// Reply to `POST /v1/shutdown`: what the daemon waits for before it ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ShutdownReply {
+    /// Handles, or ids, of the instances that are being stopped.
+    pub stopping: Vec<String>,
+}
+
+/// One line of `aegisd doctor --output json`, an array of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What was looked at, e.g. `kernel`.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}

@@ -1,0 +1,38 @@
+//! Writes a tar archive or a file tree as a read-only, uncompressed EROFS disk image: no root, no mounting.
+//!
+//! The way of an image: [`ingest`] reads one tar archive after the other (the layers of a container image, lowest
+//! first) into a [`FileTree`]; [`write_image`] lays the tree out and writes it; [`Image`] reads an image back.
+//!
+//! ```no_run
+//! use aegis_erofs::{FileTree, ImageOptions, Limits, Spool, Whiteouts, ingest, write_image};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut tree = FileTree::new(Limits::default(), Spool::in_dir("/var/tmp".as_ref())?);
+//! ingest(&mut tree, std::fs::File::open("rootfs.tar")?, Whiteouts::Keep)?;
+//! let summary = write_image(&tree, &std::fs::File::create("rootfs.erofs")?, &ImageOptions::default())?;
+//! println!("{} inodes, {} bytes", summary.inodes, summary.bytes);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Archives are untrusted: whatever they contain, nothing outside the image is touched, memory stays within
+//! [`Limits`], and a refusal is a typed error.
+
+mod archive;
+mod directory;
+mod format;
+mod ingest;
+mod layout;
+mod read;
+mod spool;
+mod tree;
+mod write;
+mod xattr;
+
+pub use archive::ArchiveError;
+pub use format::FORMAT_VERSION;
+pub use ingest::{IngestError, IngestReport, Whiteouts, ingest};
+pub use read::{DirectoryEntry, FileKind, Image, Inode, ReadAt, ReadError};
+pub use spool::{Extent, Spool};
+pub use tree::{Content, Device, Directory, FileTree, Limits, Metadata, Mtime, Name, Node, NodeId, TreeError, Xattrs};
+pub use write::{ImageOptions, ImageSummary, WriteError, write_image};

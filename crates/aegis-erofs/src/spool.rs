@@ -1,0 +1,144 @@
+//! File contents on their way from the archive to the image: an unlinked temporary file.
+//!
+//! The contents cannot go straight into the image. Their place is known only when the tree is complete, and what a
+//! later layer deletes must not be in the image at all.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const CHUNK: usize = 64 * 1024;
+
+/// A range of the spool: the contents of one regular file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+impl Extent {
+    /// The size of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file has no contents.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// An unlinked temporary file that holds the contents of all files of a tree.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+    len: u64,
+    chunk: Vec<u8>,
+}
+
+impl Spool {
+    /// A spool in `dir`, which should have room for all contents; the space is given back when the spool is dropped.
+    ///
+    /// # Errors
+    /// When no temporary file can be created there.
+    pub fn in_dir(dir: &Path) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile_in(dir)?, len: 0, chunk: vec![0; CHUNK] })
+    }
+
+    /// Number of bytes appended so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Appends all of `reader`. Chunks of zeros stay holes: a sparse disk image inside an archive costs no space here.
+    pub(crate) fn append(&mut self, reader: &mut impl Read) -> io::Result<Extent> {
+        let offset = self.len;
+        loop {
+            let filled = read_up_to(reader, &mut self.chunk)?;
+            let data = self.chunk.get(..filled).unwrap_or_default();
+            if !data.iter().all(|byte| *byte == 0) {
+                self.file.write_all_at(data, self.len)?;
+            }
+            self.len += filled as u64;
+            if filled < CHUNK {
+                return Ok(Extent { offset, len: self.len - offset });
+            }
+        }
+    }
+
+    /// Fills `buf` with the contents of `extent` from `position` on. What was never written is a hole, also at the end
+    /// of the file, and reads as zeros.
+    pub(crate) fn read(&self, extent: Extent, position: u64, buf: &mut [u8]) -> io::Result<()> {
+        let within = position.checked_add(buf.len() as u64).is_some_and(|end| end <= extent.len);
+        if !within {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "read past the end of a spooled file"));
+        }
+        let mut at = extent.offset + position;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            match self.file.read_at(rest, at) {
+                Ok(0) => {
+                    rest.fill(0);
+                    return Ok(());
+                }
+                Ok(n) => {
+                    at += n as u64;
+                    rest = rest.split_at_mut_checked(n).map(|(_, tail)| tail).unwrap_or_default();
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads until `buf` is full or the reader ends; returns the number of bytes.
+pub(crate) fn read_up_to(reader: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool() -> Spool {
+        Spool::in_dir(&std::env::temp_dir()).unwrap()
+    }
+
+    #[test]
+    fn contents_come_back() {
+        let mut spool = spool();
+        let first = spool.append(&mut &b"hello"[..]).unwrap();
+        let big: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+        let second = spool.append(&mut big.as_slice()).unwrap();
+        let mut buf = vec![0; 5];
+        spool.read(first, 0, &mut buf).unwrap();
+        assert_eq!(buf, b"hello");
+        let mut buf = vec![0; 199_990];
+        spool.read(second, 10, &mut buf).unwrap();
+        assert_eq!(buf, big[10..]);
+        assert!(spool.read(first, 1, &mut [0; 5]).is_err(), "past the end of the extent");
+    }
+
+    #[test]
+    fn zeros_take_no_space_and_read_as_zeros() {
+        let mut spool = spool();
+        let extent = spool.append(&mut io::repeat(0).take(10 << 20)).unwrap();
+        assert_eq!(extent.len(), 10 << 20);
+        assert_eq!(spool.file.metadata().unwrap().len(), 0, "all a hole");
+        let mut buf = vec![1; 4096];
+        spool.read(extent, (10 << 20) - 4096, &mut buf).unwrap();
+        assert_eq!(buf, vec![0; 4096]);
+    }
+}

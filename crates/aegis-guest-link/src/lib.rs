@@ -1,0 +1,187 @@
+//! The host's end of the guest protocol: calls, events, and streams over two byte pipes.
+//!
+//! A [`GuestLink`] is one session. When either pipe breaks, or the guest breaks the rules, the whole session ends:
+//! every call fails, every stream ends, and the event channel closes. A new session starts with a new link and
+//! says how far the old one got ([`Resume`]).
+//!
+//! Everything the guest sends is hostile. Frames are bounded by the protocol crate, stream data by flow control,
+//! events by the channel's capacity; exceeding any of them ends the session.
+
+mod control;
+mod streams;
+
+use std::time::Duration;
+
+use aegis_guest_protocol::frame::{self, Decoder, GUEST_MARKER, HOST_MARKER, Item, MAX_PAYLOAD, Nonce};
+use aegis_guest_protocol::messages::{self, Hello, HelloReply};
+use aegis_guest_protocol::rpc::{Call, RpcError};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+pub use control::Events;
+pub use streams::GuestStream;
+
+/// How long the guest may take to answer the greeting and each call.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A session's failure.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// A pipe broke.
+    #[error("the connection to the guest broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The guest answered with an error.
+    #[error(transparent)]
+    Guest(RpcError),
+    /// The session is over.
+    #[error("the connection to the guest is closed")]
+    Closed,
+    /// No answer in time.
+    #[error("the guest did not answer {0} in time")]
+    Timeout(&'static str),
+    /// The guest broke the protocol.
+    #[error("the guest broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// How far an earlier session got. All zero for a guest that has just booted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Whether there was an earlier session with this guest.
+    pub returning: bool,
+    /// The last event dealt with.
+    pub events_seen: u64,
+    /// Bytes of the workload's standard output held.
+    pub stdout_held: u64,
+    /// Bytes of the workload's standard error held.
+    pub stderr_held: u64,
+}
+
+/// One session with a guest. Clones share it.
+#[derive(Debug, Clone)]
+pub struct GuestLink {
+    control: control::Control,
+    streams: streams::Streams,
+}
+
+impl GuestLink {
+    /// Greets the guest on both pipes and says hello. For a guest that is still booting this waits until it is up.
+    ///
+    /// # Errors
+    /// [`LinkError`]; the guest may be asked again over new pipes.
+    pub async fn open(
+        control: UnixStream,
+        bulk: UnixStream,
+        resume: Resume,
+    ) -> Result<(GuestLink, HelloReply, Events), LinkError> {
+        let nonce: Nonce = random();
+        let (control, bulk) =
+            tokio::try_join!(greet(control, nonce, resume.returning), greet(bulk, nonce, resume.returning))?;
+        let streams = streams::Streams::start(bulk, resume);
+        let (control, events) = control::Control::start(control, resume.events_seen, streams.end_token());
+        let link = GuestLink { control, streams };
+        let hello = Hello {
+            oldest: messages::OLDEST_VERSION,
+            newest: messages::NEWEST_VERSION,
+            unix_time_ns: unix_time_ns(),
+            entropy: entropy(),
+            events_seen: resume.events_seen,
+            stdout_held: resume.stdout_held,
+            stderr_held: resume.stderr_held,
+        };
+        let reply = link.call(&hello).await?;
+        Ok((link, reply, events))
+    }
+
+    /// Calls a method of the guest.
+    ///
+    /// # Errors
+    /// [`LinkError::Guest`] with the guest's own error, or why there was no answer.
+    pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, LinkError> {
+        self.control.call(call).await
+    }
+
+    /// Tells the guest that all events up to `seq` have been dealt with.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`].
+    pub async fn acknowledge(&self, seq: u64) -> Result<(), LinkError> {
+        self.control.acknowledge(seq).await
+    }
+
+    /// A new stream. It exists for the guest once a call names its number.
+    #[must_use]
+    pub fn open_stream(&self) -> GuestStream {
+        self.streams.open()
+    }
+
+    /// One of the workload's own streams; each can be taken once.
+    #[must_use]
+    pub fn workload_stream(&self, id: u32) -> Option<GuestStream> {
+        self.streams.take(id)
+    }
+
+    /// Ends the session. The guest keeps what it owes for the next one.
+    pub fn close(&self) {
+        self.streams.close();
+    }
+
+    /// Waits until the session is over.
+    pub async fn closed(&self) {
+        self.streams.closed().await;
+    }
+
+    /// What to say after a pause: the time, and fresh randomness.
+    #[must_use]
+    pub fn health_call() -> messages::Health {
+        messages::Health { unix_time_ns: unix_time_ns(), entropy: entropy() }
+    }
+}
+
+/// A greeted pipe: the stream, and what arrived behind the greeting.
+struct Greeted {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+async fn greet(mut stream: UnixStream, nonce: Nonce, returning: bool) -> Result<Greeted, LinkError> {
+    if returning {
+        // Completes whatever frame the last session left unfinished; see the protocol crate.
+        stream.write_all(&vec![0; MAX_PAYLOAD]).await?;
+    }
+    stream.write_all(&frame::greeting(&HOST_MARKER, &nonce)).await?;
+    let mut decoder = Decoder::new(GUEST_MARKER);
+    loop {
+        while let Some(item) = decoder.next_item() {
+            if item == Item::Greeting(nonce) {
+                return Ok(Greeted { stream, decoder });
+            }
+        }
+        if stream.read_buf(decoder.buffer_mut()).await? == 0 {
+            return Err(LinkError::Closed);
+        }
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Cannot fail for so few bytes once the system is up; a predictable nonce would only be a weaker one.
+    let _filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    bytes
+}
+
+fn entropy() -> String {
+    random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unix_time_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Most frames that wait to be written.
+const QUEUE: usize = 64;
+
+type FrameQueue = mpsc::Sender<aegis_guest_protocol::frame::Frame>;

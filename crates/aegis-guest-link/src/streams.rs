@@ -1,0 +1,360 @@
+//! The streams of one session, over the bulk pipe.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aegis_guest_protocol::flow::{Receiver, Sender};
+use aegis_guest_protocol::frame::{Decoder, Frame, Item, Kind, MAX_DATA};
+use aegis_guest_protocol::messages::{FIRST_FREE_STREAM, WORKLOAD_ERR, WORKLOAD_IO};
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::{FrameQueue, Greeted, LinkError, QUEUE, Resume};
+
+/// How much is read from the pipe at once.
+const READ_CHUNK: usize = 256 << 10;
+
+#[derive(Debug)]
+struct State {
+    sender: Sender,
+    receiver: Receiver,
+    inbox: VecDeque<Bytes>,
+    peer_ended: bool,
+    ended: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: u32,
+    state: Mutex<State>,
+    readable: Notify,
+    writable: Notify,
+}
+
+impl Shared {
+    fn new(id: u32, received: u64) -> Arc<Shared> {
+        let state = State {
+            sender: Sender::at(0),
+            receiver: Receiver::at(received),
+            inbox: VecDeque::new(),
+            peer_ended: false,
+            ended: false,
+            closed: false,
+        };
+        Arc::new(Shared { id, state: Mutex::new(state), readable: Notify::new(), writable: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.readable.notify_waiters();
+        self.writable.notify_waiters();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.wake();
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    streams: HashMap<u32, Arc<Shared>>,
+    /// The workload's streams that nobody has taken yet.
+    untaken: Vec<Arc<Shared>>,
+    next: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Streams {
+    table: Arc<Mutex<Table>>,
+    frames: FrameQueue,
+    dropped: mpsc::Sender<u32>,
+    over: watch::Sender<bool>,
+}
+
+/// Most streams that may be dropped faster than their resets are written; beyond it the guest keeps some open
+/// until the session ends.
+const DROPPED: usize = 4096;
+
+impl Streams {
+    pub(crate) fn start(pipe: Greeted, resume: Resume) -> Streams {
+        let untaken =
+            vec![Shared::new(WORKLOAD_IO, resume.stdout_held), Shared::new(WORKLOAD_ERR, resume.stderr_held)];
+        let streams = untaken.iter().map(|stream| (stream.id, Arc::clone(stream))).collect();
+        let table = Arc::new(Mutex::new(Table { streams, untaken, next: FIRST_FREE_STREAM }));
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let (dropped, resets) = mpsc::channel(DROPPED);
+        let (over, _) = watch::channel(false);
+        let (reading, writing) = pipe.stream.into_split();
+        tokio::spawn(write(writing, queue, resets, over.clone()));
+        tokio::spawn(read(reading, pipe.decoder, Arc::clone(&table), over.clone()));
+        Streams { table, frames, dropped, over }
+    }
+
+    pub(crate) fn end_token(&self) -> watch::Sender<bool> {
+        self.over.clone()
+    }
+
+    pub(crate) fn close(&self) {
+        self.over.send_replace(true);
+    }
+
+    pub(crate) async fn closed(&self) {
+        let mut over = self.over.subscribe();
+        // The sender lives in `self`.
+        let _over = over.wait_for(|over| *over).await;
+    }
+
+    pub(crate) fn open(&self) -> GuestStream {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = table.next;
+        // After four billion streams a number may still be in use; the guest then refuses it.
+        table.next = table.next.checked_add(1).unwrap_or(FIRST_FREE_STREAM);
+        let shared = Shared::new(id, 0);
+        if *self.over.borrow() {
+            shared.close();
+        } else {
+            table.streams.insert(id, Arc::clone(&shared));
+        }
+        self.handle(shared)
+    }
+
+    pub(crate) fn take(&self, id: u32) -> Option<GuestStream> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = table.untaken.iter().position(|stream| stream.id == id)?;
+        let shared = table.untaken.swap_remove(at);
+        Some(self.handle(shared))
+    }
+
+    fn handle(&self, shared: Arc<Shared>) -> GuestStream {
+        GuestStream {
+            shared,
+            frames: self.frames.clone(),
+            dropped: self.dropped.clone(),
+            table: Arc::clone(&self.table),
+        }
+    }
+}
+
+/// One stream to or from the guest. Dropping it tells the guest that nobody listens any more.
+#[derive(Debug)]
+pub struct GuestStream {
+    shared: Arc<Shared>,
+    frames: FrameQueue,
+    dropped: mpsc::Sender<u32>,
+    table: Arc<Mutex<Table>>,
+}
+
+impl GuestStream {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.shared.id
+    }
+
+    /// The next bytes from the guest; `None` at the end.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`] if the stream or the session ended before its time.
+    pub async fn read(&self) -> Result<Option<Bytes>, LinkError> {
+        loop {
+            let readable = self.shared.readable.notified();
+            {
+                let mut state = self.shared.lock();
+                if let Some(bytes) = state.inbox.pop_front() {
+                    return Ok(Some(bytes));
+                }
+                if state.peer_ended {
+                    return Ok(None);
+                }
+                if state.closed {
+                    return Err(LinkError::Closed);
+                }
+            }
+            readable.await;
+        }
+    }
+
+    /// Lets the guest send as much again as was read and is now dealt with.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`].
+    pub async fn consumed(&self, bytes: usize) -> Result<(), LinkError> {
+        let credit = self.shared.lock().receiver.consumed(bytes as u64);
+        match credit {
+            None => Ok(()),
+            Some(consumed) => self.send(Frame::credit(self.shared.id, consumed)).await,
+        }
+    }
+
+    /// Sends bytes to the guest; waits for its credit.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`] if the guest wants no more.
+    pub async fn write(&self, mut bytes: Bytes) -> Result<(), LinkError> {
+        while !bytes.is_empty() {
+            let writable = self.shared.writable.notified();
+            let part = {
+                let mut state = self.shared.lock();
+                if state.closed || state.ended {
+                    return Err(LinkError::Closed);
+                }
+                let room = usize::try_from(state.sender.available()).unwrap_or(MAX_DATA).min(MAX_DATA);
+                let part = bytes.split_to(room.min(bytes.len()));
+                state.sender.sent(part.len() as u64);
+                part
+            };
+            if part.is_empty() {
+                writable.await;
+            } else {
+                self.send(Frame { kind: Kind::Data, stream: self.shared.id, payload: part }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the guest that no more will be written.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`].
+    pub async fn finish(&self) -> Result<(), LinkError> {
+        let first = !std::mem::replace(&mut self.shared.lock().ended, true);
+        if first { self.send(Frame::bare(Kind::Eof, self.shared.id)).await } else { Ok(()) }
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), LinkError> {
+        self.frames.send(frame).await.map_err(|_| LinkError::Closed)
+    }
+}
+
+impl Drop for GuestStream {
+    fn drop(&mut self) {
+        let state = self.shared.lock();
+        let live = !state.closed && !(state.peer_ended && state.ended);
+        drop(state);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.streams.remove(&self.shared.id);
+        drop(table);
+        // The workload's streams outlive every session; the guest is never told to forget them.
+        if live && self.shared.id >= FIRST_FREE_STREAM {
+            let _full = self.dropped.try_send(self.shared.id);
+        }
+    }
+}
+
+async fn write(
+    mut pipe: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Frame>,
+    mut resets: mpsc::Receiver<u32>,
+    over: watch::Sender<bool>,
+) {
+    let mut ended = over.subscribe();
+    loop {
+        let frame = tokio::select! {
+            biased;
+            _ = ended.wait_for(|over| *over) => None,
+            frame = queue.recv() => frame,
+            Some(id) = resets.recv() => Some(Frame::bare(Kind::Reset, id)),
+        };
+        let Some(frame) = frame else { break };
+        let written = tokio::select! {
+            written = write_frame(&mut pipe, &frame) => written.is_ok(),
+            _ = ended.wait_for(|over| *over) => false,
+        };
+        if !written {
+            break;
+        }
+    }
+    over.send_replace(true);
+}
+
+async fn write_frame(pipe: &mut OwnedWriteHalf, frame: &Frame) -> std::io::Result<()> {
+    let header = frame.header();
+    let written = pipe.write_vectored(&[IoSlice::new(&header), IoSlice::new(&frame.payload)]).await?;
+    match written.checked_sub(header.len()) {
+        None => {
+            pipe.write_all(header.get(written..).unwrap_or_default()).await?;
+            pipe.write_all(&frame.payload).await
+        }
+        Some(sent) => pipe.write_all(frame.payload.get(sent..).unwrap_or_default()).await,
+    }
+}
+
+async fn read(mut pipe: OwnedReadHalf, mut decoder: Decoder, table: Arc<Mutex<Table>>, over: watch::Sender<bool>) {
+    let mut ended = over.subscribe();
+    loop {
+        if let Err(error) = drain(&mut decoder, &table) {
+            tracing::warn!(%error, "guest session ended");
+            break;
+        }
+        // Room for the rest of a frame under way, or for many small ones.
+        let wanted = decoder.missing().max(16 << 10).min(READ_CHUNK);
+        decoder.buffer_mut().reserve(wanted);
+        let read = tokio::select! {
+            read = pipe.read_buf(decoder.buffer_mut()) => read,
+            _ = ended.wait_for(|over| *over) => break,
+        };
+        if !matches!(read, Ok(1..)) {
+            break;
+        }
+    }
+    over.send_replace(true);
+    let streams = std::mem::take(&mut table.lock().unwrap_or_else(PoisonError::into_inner).streams);
+    streams.values().for_each(|stream| stream.close());
+}
+
+fn drain(decoder: &mut Decoder, table: &Mutex<Table>) -> Result<(), LinkError> {
+    while let Some(item) = decoder.next_item() {
+        let Item::Frame(frame) = item else {
+            return Err(LinkError::Protocol("no frame on the bulk pipe".to_owned()));
+        };
+        let stream = table.lock().unwrap_or_else(PoisonError::into_inner).streams.get(&frame.stream).cloned();
+        // What arrives for a stream that was dropped meanwhile is of no interest.
+        if let Some(stream) = stream {
+            accept(&stream, frame)?;
+        }
+    }
+    Ok(())
+}
+
+fn accept(stream: &Shared, frame: Frame) -> Result<(), LinkError> {
+    let broken = |error: &dyn std::fmt::Display| LinkError::Protocol(error.to_string());
+    let mut state = stream.lock();
+    match frame.kind {
+        Kind::Data if state.peer_ended => return Err(broken(&"data after the end of a stream")),
+        Kind::Data => {
+            state.receiver.received(frame.payload.len() as u64).map_err(|error| broken(&error))?;
+            // An empty frame costs the guest no credit, so it must cost us no memory.
+            if !frame.payload.is_empty() {
+                state.inbox.push_back(frame.payload);
+            }
+            drop(state);
+            stream.readable.notify_waiters();
+        }
+        Kind::Eof => {
+            state.peer_ended = true;
+            drop(state);
+            stream.readable.notify_waiters();
+        }
+        Kind::Credit => {
+            let consumed = frame.consumed().ok_or_else(|| broken(&"a credit without a number"))?;
+            state.sender.acknowledged(consumed).map_err(|error| broken(&error))?;
+            drop(state);
+            stream.writable.notify_waiters();
+        }
+        Kind::Reset => {
+            state.closed = true;
+            drop(state);
+            stream.wake();
+        }
+        Kind::Rpc => return Err(broken(&"a message on the bulk pipe")),
+    }
+    Ok(())
+}

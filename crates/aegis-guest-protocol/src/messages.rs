@@ -1,0 +1,318 @@
+//! What is said on the control pipe.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rpc::{Call, RpcError};
+
+/// Oldest version of this protocol that this build speaks.
+pub const OLDEST_VERSION: u32 = 1;
+/// Newest version of this protocol that this build speaks.
+pub const NEWEST_VERSION: u32 = 1;
+
+/// Name of the control port.
+pub const CONTROL_PORT: &str = "aegis.control";
+/// Name of the bulk port.
+pub const BULK_PORT: &str = "aegis.bulk";
+
+/// The workload's standard input and output; its output survives sessions.
+pub const WORKLOAD_IO: u32 = 1;
+/// The workload's standard error; survives sessions.
+pub const WORKLOAD_ERR: u32 = 2;
+/// The first stream number that the host may allot to anything else.
+pub const FIRST_FREE_STREAM: u32 = 16;
+
+/// Error codes of the guest, beside those of JSON-RPC.
+pub mod code {
+    /// The command does not exist.
+    pub const NOT_FOUND: i64 = 1;
+    /// The command exists and cannot be executed.
+    pub const NOT_EXECUTABLE: i64 = 2;
+    /// The user does not exist in the guest.
+    pub const NO_SUCH_USER: i64 = 3;
+    /// The working directory does not exist or cannot be entered.
+    pub const NO_WORKDIR: i64 = 4;
+    /// There is a workload already, or none yet, or the process is gone.
+    pub const WRONG_STATE: i64 = 5;
+    /// The root file system cannot be mounted.
+    pub const ROOT: i64 = 6;
+    /// Any other failure of a system call.
+    pub const SYSTEM: i64 = 7;
+    /// The two ends have no version in common.
+    pub const VERSION: i64 = 8;
+}
+
+/// First request of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Oldest version that the host speaks.
+    pub oldest: u32,
+    /// Newest version that the host speaks.
+    pub newest: u32,
+    /// The host's wall clock, nanoseconds since 1970.
+    pub unix_time_ns: u64,
+    /// Fresh randomness for the guest kernel's pool, hexadecimal.
+    pub entropy: String,
+    /// The last event that the host has dealt with; 0 for none.
+    pub events_seen: u64,
+    /// How many bytes of the workload's standard output the host holds.
+    pub stdout_held: u64,
+    /// How many bytes of the workload's standard error the host holds.
+    pub stderr_held: u64,
+}
+
+/// Answer to [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloReply {
+    /// The version both speak from now on.
+    pub version: u32,
+    /// The harness's own version.
+    pub harness: String,
+    /// Whether a workload was started.
+    pub workload_started: bool,
+    /// How many bytes of the workload's standard input have arrived.
+    pub stdin_held: u64,
+}
+
+/// The lower of the two newest versions, if both still speak it.
+///
+/// # Errors
+/// [`code::VERSION`] if they have none in common.
+pub fn agree(host: (u32, u32), guest: (u32, u32)) -> Result<u32, RpcError> {
+    let version = host.1.min(guest.1);
+    if version >= host.0 && version >= guest.0 {
+        return Ok(version);
+    }
+    let text = format!("host speaks protocol {} to {}, guest {} to {}", host.0, host.1, guest.0, guest.1);
+    Err(RpcError::new(code::VERSION, text))
+}
+
+/// Size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub cols: u16,
+}
+
+/// What to execute, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Program and arguments; the program is looked up in the `PATH` of `env`.
+    pub command: Vec<String>,
+    /// Environment, added to the guest's defaults.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub workdir: String,
+    /// `NAME`, `UID`, either with `:GROUP`.
+    pub user: String,
+    /// A terminal of this size instead of pipes.
+    pub tty: Option<TerminalSize>,
+    /// Whether standard input is connected; `/dev/null` otherwise.
+    pub stdin: bool,
+}
+
+/// Mounts the root and starts the workload: once in a guest's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The guest's host name.
+    pub hostname: String,
+    /// The workload.
+    pub process: Process,
+}
+
+/// Starts another process beside the workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// The host's number for it, not used before in this session.
+    pub exec_id: u64,
+    /// The process.
+    pub process: Process,
+    /// Stream of its standard input and output.
+    pub io: u32,
+    /// Stream of its standard error; silent with a terminal.
+    pub err: u32,
+}
+
+/// Answer to [`Run`] and [`Exec`]: the command has been executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its process id in the guest.
+    pub pid: u32,
+}
+
+/// A process that the host started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The workload.
+    Workload,
+    /// An [`Exec`], by its number.
+    Exec(u64),
+}
+
+/// Sends a signal to a process group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Whose group.
+    pub target: Target,
+    /// Linux signal number.
+    pub signal: i32,
+}
+
+/// Changes the size of a terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// Whose terminal.
+    pub target: Target,
+    /// The new size.
+    pub size: TerminalSize,
+}
+
+/// Asks whether the guest is well; also sets the clock and stirs entropy after a pause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The host's wall clock, nanoseconds since 1970; the guest's clock follows it.
+    pub unix_time_ns: u64,
+    /// Fresh randomness, hexadecimal.
+    pub entropy: String,
+}
+
+/// Answer to [`Health`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReply {
+    /// Processes in the guest that are no kernel threads.
+    pub processes: u32,
+}
+
+/// Ends the guest: SIGTERM to the workload, grace, SIGKILL to all, sync, unmount, [`Event::Goodbye`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// How long the workload may take, milliseconds.
+    pub grace_ms: u64,
+}
+
+/// An answer that says nothing more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// By itself, with this code.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// The exit code as a shell tells it: the code, or 128 + the signal's number.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => code.into(),
+            ExitStatus::Signal(signal) => 128 + i32::from(signal),
+        }
+    }
+}
+
+/// What the guest tells of its own accord. Numbered; see [`crate::outbox`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The workload ended; its streams are `stdout` and `stderr` bytes long.
+    WorkloadExited {
+        /// How.
+        status: ExitStatus,
+        /// Whether the guest ran out of memory and killed something of the workload.
+        out_of_memory: bool,
+        /// Length of its standard output.
+        stdout: u64,
+        /// Length of its standard error.
+        stderr: u64,
+    },
+    /// A process of [`Exec`] ended.
+    ExecExited {
+        /// Which.
+        exec_id: u64,
+        /// How.
+        status: ExitStatus,
+    },
+    /// The guest worked since the last of these: processor time used, milliseconds.
+    Activity {
+        /// Over all processors, since the last event of this kind.
+        cpu_ms: u64,
+    },
+    /// The guest has nothing more to do or to lose: the host may end the machine.
+    Goodbye {
+        /// Whether the file systems were left clean.
+        clean: bool,
+    },
+}
+
+/// Notification `event`: one [`Event`] with its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventNote {
+    /// Its number.
+    pub seq: u64,
+    /// The event.
+    pub event: Event,
+}
+
+/// Notification `ack`: the host has dealt with all events up to `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckNote {
+    /// The number.
+    pub seq: u64,
+}
+
+/// Method name of [`EventNote`].
+pub const EVENT: &str = "event";
+/// Method name of [`AckNote`].
+pub const ACK: &str = "ack";
+
+macro_rules! calls {
+    ($($call:ty, $method:literal => $reply:ty;)*) => {
+        $(impl Call for $call { const METHOD: &'static str = $method; type Reply = $reply; })*
+    };
+}
+
+calls! {
+    Hello, "hello" => HelloReply;
+    Run, "run" => Started;
+    Exec, "exec" => Started;
+    Signal, "signal" => Done;
+    Resize, "resize" => Done;
+    Health, "health" => HealthReply;
+    Shutdown, "shutdown" => Done;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_lower_newest_version_wins_or_nobody(host in (0u32..9, 0u32..9), guest in (0u32..9, 0u32..9)) {
+            match agree(host, guest) {
+                Ok(version) => prop_assert!(version == host.1.min(guest.1) && version >= host.0 && version >= guest.0),
+                Err(error) => prop_assert_eq!(error.code, code::VERSION),
+            }
+        }
+
+        #[test]
+        fn arbitrary_text_as_an_event_never_panics(text in ".{0,200}") {
+            let _ = serde_json::from_str::<EventNote>(&text);
+        }
+    }
+
+    #[test]
+    fn exit_codes_follow_the_shell() {
+        assert_eq!(ExitStatus::Code(42).code(), 42);
+        assert_eq!(ExitStatus::Signal(9).code(), 137);
+    }
+}

@@ -1,0 +1,440 @@
+//! The control conversation: the host's requests in, answers and events out.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
+use aegis_guest_protocol::messages::{
+    self, ACK, AckNote, Done, EVENT, Event, EventNote, Exec, Health, HealthReply, Hello, HelloReply, NEWEST_VERSION,
+    OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+};
+use aegis_guest_protocol::outbox::Outbox;
+use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::activity;
+use crate::outlet::{Epoch, Outlet};
+use crate::platform::Platform;
+use crate::port::Port;
+use crate::processes::{Child, Ends, Processes};
+use crate::pump::{self, Input};
+use crate::streams::{Stream, Streams};
+use crate::workload_output::Durable;
+
+/// How long the bulk port may take to be greeted after the control port was.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long killed processes may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The workload as the conversation knows it.
+#[derive(Debug)]
+struct Workload {
+    stdout: Rc<Durable>,
+    stderr: Rc<Durable>,
+    reported: watch::Receiver<bool>,
+}
+
+/// The harness's side of the control port.
+#[derive(Debug)]
+pub struct Control {
+    port: Port,
+    shared: Rc<Shared>,
+    session: Option<(Epoch, Nonce)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    outlet: Outlet,
+    streams: Streams,
+    platform: Rc<dyn Platform>,
+    processes: Processes,
+    outbox: RefCell<Outbox<Event>>,
+    /// The session in which `hello` has been answered; events go out in no other.
+    open_session: Cell<Epoch>,
+    workload: RefCell<Option<Workload>>,
+    root_taken: Cell<bool>,
+    ending: Cell<bool>,
+}
+
+impl Control {
+    /// Watches the port, and starts reaping children and reporting activity.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start(port: OwnedFd, streams: Streams, platform: Rc<dyn Platform>) -> io::Result<Control> {
+        let (reading, writing) = Port::split(port)?;
+        let shared = Rc::new(Shared {
+            outlet: Outlet::start(writing),
+            streams,
+            platform,
+            processes: Processes::default(),
+            outbox: RefCell::default(),
+            open_session: Cell::new(0),
+            workload: RefCell::new(None),
+            root_taken: Cell::new(false),
+            ending: Cell::new(false),
+        });
+        let mut children = signal(SignalKind::child())?;
+        let reaper = Rc::clone(&shared);
+        tokio::task::spawn_local(async move {
+            while children.recv().await.is_some() {
+                reaper.processes.reap();
+            }
+        });
+        tokio::task::spawn_local(report_activity(Rc::clone(&shared)));
+        Ok(Control { port: reading, shared, session: None })
+    }
+
+    /// Answers the host until the port fails for good.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn run(mut self) -> io::Result<()> {
+        let mut decoder = Decoder::new(HOST_MARKER);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match self.port.read(&mut buffer).await? {
+                0 => {
+                    self.end_session();
+                    self.port.changed().await?;
+                }
+                count => decoder.feed(buffer.get(..count).unwrap_or_default()),
+            }
+            while let Some(item) = decoder.next_item() {
+                match item {
+                    Item::Greeting(nonce) => {
+                        self.end_session();
+                        self.session = Some((self.shared.outlet.begin(nonce), nonce));
+                    }
+                    Item::Lost => self.end_session(),
+                    Item::Frame(frame) if frame.kind == Kind::Rpc => self.hear(&frame).await,
+                    Item::Frame(_) => {}
+                }
+            }
+        }
+    }
+
+    fn end_session(&mut self) {
+        self.session = None;
+        self.shared.open_session.set(0);
+    }
+
+    async fn hear(&mut self, frame: &Frame) {
+        let Some((epoch, nonce)) = self.session else { return };
+        match Message::parse(&frame.payload) {
+            Ok(Message::Request { id, method, params }) => {
+                let result = if method == Hello::METHOD {
+                    self.shared.hello(params, epoch, nonce).await
+                } else {
+                    self.shared.answer(&method, params)
+                };
+                self.shared.say(epoch, &Message::Response { id, result }).await;
+                if method == Hello::METHOD {
+                    self.shared.resend(epoch).await;
+                }
+            }
+            Ok(Message::Notification { method, params }) if method == ACK => {
+                if let Ok(ack) = serde_json::from_value::<AckNote>(params) {
+                    self.shared.outbox.borrow_mut().acknowledge(ack.seq);
+                }
+            }
+            // Unknown notifications come from a newer host and want no answer.
+            Ok(Message::Notification { .. } | Message::Response { .. }) => {}
+            Err(error) => {
+                let result = Err(RpcError::new(PARSE_ERROR, error.to_string()));
+                self.shared.say(epoch, &Message::Response { id: 0, result }).await;
+            }
+        }
+    }
+}
+
+fn parse<C: Call>(params: Value) -> Result<C, RpcError> {
+    serde_json::from_value(params).map_err(|error| RpcError::new(INVALID_PARAMS, format!("{}: {error}", C::METHOD)))
+}
+
+fn reply<C: Call>(result: &C::Reply) -> Result<Value, RpcError> {
+    serde_json::to_value(result).map_err(|error| RpcError::new(code::SYSTEM, error.to_string()))
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        text.chars().take(1024).filter_map(|c| c.to_digit(16)).filter_map(|d| u8::try_from(d).ok()).collect();
+    digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect()
+}
+
+impl Shared {
+    async fn say(&self, epoch: Epoch, message: &Message) {
+        if let Ok(json) = message.to_json() {
+            // A host that has gone hears it no more, and owes nothing to it.
+            let _over = self.outlet.send(epoch, Frame { kind: Kind::Rpc, stream: 0, payload: json.into() }).await;
+        }
+    }
+
+    async fn tell(&self, epoch: Epoch, seq: u64, event: &Event) {
+        let note = EventNote { seq, event: event.clone() };
+        if let Ok(params) = serde_json::to_value(note) {
+            self.say(epoch, &Message::Notification { method: EVENT.to_owned(), params }).await;
+        }
+    }
+
+    async fn push(&self, event: Event) {
+        let seq = self.outbox.borrow_mut().push(event.clone());
+        let epoch = self.open_session.get();
+        if epoch != 0 {
+            self.tell(epoch, seq, &event).await;
+        }
+    }
+
+    /// Sends what an earlier session did not acknowledge. Events that happen meanwhile may arrive in between, and
+    /// twice: the host drops what it has seen.
+    async fn resend(&self, epoch: Epoch) {
+        let pending: Vec<(u64, Event)> =
+            self.outbox.borrow().pending().map(|(seq, event)| (seq, event.clone())).collect();
+        for (seq, event) in pending {
+            self.tell(epoch, seq, &event).await;
+        }
+    }
+
+    async fn hello(&self, params: Value, epoch: Epoch, nonce: Nonce) -> Result<Value, RpcError> {
+        let hello: Hello = parse(params)?;
+        let version = messages::agree((hello.oldest, hello.newest), (OLDEST_VERSION, NEWEST_VERSION))?;
+        let joined = tokio::time::timeout(JOIN_TIMEOUT, self.streams.joined(nonce)).await;
+        joined.map_err(|_| RpcError::new(code::WRONG_STATE, "the bulk port was not greeted"))?;
+        self.platform.set_clock(hello.unix_time_ns);
+        self.platform.add_entropy(&from_hex(&hello.entropy));
+        self.outbox.borrow_mut().acknowledge(hello.events_seen);
+        let mut stdin_held = 0;
+        if let Some(workload) = &*self.workload.borrow() {
+            for (output, held) in [(&workload.stdout, hello.stdout_held), (&workload.stderr, hello.stderr_held)] {
+                let resumed = output.resume(&self.streams, held);
+                resumed.map_err(|error| RpcError::new(code::WRONG_STATE, error.to_string()))?;
+            }
+            stdin_held = workload.stdout.stream().received();
+        }
+        self.open_session.set(epoch);
+        reply::<Hello>(&HelloReply {
+            version,
+            harness: env!("CARGO_PKG_VERSION").to_owned(),
+            workload_started: self.workload.borrow().is_some(),
+            stdin_held,
+        })
+    }
+
+    fn answer(self: &Rc<Self>, method: &str, params: Value) -> Result<Value, RpcError> {
+        match method {
+            Run::METHOD => reply::<Run>(&self.run(&parse(params)?)?),
+            Exec::METHOD => reply::<Exec>(&self.exec(&parse(params)?)?),
+            Signal::METHOD => {
+                let Signal { target, signal } = parse(params)?;
+                self.processes.signal(target, signal)?;
+                reply::<Signal>(&Done {})
+            }
+            Resize::METHOD => {
+                let Resize { target, size } = parse(params)?;
+                self.processes.resize(target, size)?;
+                reply::<Resize>(&Done {})
+            }
+            Health::METHOD => {
+                let health: Health = parse(params)?;
+                self.platform.set_clock(health.unix_time_ns);
+                self.platform.add_entropy(&from_hex(&health.entropy));
+                let processes = u32::try_from(self.processes.groups().len()).unwrap_or(u32::MAX);
+                reply::<Health>(&HealthReply { processes })
+            }
+            Shutdown::METHOD => {
+                let Shutdown { grace_ms } = parse(params)?;
+                if !self.ending.replace(true) {
+                    tokio::task::spawn_local(Rc::clone(self).shut_down(Duration::from_millis(grace_ms)));
+                }
+                reply::<Shutdown>(&Done {})
+            }
+            _ => Err(RpcError::new(METHOD_NOT_FOUND, format!("no method {method:?}"))),
+        }
+    }
+
+    fn run(self: &Rc<Self>, run: &Run) -> Result<Started, RpcError> {
+        if self.root_taken.replace(true) {
+            return Err(RpcError::new(code::WRONG_STATE, "this guest has run its workload"));
+        }
+        self.platform.prepare_root(&run.hostname)?;
+        let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
+        let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;
+        let err = self.streams.open(WORKLOAD_ERR).ok_or_else(no_stream)?;
+        let (child, exit) = self.processes.start(Target::Workload, &run.process, &*self.platform)?;
+        let pid = child.pid;
+        let (stdout, stderr) = (Durable::new(io), Durable::new(err));
+        for output in [&stdout, &stderr] {
+            tokio::task::spawn_local(Rc::clone(output).drain(self.streams.clone()));
+        }
+        self.connect_workload(child, &stdout, &stderr)?;
+        let (reported, when_reported) = watch::channel(false);
+        tokio::task::spawn_local(Rc::clone(self).await_workload(
+            exit,
+            Rc::clone(&stdout),
+            Rc::clone(&stderr),
+            reported,
+        ));
+        *self.workload.borrow_mut() = Some(Workload { stdout, stderr, reported: when_reported });
+        Ok(Started { pid })
+    }
+
+    fn connect_workload(&self, child: Child, stdout: &Rc<Durable>, stderr: &Rc<Durable>) -> Result<(), RpcError> {
+        let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
+        let input = match child.ends {
+            Ends::Terminal(terminal) => {
+                let terminal = pump::asynchronous(terminal).map_err(to_error)?;
+                tokio::task::spawn_local(Rc::clone(stdout).fill(Rc::clone(&terminal), child.ended));
+                stderr.end();
+                Some(Input::Terminal(terminal))
+            }
+            Ends::Pipes { stdin, stdout: out, stderr: err } => {
+                let (out, err) = (pump::asynchronous(out).map_err(to_error)?, pump::asynchronous(err).map_err(to_error)?);
+                tokio::task::spawn_local(Rc::clone(stdout).fill(out, child.ended.clone()));
+                tokio::task::spawn_local(Rc::clone(stderr).fill(err, child.ended));
+                stdin.map(pump::asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
+            }
+        };
+        if let Some(input) = input {
+            tokio::task::spawn_local(pump::input(Rc::clone(stdout.stream()), self.streams.clone(), input, true));
+        }
+        Ok(())
+    }
+
+    async fn await_workload(
+        self: Rc<Self>,
+        mut exit: watch::Receiver<Option<messages::ExitStatus>>,
+        stdout: Rc<Durable>,
+        stderr: Rc<Durable>,
+        reported: watch::Sender<bool>,
+    ) {
+        let Ok(status) = exit.wait_for(Option::is_some).await.map(|status| *status) else { return };
+        let out_of_memory = self.platform.oom_kills() > 0;
+        stdout.finished().await;
+        stderr.finished().await;
+        if let Some(status) = status {
+            let (stdout, stderr) = (stdout.len(), stderr.len());
+            self.push(Event::WorkloadExited { status, out_of_memory, stdout, stderr }).await;
+        }
+        reported.send_replace(true);
+    }
+
+    fn exec(self: &Rc<Self>, exec: &Exec) -> Result<Started, RpcError> {
+        if self.workload.borrow().is_none() || self.ending.get() {
+            return Err(RpcError::new(code::WRONG_STATE, "no workload runs in this guest"));
+        }
+        let no_stream = || RpcError::new(code::WRONG_STATE, "the stream is taken, or too many are open");
+        let io = self.streams.open(exec.io).ok_or_else(no_stream)?;
+        let started = match self.streams.open(exec.err) {
+            None => Err(no_stream()),
+            Some(err) => self.start_exec(exec, &io, &err).inspect_err(|_| self.streams.forget(exec.err)),
+        };
+        started.inspect_err(|_| self.streams.forget(exec.io))
+    }
+
+    fn start_exec(self: &Rc<Self>, exec: &Exec, io: &Rc<Stream>, err: &Rc<Stream>) -> Result<Started, RpcError> {
+        let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
+        let target = Target::Exec(exec.exec_id);
+        let (child, exit) = self.processes.start(target, &exec.process, &*self.platform)?;
+        let pid = child.pid;
+        let mut outputs = Vec::new();
+        let mut send = |from, stream: &Rc<Stream>| {
+            let (stream, streams, ended) = (Rc::clone(stream), self.streams.clone(), child.ended.clone());
+            outputs.push(tokio::task::spawn_local(pump::output(from, stream, streams, ended)));
+        };
+        let input = match child.ends {
+            Ends::Terminal(terminal) => {
+                let terminal = pump::asynchronous(terminal).map_err(to_error)?;
+                send(Rc::clone(&terminal), io);
+                Some(Input::Terminal(terminal))
+            }
+            Ends::Pipes { stdin, stdout, stderr } => {
+                send(pump::asynchronous(stdout).map_err(to_error)?, io);
+                send(pump::asynchronous(stderr).map_err(to_error)?, err);
+                stdin.map(pump::asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
+            }
+        };
+        if let Some(input) = input {
+            tokio::task::spawn_local(pump::input(Rc::clone(io), self.streams.clone(), input, false));
+        }
+        let watcher = Rc::clone(self).await_exec(exec.exec_id, exit, Rc::clone(io), Rc::clone(err), outputs);
+        tokio::task::spawn_local(watcher);
+        Ok(Started { pid })
+    }
+
+    /// Reports an exec's end after its output. One whose client has gone is hung up, as a terminal's would be.
+    async fn await_exec(
+        self: Rc<Self>,
+        exec_id: u64,
+        mut exit: watch::Receiver<Option<messages::ExitStatus>>,
+        io: Rc<Stream>,
+        err: Rc<Stream>,
+        outputs: Vec<tokio::task::JoinHandle<()>>,
+    ) {
+        tokio::select! {
+            _ = exit.wait_for(Option::is_some) => {}
+            () = io.reset() => {
+                // It may have ended in this very moment.
+                let _gone = self.processes.signal(Target::Exec(exec_id), 1);
+            }
+        }
+        let Ok(status) = exit.wait_for(Option::is_some).await.map(|status| *status) else { return };
+        for output in outputs {
+            // A pump neither panics nor is cancelled.
+            let _ended = output.await;
+        }
+        for stream in [io, err] {
+            if stream.epoch() == self.streams.outlet().epoch() {
+                self.streams.forget(stream.id());
+            }
+        }
+        if let Some(status) = status {
+            self.push(Event::ExecExited { exec_id, status }).await;
+        }
+    }
+
+    async fn shut_down(self: Rc<Self>, grace: Duration) {
+        let reported = self.workload.borrow().as_ref().map(|workload| workload.reported.clone());
+        self.platform.signal_everyone(&self.processes.groups(), 15);
+        if let Some(mut reported) = reported.clone() {
+            let _late = tokio::time::timeout(grace, reported.wait_for(|done| *done)).await;
+        }
+        self.platform.signal_everyone(&self.processes.groups(), 9);
+        let _late = tokio::time::timeout(KILL_TIMEOUT, self.everyone_gone()).await;
+        if let Some(mut reported) = reported {
+            let _late = tokio::time::timeout(KILL_TIMEOUT, reported.wait_for(|done| *done)).await;
+        }
+        let clean = self.platform.release_root();
+        self.push(Event::Goodbye { clean }).await;
+    }
+
+    async fn everyone_gone(&self) {
+        let Ok(mut children) = signal(SignalKind::child()) else { return };
+        loop {
+            self.processes.reap();
+            if !self.platform.anyone_left(&self.processes.groups()) {
+                return;
+            }
+            children.recv().await;
+        }
+    }
+}
+
+async fn report_activity(shared: Rc<Shared>) {
+    let mut ticks = tokio::time::interval(activity::PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = None;
+    loop {
+        ticks.tick().await;
+        let now = std::fs::read_to_string("/proc/stat").ok().as_deref().and_then(activity::busy_ms);
+        let cpu_ms = now.zip(before).map_or(0, |(now, before)| u64::saturating_sub(now, before));
+        before = now;
+        if cpu_ms >= activity::THRESHOLD_MS && shared.open_session.get() != 0 {
+            shared.push(Event::Activity { cpu_ms }).await;
+        }
+    }
+}

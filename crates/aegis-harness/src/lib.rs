@@ -1,0 +1,39 @@
+//! PID 1 of every guest: mounts the root, runs the workload, and answers the host.
+//!
+//! ```text
+//!   aegis.control ──► control ──► processes ──► child::spawn, reaper
+//!                        │            │
+//!                        ▼            ▼
+//!   aegis.bulk ◄──► streams ◄──── pumps (pipes and terminals of the processes)
+//! ```
+//!
+//! One thread runs everything, so state is shared by `Rc` and needs no lock. Whatever touches the machine
+//! itself (mounts, clock, killing all processes) is behind [`platform::Platform`], so that the rest runs and is
+//! tested on any Linux host. Nothing that the host sends, or fails to send, ends the harness.
+
+pub mod activity;
+pub mod control;
+pub mod identity;
+pub mod lookup;
+pub mod outlet;
+pub mod platform;
+pub mod port;
+pub mod processes;
+pub mod pump;
+pub mod streams;
+pub mod workload_output;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use platform::Platform;
+
+/// Serves the host on the two ports until the end of time.
+///
+/// # Errors
+/// If the ports cannot be watched.
+pub async fn serve(control: OwnedFd, bulk: OwnedFd, platform: Rc<dyn Platform>) -> io::Result<()> {
+    let streams = streams::Streams::start(bulk)?;
+    control::Control::start(control, streams, platform)?.run().await
+}

@@ -1,0 +1,222 @@
+//! The real guest: its mounts, devices, clock and processes.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aegis_guest_protocol::messages::code;
+use aegis_guest_protocol::rpc::RpcError;
+use aegis_harness::platform::{self, Platform};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
+
+/// Device of the control port. The number is the host's `nr=` of the port.
+pub(crate) const CONTROL: &str = "/dev/vport0p1";
+/// Device of the bulk port.
+pub(crate) const BULK: &str = "/dev/vport0p2";
+
+/// Serial number of the disk that holds the read-only root.
+const ROOT_SERIAL: &str = "aegis-root";
+/// Serial number of the disk that takes the instance's changes.
+const DATA_SERIAL: &str = "aegis-data";
+
+const CGROUP: &str = "/sys/fs/cgroup";
+/// Memory that the workload's group must leave to the harness and the kernel, bytes.
+const RESERVED_MEMORY: u64 = 24 << 20;
+
+/// Prints to the console, where it ends up in front of the host's user if the boot fails.
+pub(crate) fn say(text: &str) {
+    let console = File::options().write(true).open("/dev/console");
+    let _mute = console.and_then(|mut console| writeln!(console, "{text}"));
+}
+
+fn plain() -> MountFlags {
+    MountFlags::NOSUID | MountFlags::NODEV
+}
+
+fn mount_at(kind: &str, at: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(at)?;
+    let options = std::ffi::CString::new(options)?;
+    Ok(mount(kind, at, kind, flags, Some(options.as_c_str()))?)
+}
+
+/// Mounts what finding the devices needs.
+pub(crate) fn mount_early() -> io::Result<()> {
+    mount_at("proc", Path::new("/proc"), plain() | MountFlags::NOEXEC, "")?;
+    mount_at("sysfs", Path::new("/sys"), plain() | MountFlags::NOEXEC, "")?;
+    mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
+    Ok(aegis_sys::guest::protect_memory()?)
+}
+
+/// Opens a port as soon as the kernel shows it.
+pub(crate) fn open_port(path: &str) -> io::Result<OwnedFd> {
+    use rustix::fs::inotify;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, "/dev", inotify::WatchFlags::CREATE)?;
+    let mut events = [0u8; 4096];
+    loop {
+        match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(port) => return Ok(port),
+            Err(rustix::io::Errno::NOENT) => rustix::io::read(&watch, &mut events)?,
+            Err(error) => return Err(error.into()),
+        };
+    }
+}
+
+/// The block device with this serial number.
+fn disk(serial: &str) -> io::Result<PathBuf> {
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+        if found.trim() == serial {
+            return Ok(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no disk with serial {serial}")))
+}
+
+/// The machine that the harness is PID 1 of.
+#[derive(Debug, Default)]
+pub(crate) struct Guest {
+    /// The instance's disk and the joined root, kept to detach them at the end.
+    mounts: RefCell<Vec<OwnedFd>>,
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
+    move |error| RpcError::new(code::ROOT, format!("{what}: {error}"))
+}
+
+impl Guest {
+    fn mount_root(&self) -> Result<(), RpcError> {
+        let [lower, upper, root] = ["/mnt/lower", "/mnt/upper", "/mnt/root"].map(Path::new);
+        for dir in [lower, upper, root] {
+            fs::create_dir_all(dir).map_err(failed("create mount points"))?;
+        }
+        let image = disk(ROOT_SERIAL).map_err(failed("find the root disk"))?;
+        mount(&image, lower, "erofs", MountFlags::RDONLY, None)
+            .map_err(|error| failed("mount the root disk")(error.into()))?;
+        let data = disk(DATA_SERIAL).map_err(failed("find the instance's disk"))?;
+        mount(&data, upper, "ext4", MountFlags::NOATIME, None)
+            .map_err(|error| failed("mount the instance's disk")(error.into()))?;
+        for dir in ["root", "work"] {
+            fs::create_dir_all(upper.join(dir)).map_err(failed("prepare the instance's disk"))?;
+        }
+        let options = c"lowerdir=/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work";
+        mount("overlay", root, "overlay", MountFlags::NOATIME, Some(options))
+            .map_err(|error| failed("join the disks")(error.into()))?;
+        let mut mounts = self.mounts.borrow_mut();
+        for dir in [root, upper] {
+            let opened = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            mounts.push(opened.map_err(|error| failed("open the root")(error.into()))?);
+        }
+        Ok(())
+    }
+}
+
+/// Mounts the kernel's file systems and the volatile ones below `root`.
+fn mount_system(root: &Path) -> io::Result<()> {
+    let hard = plain() | MountFlags::NOEXEC;
+    mount_at("proc", &root.join("proc"), hard, "")?;
+    mount_at("sysfs", &root.join("sys"), hard, "")?;
+    mount_at("devtmpfs", &root.join("dev"), MountFlags::NOSUID, "mode=0755")?;
+    mount_at("devpts", &root.join("dev/pts"), MountFlags::NOSUID | MountFlags::NOEXEC, "mode=0620,ptmxmode=0666")?;
+    mount_at("tmpfs", &root.join("dev/shm"), plain(), "mode=1777")?;
+    mount_at("tmpfs", &root.join("tmp"), plain(), "mode=1777")?;
+    mount_at("tmpfs", &root.join("run"), plain(), "mode=0755")?;
+    mount_at("cgroup2", &root.join("sys/fs/cgroup"), hard, "")?;
+    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        match std::os::unix::fs::symlink(target, root.join("dev").join(link)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    fs::create_dir_all(root.join("workspace"))
+}
+
+/// Makes `root` the root of this process and all it will start. The initramfs is gone for good.
+fn enter(root: &Path) -> io::Result<()> {
+    std::env::set_current_dir(root)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")
+}
+
+fn name_machine(hostname: &str) -> io::Result<()> {
+    rustix::system::sethostname(hostname.as_bytes())?;
+    fs::write("/etc/hostname", format!("{hostname}\n"))?;
+    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    fs::write("/etc/hosts", hosts)?;
+    if fs::read("/etc/resolv.conf").map_or(true, |old| old.is_empty()) {
+        // A link to a resolver's run-time file would dangle.
+        let _absent = fs::remove_file("/etc/resolv.conf");
+        fs::write("/etc/resolv.conf", "# This instance has no network.\n")?;
+    }
+    Ok(())
+}
+
+/// Makes the workload's group, with a limit that leaves the harness alive. Best effort: an older kernel lacks it.
+fn make_cgroup() -> io::Result<()> {
+    fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory +pids")?;
+    fs::create_dir_all(format!("{CGROUP}/workload"))?;
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes: Option<u64> = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
+    let limit = kilobytes.map_or(u64::MAX, |kilobytes| (kilobytes << 10).saturating_sub(RESERVED_MEMORY));
+    fs::write(format!("{CGROUP}/workload/memory.max"), limit.to_string())
+}
+
+impl Platform for Guest {
+    fn prepare_root(&self, hostname: &str) -> Result<(), RpcError> {
+        self.mount_root()?;
+        mount_system(Path::new("/mnt/root")).map_err(failed("mount the system's file systems"))?;
+        enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
+        name_machine(hostname).map_err(failed("name the machine"))?;
+        let _without_loopback = aegis_sys::guest::loopback_up();
+        let _without_limit = make_cgroup();
+        Ok(())
+    }
+
+    fn set_clock(&self, unix_time_ns: u64) {
+        platform::set_clock(unix_time_ns);
+    }
+
+    fn add_entropy(&self, bytes: &[u8]) {
+        platform::add_entropy(bytes);
+    }
+
+    fn workload_cgroup(&self) -> Option<OwnedFd> {
+        let file = File::options().write(true).open(format!("{CGROUP}/workload/cgroup.procs"));
+        file.ok().map(OwnedFd::from)
+    }
+
+    fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(format!("{CGROUP}/workload/memory.events")).unwrap_or_default();
+        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
+    fn signal_everyone(&self, _groups: &[u32], signal: i32) {
+        let _none = aegis_sys::guest::signal_everyone(signal);
+    }
+
+    fn anyone_left(&self, _groups: &[u32]) -> bool {
+        // Kernel threads have no command line; a zombie has none either.
+        let Ok(processes) = fs::read_dir("/proc") else { return false };
+        processes.flatten().filter(|entry| entry.file_name() != "1").any(|entry| {
+            let numeric = entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
+            numeric && fs::read(entry.path().join("cmdline")).is_ok_and(|line| !line.is_empty())
+        })
+    }
+
+    fn release_root(&self) -> bool {
+        rustix::fs::sync();
+        let mounts = self.mounts.take();
+        mounts.iter().all(|mount| {
+            let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+            mount_remount(path.as_str(), MountFlags::RDONLY, "").is_ok()
+        })
+    }
+}

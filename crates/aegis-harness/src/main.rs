@@ -1,0 +1,29 @@
+//! `/init` of the guest: sets the machine up as far as the host need not decide, then serves the host.
+
+mod machine;
+
+use std::process::ExitCode;
+use std::rc::Rc;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        machine::say("aegis-harness runs as PID 1 of a guest and nowhere else");
+        return ExitCode::FAILURE;
+    }
+    let failure = match run() {
+        Ok(()) => "the control port has closed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    // PID 1 that ends makes the kernel panic, which is how the host learns of it, with this line on the console.
+    machine::say(&format!("aegis-harness: {failure}"));
+    ExitCode::FAILURE
+}
+
+fn run() -> std::io::Result<()> {
+    machine::mount_early()?;
+    let control = machine::open_port(machine::CONTROL)?;
+    let bulk = machine::open_port(machine::BULK)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(aegis_harness::serve(control, bulk, Rc::new(machine::Guest::default()))))
+}

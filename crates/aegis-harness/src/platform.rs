@@ -1,0 +1,57 @@
+//! What the harness does to the machine itself, behind a trait: the real guest, or a host that runs the tests.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use aegis_guest_protocol::rpc::RpcError;
+
+/// The machine that the harness runs.
+pub trait Platform: Debug {
+    /// Mounts the root file system and makes it the root of everything, under the given host name. Called once.
+    ///
+    /// # Errors
+    /// [`aegis_guest_protocol::messages::code::ROOT`] with what failed.
+    fn prepare_root(&self, hostname: &str) -> Result<(), RpcError>;
+
+    /// Sets the wall clock, nanoseconds since 1970.
+    fn set_clock(&self, unix_time_ns: u64);
+
+    /// Stirs bytes into the kernel's random pool.
+    fn add_entropy(&self, bytes: &[u8]);
+
+    /// The `cgroup.procs` file that a workload joins, opened for writing.
+    fn workload_cgroup(&self) -> Option<OwnedFd>;
+
+    /// How many processes of the workload the kernel killed for want of memory.
+    fn oom_kills(&self) -> u64;
+
+    /// Sends a signal to every process; `groups` are those that the host started.
+    fn signal_everyone(&self, groups: &[u32], signal: i32);
+
+    /// Whether any process but the harness is left; zombies that nobody has reaped do not count.
+    fn anyone_left(&self, groups: &[u32]) -> bool;
+
+    /// Writes everything to disk and detaches the file systems. Returns whether they are clean.
+    fn release_root(&self) -> bool;
+}
+
+/// Sets the kernel's clock.
+pub fn set_clock(unix_time_ns: u64) {
+    use rustix::time::{ClockId, Timespec, clock_settime};
+    let (Ok(seconds), Ok(nanoseconds)) =
+        (i64::try_from(unix_time_ns / 1_000_000_000), i64::try_from(unix_time_ns % 1_000_000_000))
+    else {
+        return;
+    };
+    // A clock that cannot be set stays as it is; nothing can be done about it from here.
+    let _unset = clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds });
+}
+
+/// Mixes bytes into the kernel's pool and makes its generator use them at once.
+pub fn add_entropy(bytes: &[u8]) {
+    if let Ok(mut pool) = File::options().write(true).open("/dev/urandom") {
+        let _unmixed = pool.write_all(bytes).and_then(|()| aegis_sys::guest::reseed(&pool));
+    }
+}

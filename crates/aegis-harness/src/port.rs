@@ -1,0 +1,109 @@
+//! A virtio-serial port (or, in tests, a socket) as an asynchronous byte pipe that survives its peer.
+//!
+//! A port whose host end is closed reads as end of file and polls as hung up, until a host connects again. Tokio
+//! takes a hang-up as final, so the port is watched by an edge-triggered epoll of its own, and tokio watches that:
+//! each change of the port's state wakes the waiter once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// One direction of interest in a port.
+#[derive(Debug)]
+pub struct Port {
+    fd: Rc<OwnedFd>,
+    changes: AsyncFd<OwnedFd>,
+}
+
+impl Port {
+    /// Watches `fd` for reading and for writing: two handles of the same port.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn split(fd: OwnedFd) -> io::Result<(Port, Port)> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let fd = Rc::new(fd);
+        Ok((Port::watch(&fd, epoll::EventFlags::IN)?, Port::watch(&fd, epoll::EventFlags::OUT)?))
+    }
+
+    fn watch(fd: &Rc<OwnedFd>, flags: epoll::EventFlags) -> io::Result<Port> {
+        let watcher = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = flags | epoll::EventFlags::ET | epoll::EventFlags::RDHUP;
+        epoll::add(&watcher, fd.as_fd(), epoll::EventData::new_u64(0), flags)?;
+        Ok(Port { fd: Rc::clone(fd), changes: aegis_sys::ready::watch(watcher, Interest::READABLE)? })
+    }
+
+    /// Waits until the port's state has changed since the last call.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn changed(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.changes.readable().await?;
+            let mut event = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            match epoll::wait(self.changes.get_ref(), &mut event, Some(&now)) {
+                Ok(0) => ready.clear_ready(),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads what is there; 0 means that no host is connected.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&*self.fd, &mut *buffer) {
+                Ok(count) => return Ok(count),
+                Err(Errno::AGAIN) => self.changed().await?,
+                Err(Errno::INTR) => {}
+                // How a socket says what a port says by reading nothing.
+                Err(Errno::CONNRESET) => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes all of `bytes`; waits while no host is connected.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(&*self.fd, bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(Errno::AGAIN) => self.changed().await?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves exactly `len` bytes from a pipe that holds them to the port, without copying them here.
+    ///
+    /// # Errors
+    /// The system's; `UnexpectedEof` if the pipe ends before.
+    pub async fn splice_all(&self, pipe: BorrowedFd<'_>, mut len: usize) -> io::Result<()> {
+        use rustix::pipe::{SpliceFlags, splice};
+        while len > 0 {
+            match splice(pipe, None, &*self.fd, None, len, SpliceFlags::NONBLOCK) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => len -= count.min(len),
+                Err(Errno::AGAIN) => self.changed().await?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

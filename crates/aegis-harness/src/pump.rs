@@ -1,0 +1,197 @@
+//! Carries bytes between a process's pipes or terminal and its streams.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use aegis_guest_protocol::frame::{Frame, Kind, MAX_DATA};
+use bytes::Bytes;
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::outlet::{self, SessionOver};
+use crate::streams::{Stream, Streams};
+
+/// Says when a process has ended, so that its output is drained and closed even if a child of it holds the pipe.
+pub type Ended = watch::Receiver<bool>;
+
+/// Makes a descriptor asynchronous.
+///
+/// # Errors
+/// The system's.
+pub fn asynchronous(fd: OwnedFd) -> io::Result<Rc<AsyncFd<OwnedFd>>> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(Rc::new(aegis_sys::ready::watch(fd, Interest::READABLE | Interest::WRITABLE)?))
+}
+
+/// What one attempt to read a process's output gave.
+#[derive(Debug)]
+pub enum Output {
+    /// Bytes.
+    Bytes(Bytes),
+    /// No more will come.
+    End,
+}
+
+/// Reads output as it comes; after the process has ended, what is still there and no more.
+pub async fn next_output(from: &AsyncFd<OwnedFd>, ended: &mut Ended, most: usize) -> Output {
+    let mut buffer = vec![0; most];
+    loop {
+        let over = *ended.borrow();
+        match rustix::io::read(from.get_ref(), &mut buffer) {
+            Ok(0) => return Output::End,
+            Ok(count) => {
+                buffer.truncate(count);
+                return Output::Bytes(buffer.into());
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if over => return Output::End,
+            Err(Errno::AGAIN) => wait(from, ended).await,
+            // A terminal whose other side is closed reads as an error.
+            Err(_) => return Output::End,
+        }
+    }
+}
+
+/// Waits until the descriptor may be readable or the process has ended.
+async fn wait(from: &AsyncFd<OwnedFd>, ended: &mut Ended) {
+    tokio::select! {
+        ready = from.readable() => if let Ok(mut ready) = ready { ready.clear_ready() },
+        _ = ended.wait_for(|over| *over) => {}
+    }
+}
+
+/// Sends a terminal's or pipe's output to a stream of the session, then its end.
+pub async fn output(from: Rc<AsyncFd<OwnedFd>>, stream: Rc<Stream>, streams: Streams, ended: Ended) {
+    if matches!(copy_output(&from, &stream, &streams, ended).await, Ok(())) {
+        let _over = streams.outlet().send(stream.epoch(), Frame::bare(Kind::Eof, stream.id())).await;
+    }
+}
+
+async fn copy_output(
+    from: &Rc<AsyncFd<OwnedFd>>,
+    stream: &Stream,
+    streams: &Streams,
+    mut ended: Ended,
+) -> Result<(), SessionOver> {
+    let spliceable = Cell::new(rustix::pipe::fcntl_getpipe_size(from.get_ref()).is_ok());
+    loop {
+        let credit = stream.credit().await.ok_or(SessionOver)?;
+        let most = usize::try_from(credit).unwrap_or(MAX_DATA).min(MAX_DATA);
+        let waiting = if spliceable.get() { held(from) } else { 0 };
+        if waiting > 0 {
+            let len = waiting.min(most);
+            stream.sent(len);
+            streams.outlet().splice(stream.epoch(), stream.id(), from, len).await?;
+            continue;
+        }
+        // A small read also tells an empty pipe from a finished one.
+        let next = until_reset(stream, next_output_small(from, &mut ended, most, spliceable.get())).await?;
+        match next {
+            Some(Output::Bytes(bytes)) => {
+                stream.sent(bytes.len());
+                streams.outlet().send(stream.epoch(), outlet::data(stream.id(), bytes)).await?;
+            }
+            Some(Output::End) => return Ok(()),
+            None => {}
+        }
+    }
+}
+
+/// Like [`next_output`], but for a pipe it gives up (`None`) after a wait, so that the caller looks again how much
+/// the pipe holds and splices it.
+async fn next_output_small(
+    from: &AsyncFd<OwnedFd>,
+    ended: &mut Ended,
+    most: usize,
+    spliceable: bool,
+) -> Option<Output> {
+    if !spliceable {
+        return Some(next_output(from, ended, most.min(64 << 10)).await);
+    }
+    let over = *ended.borrow();
+    let mut buffer = [0; 512];
+    let room = buffer.len().min(most);
+    match rustix::io::read(from.get_ref(), buffer.get_mut(..room)?) {
+        Ok(0) => Some(Output::End),
+        Ok(count) => Some(Output::Bytes(Bytes::copy_from_slice(buffer.get(..count)?))),
+        Err(Errno::AGAIN) if over => Some(Output::End),
+        Err(Errno::AGAIN) => {
+            wait(from, ended).await;
+            None
+        }
+        Err(Errno::INTR) => None,
+        Err(_) => Some(Output::End),
+    }
+}
+
+fn held(pipe: &AsyncFd<OwnedFd>) -> usize {
+    rustix::io::ioctl_fionread(pipe.get_ref()).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+}
+
+async fn until_reset<T>(stream: &Stream, work: impl Future<Output = T>) -> Result<T, SessionOver> {
+    tokio::select! {
+        biased;
+        () = stream.reset() => Err(SessionOver),
+        done = work => Ok(done),
+    }
+}
+
+/// Where a process's input goes.
+#[derive(Debug)]
+pub enum Input {
+    /// A pipe, closed when the stream ends.
+    Pipe(Rc<AsyncFd<OwnedFd>>),
+    /// A terminal, told by its end-of-file character.
+    Terminal(Rc<AsyncFd<OwnedFd>>),
+}
+
+/// The end-of-file character of a terminal in its initial settings (control-D).
+const END_OF_FILE: &[u8] = &[4];
+
+/// Writes what the host sends into a process's input until either ends. Goes on taking, and dropping, what the
+/// process does not want any more, so that the host's writer is not held up.
+///
+/// An input that `survives` waits for the next session when one is over.
+pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bool) {
+    let fd = match &to {
+        Input::Pipe(fd) | Input::Terminal(fd) => Rc::clone(fd),
+    };
+    let mut open = true;
+    loop {
+        let moved = stream.moved();
+        let Some(bytes) = stream.receive().await else {
+            if survives && stream.is_reset() {
+                moved.await;
+                continue;
+            }
+            break;
+        };
+        open = open && write_all(&fd, &bytes).await.is_ok();
+        if let Some(credit) = stream.consumed(bytes.len()) {
+            let _over = streams.outlet().send(stream.epoch(), credit).await;
+        }
+    }
+    if let Input::Terminal(_) = to
+        && open
+        && !stream.is_reset()
+    {
+        let _gone = write_all(&fd, END_OF_FILE).await;
+    }
+}
+
+async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to.get_ref().as_fd(), bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => to.writable().await?.clear_ready(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+fn home() -> (tempfile::TempDir, Home) {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::new(dir.path().join("h"), dir.path().join("default"));
+    (dir, home)
+}
+
+fn put(path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "x").unwrap();
+}
+
+#[test]
+fn create_is_private_and_repeatable() {
+    let (_dir, home) = home();
+    home.create().unwrap();
+    fs::set_permissions(&home.root, Permissions::from_mode(0o755)).unwrap();
+    home.create().unwrap();
+    assert_eq!(fs::metadata(&home.root).unwrap().mode() & 0o7777, 0o700);
+    for path in [home.logs(), home.disks(), home.workspaces(), home.run(), home.cache(), home.images()] {
+        assert!(path.is_dir(), "{path:?}");
+    }
+}
+
+#[test]
+fn create_names_what_is_in_the_way() {
+    let (dir, home) = home();
+    fs::write(dir.path().join("h"), "a file").unwrap();
+    let error = home.create().unwrap_err();
+    assert!(matches!(&error, HomeError::Create { path, .. } if *path == home.root), "{error}");
+}
+
+#[test]
+fn assets_come_from_the_home_first_then_from_the_default() {
+    let (dir, home) = home();
+    let error = home.kernel().unwrap_err().to_string();
+    assert!(error.contains("h/kernel/vmlinux") && error.contains("default/kernel/vmlinux"), "{error}");
+    put(&dir.path().join("default/kernel/vmlinux"));
+    assert_eq!(home.kernel().unwrap(), dir.path().join("default/kernel/vmlinux"));
+    put(&dir.path().join("h/kernel/vmlinux"));
+    assert_eq!(home.kernel().unwrap(), dir.path().join("h/kernel/vmlinux"));
+}
+
+#[test]
+fn base_rootfs_is_the_real_file() {
+    let (dir, home) = home();
+    let real = dir.path().join("default/base-rootfs/base-abc.erofs");
+    put(&real);
+    symlink("base-abc.erofs", dir.path().join("default/base-rootfs/current")).unwrap();
+    assert_eq!(home.base_rootfs().unwrap(), fs::canonicalize(&real).unwrap());
+    assert_eq!(home.rootfs_named("base-abc.erofs").unwrap(), real);
+    fs::remove_file(&real).unwrap();
+    assert!(matches!(home.base_rootfs(), Err(HomeError::AssetMissing { .. })));
+}
+
+#[test]
+fn rootfs_names_are_one_component() {
+    let (_dir, home) = home();
+    for name in ["", ".", "..", "a/b", "/a", "a/", "./a"] {
+        assert!(matches!(home.rootfs_named(name), Err(HomeError::InvalidName { .. })), "{name:?}");
+    }
+}
+
+#[test]
+fn run_dir_is_below_the_home_or_short() {
+    let (dir, home) = home();
+    home.create().unwrap();
+    let id = "inst-01hzy3k6v0000000000000000a";
+    let near = home.run_dir(id).unwrap();
+    assert_eq!(near, home.run().join(id));
+    assert_eq!(fs::metadata(&near).unwrap().mode() & 0o7777, 0o700);
+
+    let far = Home::new(dir.path().join("long".repeat(30)), dir.path());
+    far.create().unwrap();
+    let short = far.run_dir(id).unwrap();
+    assert!(short.starts_with("/tmp") && short.join("control.sock").as_os_str().len() < 100, "{short:?}");
+    assert!(short.is_dir());
+    assert_eq!(far.run_dir(id).unwrap(), short);
+    far.remove_run_dir(id).unwrap();
+    far.remove_run_dir(id).unwrap();
+    assert!(!short.exists());
+    assert!(!far.short_run().exists());
+    assert!(matches!(far.run_dir("../x"), Err(HomeError::InvalidName { .. })));
+}
+
+#[test]
+fn a_planted_link_is_refused_as_run_dir() {
+    let (dir, _) = home();
+    let far = Home::new(dir.path().join("planted".repeat(20)), dir.path());
+    symlink(dir.path(), far.short_run()).unwrap();
+    let result = far.run_dir("inst-0");
+    fs::remove_file(far.short_run()).unwrap();
+    assert!(matches!(result, Err(HomeError::UnsafeRunDir { .. })), "{result:?}");
+}
+
+#[test]
+fn one_daemon_per_home() {
+    let (_dir, home) = home();
+    assert_eq!(daemon_alive(&home).unwrap(), DaemonLiveness::NotRunning);
+    assert!(!home.root.exists());
+    home.create().unwrap();
+    let me = Some(std::process::id());
+    let lock = DaemonLock::acquire(&home).unwrap();
+    assert_eq!(daemon_alive(&home).unwrap(), DaemonLiveness::Running { pid: me });
+    assert!(matches!(DaemonLock::acquire(&home), Err(LockError::Held { pid, .. }) if pid == me));
+    drop(lock);
+    assert!(!home.pid_file().exists());
+    assert_eq!(daemon_alive(&home).unwrap(), DaemonLiveness::NotRunning);
+    DaemonLock::acquire(&home).unwrap();
+}
+
+#[test]
+fn a_stale_pid_file_is_no_sign_of_life() {
+    let (_dir, home) = home();
+    home.create().unwrap();
+    fs::write(home.pid_file(), "1\n").unwrap();
+    assert_eq!(daemon_alive(&home).unwrap(), DaemonLiveness::NotRunning);
+    DaemonLock::acquire(&home).unwrap();
+}
+
+#[test]
+fn a_probe_does_not_keep_a_daemon_from_starting() {
+    let (_dir, home) = home();
+    home.create().unwrap();
+    let probe = fs::File::create(home.lock_file()).unwrap();
+    probe.lock_shared().unwrap();
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        drop(probe);
+    });
+    let lock = DaemonLock::acquire(&home);
+    release.join().unwrap();
+    assert!(lock.is_ok(), "{lock:?}");
+}

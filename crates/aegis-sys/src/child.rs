@@ -1,0 +1,129 @@
+//! What a child does between `fork` and `exec`.
+//!
+//! Only async-signal-safe calls may happen there: the closures below make system calls on values prepared
+//! before the fork, and never allocate, lock or format.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::check;
+
+/// Whom a child becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Settings of a workload process.
+#[derive(Debug)]
+pub struct Workload {
+    /// Whom it runs as.
+    pub identity: Identity,
+    /// Whether its standard input is a terminal that becomes its controlling one.
+    pub controlling_terminal: bool,
+    /// An open `cgroup.procs` file to join, if any.
+    pub cgroup: Option<OwnedFd>,
+}
+
+/// Makes `command` start in a session of its own, with default signals, in its cgroup, as its user.
+pub fn as_workload(command: &mut Command, workload: Workload) {
+    let Workload { identity, controlling_terminal, cgroup } = workload;
+    let setup = move || {
+        reset_signals();
+        // SAFETY: plain system calls on integers; the descriptor is owned by this closure and open; the group
+        // list outlives the call, and its length is passed with it.
+        unsafe {
+            check(libc::setsid())?;
+            if controlling_terminal {
+                check(libc::ioctl(0, libc::TIOCSCTTY as _, 0))?;
+            }
+            if let Some(cgroup) = &cgroup {
+                // "0" stands for the writing process itself. A kernel without the group is no reason to fail.
+                libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1);
+            }
+            check(libc::setgroups(identity.groups.len() as _, identity.groups.as_ptr()))?;
+            check(libc::setgid(identity.gid))?;
+            check(libc::setuid(identity.uid))
+        }
+    };
+    // SAFETY: the closure is async-signal-safe, see the module's head.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Makes `command` start in a session of its own and outlive its parent, with `fds` open under the numbers given.
+///
+/// Every other descriptor that is not marked close-on-exec would be inherited too; Rust opens none such.
+/// The target numbers must be above 2 and distinct.
+pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
+    // Beyond every target, so that placing one never overwrites a source that is still to be placed.
+    let floor = fds.iter().map(|(_, target)| *target + 1).max().unwrap_or(3);
+    let mut staged = [-1; 16];
+    let setup = move || {
+        reset_signals();
+        // SAFETY: plain system calls on integers; sources are owned by this closure and open.
+        unsafe {
+            check(libc::setsid())?;
+            for (slot, (source, _)) in staged.iter_mut().zip(&fds) {
+                *slot = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor);
+                check(*slot)?;
+            }
+            for (slot, (_, target)) in staged.iter().zip(&fds) {
+                check(libc::dup2(*slot, *target))?;
+            }
+        }
+        if fds.len() > staged.len() { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
+    };
+    // SAFETY: the closure is async-signal-safe, see the module's head.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Default dispositions and an empty mask: what the parent ignores or blocks is its own affair.
+fn reset_signals() {
+    // SAFETY: the set is initialised by sigemptyset before use; signal numbers out of range only yield EINVAL.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+        for signal in 1..32 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::process::Stdio;
+
+    #[test]
+    fn descriptors_arrive_under_their_numbers_even_when_crossed() {
+        let (mut first, first_end) = io::pipe().unwrap();
+        let (mut second, second_end) = io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one >&5; echo two >&6"]).stdin(Stdio::null());
+        detached(&mut command, vec![(first_end.into(), 5), (second_end.into(), 6)]);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        assert!(child.wait().unwrap().success());
+        let (mut one, mut two) = (String::new(), String::new());
+        first.read_to_string(&mut one).unwrap();
+        second.read_to_string(&mut two).unwrap();
+        assert_eq!((one.as_str(), two.as_str()), ("one\n", "two\n"));
+    }
+
+    #[test]
+    fn a_detached_child_leads_its_own_session() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "set -- $(cat /proc/self/stat); test \"$6\" = $$"]);
+        detached(&mut command, Vec::new());
+        assert!(command.status().unwrap().success());
+    }
+}

@@ -1,0 +1,14 @@
+//! The only crate with unsafe code: system calls that no library wraps safely.
+//!
+//! Each function is safe to call with any arguments; what makes it so is said at its `unsafe` block.
+
+use std::io;
+
+pub mod child;
+pub mod guest;
+pub mod ready;
+
+/// Turns the C convention (-1 and errno) into a result.
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

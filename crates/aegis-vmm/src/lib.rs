@@ -1,0 +1,207 @@
+//! Virtual machine monitors behind one trait.
+//!
+//! A backend makes [`Machine`]s out of a [`MachineSpec`]. The rest of Aegis asks for what it needs through the
+//! traits and reads [`Capabilities`] instead of asking which backend it has. Names of processor architectures,
+//! machine types and accelerators occur here and nowhere above.
+//!
+//! A machine's process outlives the daemon that started it: it leads its own session, inherits nothing but the
+//! listening sockets of its endpoints, and is found again by [`Vmm::recover`] through its process id *and* start
+//! time *and* executable.
+//!
+//! The guest dials nothing at this level: streams that it opens travel inside the bulk endpoint, which works on
+//! every backend. So the trait has `dial` and no `listen`.
+
+mod console;
+pub mod fake;
+mod process;
+pub mod qemu;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+pub use console::{Console, tail as console_tail};
+pub use process::ProcessId;
+
+/// A byte pipe into the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// Requests and events.
+    Control,
+    /// Streams.
+    Bulk,
+}
+
+/// What a backend can do on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Whether machines can be paused and resumed.
+    pub pause: bool,
+    /// Whether a paused machine's memory can be saved to disk.
+    pub save: bool,
+    /// What executes guest code, e.g. `kvm`; the word is for people.
+    pub accelerator: String,
+    /// Why this accelerator and no other.
+    pub accelerator_reason: String,
+}
+
+/// The result of looking for what a backend needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Version of the monitor, as it tells it.
+    pub version: String,
+    /// Its executable.
+    pub executable: PathBuf,
+}
+
+/// A machine to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// Name of the machine, for process lists.
+    pub name: String,
+    /// An existing directory, the machine's own, for its sockets. Its path must leave room for a socket's name.
+    pub run_dir: PathBuf,
+    /// Bounded copy of what the guest prints on its console.
+    pub console_log: PathBuf,
+    /// Kernel.
+    pub kernel: PathBuf,
+    /// Initial file system with the harness.
+    pub initramfs: PathBuf,
+    /// Read-only root disk, shared with other machines.
+    pub root_disk: PathBuf,
+    /// Writable disk, the machine's own.
+    pub data_disk: PathBuf,
+    /// Memory, MiB.
+    pub memory_mib: u32,
+    /// Virtual processors.
+    pub vcpus: u32,
+}
+
+/// What finds a machine again after a restart of the daemon. Stored as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineHandle {
+    /// Name of the backend that made it.
+    pub backend: String,
+    /// Its process.
+    pub process: ProcessId,
+    /// Directory of its sockets.
+    pub run_dir: PathBuf,
+    /// Where its console goes.
+    pub console_log: PathBuf,
+}
+
+/// Why a machine is no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Its kernel panicked; the line that says so.
+    Panic(String),
+    /// The monitor exited with this code.
+    Exited(i32),
+    /// The monitor was killed by this signal.
+    Killed(i32),
+    /// The monitor is gone; nobody was there to see how.
+    Gone,
+}
+
+/// A backend's failure.
+#[derive(Debug, Error)]
+pub enum VmmError {
+    /// The monitor is not installed.
+    #[error("{program} was not found in PATH")]
+    Missing {
+        /// Name of the program.
+        program: String,
+    },
+    /// The monitor could not be started, reached or spoken to.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The monitor refused.
+    #[error("{action}: the monitor says: {message}")]
+    Refused {
+        /// What was asked of it.
+        action: &'static str,
+        /// Its words.
+        message: String,
+    },
+}
+
+impl VmmError {
+    pub(crate) fn io(action: &'static str) -> impl Fn(std::io::Error) -> VmmError {
+        move |source| VmmError::Io { action, source }
+    }
+}
+
+/// A kind of virtual machine monitor on this host.
+#[async_trait]
+pub trait Vmm: Debug + Send + Sync {
+    /// Its name, as `aegis status` shows it.
+    fn name(&self) -> &'static str;
+
+    /// What it can do here.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Looks whether the monitor is there.
+    ///
+    /// # Errors
+    /// [`VmmError::Missing`], or [`VmmError::Io`] if it does not run.
+    async fn probe(&self) -> Result<Probe, VmmError>;
+
+    /// Makes a machine and starts it. Its endpoints can be dialled at once.
+    ///
+    /// # Errors
+    /// If the monitor cannot be started; nothing is left behind but the run directory.
+    async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError>;
+
+    /// Finds a machine that an earlier daemon started; `None` if it is gone.
+    ///
+    /// # Errors
+    /// If it lives and cannot be taken over.
+    async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError>;
+}
+
+/// A machine whose process runs, or has just ended.
+#[async_trait]
+pub trait Machine: Debug + Send + Sync {
+    /// What finds it again.
+    fn handle(&self) -> MachineHandle;
+
+    /// Opens a byte pipe into the guest. One at a time per endpoint: the next waits until the former is closed.
+    ///
+    /// # Errors
+    /// If the machine is gone.
+    async fn dial(&self, endpoint: Endpoint) -> Result<UnixStream, VmmError>;
+
+    /// Stops the guest's processors, and the monitor itself.
+    ///
+    /// # Errors
+    /// If the monitor refuses or is gone.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Undoes [`Machine::pause`].
+    ///
+    /// # Errors
+    /// If the monitor refuses or is gone.
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Whether the machine is paused.
+    ///
+    /// # Errors
+    /// If the monitor cannot be asked.
+    async fn is_paused(&self) -> Result<bool, VmmError>;
+
+    /// Ends the machine at once, as by pulling its plug, and returns when its process is gone.
+    async fn stop(&self);
+
+    /// Waits until the machine is no more.
+    async fn ended(&self) -> End;
+}

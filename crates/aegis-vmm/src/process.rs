@@ -1,0 +1,189 @@
+//! A monitor's process: started so that it outlives us, recognised beyond doubt, watched without polling.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::sync::watch;
+
+use crate::End;
+
+/// A process, told from any later one with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since the host booted (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// Its executable.
+    pub executable: PathBuf,
+}
+
+/// State letter and start time out of `/proc/PID/stat`; the name in it may hold anything, parentheses too.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}
+
+fn stat(pid: i32) -> Option<(char, u64)> {
+    parse_stat(&String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+}
+
+/// The executable of a process. An upgrade that replaced the file leaves a marker behind the name.
+fn executable(pid: i32) -> Option<PathBuf> {
+    let link = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let text = link.to_string_lossy();
+    Some(text.strip_suffix(" (deleted)").map_or_else(|| link.clone(), PathBuf::from))
+}
+
+/// A living or just ended process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    id: ProcessId,
+    pidfd: OwnedFd,
+    ended: watch::Receiver<Option<End>>,
+}
+
+impl Process {
+    /// Starts `command` in a session of its own, with `fds` open in it under the given numbers.
+    pub(crate) fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>) -> io::Result<Process> {
+        aegis_sys::child::detached(&mut command, fds);
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = open(pid)?;
+        let (_, start_ticks) = stat(pid).ok_or(io::ErrorKind::NotFound)?;
+        let executable = executable(pid).ok_or(io::ErrorKind::NotFound)?;
+        let (tell, ended) = watch::channel(None);
+        // Owned by the process it waits for: it ends when that does.
+        tokio::spawn(async move {
+            let end = match child.wait().await {
+                Ok(status) => end_of(status),
+                Err(_) => End::Gone,
+            };
+            tell.send_replace(Some(end));
+        });
+        Ok(Process { id: ProcessId { pid, start_ticks, executable }, pidfd, ended })
+    }
+
+    /// Takes over a process that somebody else started; `None` if it is gone.
+    pub(crate) fn adopt(id: &ProcessId) -> io::Result<Option<Process>> {
+        let pidfd = match open(id.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.raw_os_error() == Some(3) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Checked after the descriptor is open: from here on the number cannot come to mean another process.
+        let same = stat(id.pid).is_some_and(|(state, start)| start == id.start_ticks && state != 'Z')
+            && executable(id.pid).as_deref() == Some(&id.executable);
+        if !same {
+            return Ok(None);
+        }
+        let watched = aegis_sys::ready::watch(pidfd.try_clone()?, Interest::READABLE)?;
+        let (tell, ended) = watch::channel(None);
+        // Owned by the process it waits for: it ends when that does.
+        tokio::spawn(async move {
+            let _exit = watched.readable().await;
+            tell.send_replace(Some(End::Gone));
+        });
+        Ok(Some(Process { id: id.clone(), pidfd, ended }))
+    }
+
+    pub(crate) fn id(&self) -> &ProcessId {
+        &self.id
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(pidfd_send_signal(self.pidfd.as_fd(), signal)?)
+    }
+
+    /// Whether the whole process is stopped by a signal.
+    pub(crate) fn is_stopped(&self) -> bool {
+        stat(self.id.pid).is_some_and(|(state, _)| state == 'T')
+    }
+
+    pub(crate) async fn ended(&self) -> End {
+        let mut ended = self.ended.clone();
+        let end = ended.wait_for(Option::is_some).await;
+        end.ok().and_then(|end| end.clone()).unwrap_or(End::Gone)
+    }
+
+    pub(crate) async fn kill(&self) {
+        // Failing means that it is gone already.
+        let _gone = self.signal(Signal::KILL);
+        self.ended().await;
+    }
+}
+
+fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+fn end_of(status: std::process::ExitStatus) -> End {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Exited(code),
+        (None, Some(signal)) => End::Killed(signal),
+        (None, None) => End::Gone,
+    }
+}
+
+/// Finds a program in `PATH` or where administrators' programs live.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/usr/bin", "/usr/local/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    dirs.map(|dir| dir.join(name)).find(|file| is_executable(file))
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_hostile_process_name_does_not_confuse_the_parser() {
+        let stat = "42 (a) R 1 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(parse_stat(stat), Some(('S', 777)));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_stat_lines_never_panic(text in ".{0,200}") {
+            let _ = parse_stat(&text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reused_number_is_never_adopted() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let process = Process::spawn(command, Vec::new()).unwrap();
+        assert!(Process::adopt(process.id()).unwrap().is_some());
+        let later = ProcessId { start_ticks: process.id().start_ticks + 1, ..process.id().clone() };
+        assert!(Process::adopt(&later).unwrap().is_none());
+        let other = ProcessId { executable: "/bin/other".into(), ..process.id().clone() };
+        assert!(Process::adopt(&other).unwrap().is_none());
+        process.kill().await;
+        assert_eq!(process.ended().await, End::Killed(9));
+        assert!(Process::adopt(process.id()).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_adopted_process_is_watched_to_its_end() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let process = Process::spawn(command, Vec::new()).unwrap();
+        let adopted = Process::adopt(process.id()).unwrap().unwrap();
+        process.kill().await;
+        assert_eq!(adopted.ended().await, End::Gone);
+    }
+}

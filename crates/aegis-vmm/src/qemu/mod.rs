@@ -1,0 +1,205 @@
+//! QEMU: the backend that runs with and without hardware virtualisation.
+
+mod accelerator;
+mod arguments;
+mod qmp;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use crate::process::{Process, find_program};
+use crate::{Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm, VmmError};
+pub use accelerator::{Accelerator, Choice};
+use arguments::{BULK_FD, CONSOLE_FD, CONTROL_FD, QMP_FD};
+
+/// Name of this backend.
+pub const NAME: &str = "qemu";
+
+/// The QEMU backend.
+#[derive(Debug)]
+pub struct Qemu {
+    choice: Choice,
+}
+
+impl Qemu {
+    /// A backend with the best accelerator of this host; `wanted` is the user's word (`AEGIS_ACCEL`).
+    #[must_use]
+    pub fn new(wanted: Option<&str>) -> Qemu {
+        Qemu { choice: accelerator::choose(wanted, &accelerator::look()) }
+    }
+
+    fn executable() -> Result<PathBuf, VmmError> {
+        find_program(arguments::PROGRAM).ok_or_else(|| VmmError::Missing { program: arguments::PROGRAM.to_owned() })
+    }
+}
+
+/// A listening socket in the run directory, whatever was there before.
+fn listen(dir: &Path, name: &str) -> io::Result<OwnedFd> {
+    let path = dir.join(name);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(UnixListener::bind(path)?.into())
+}
+
+fn socket_name(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Control => "control.sock",
+        Endpoint::Bulk => "bulk.sock",
+    }
+}
+
+const QMP_SOCKET: &str = "qmp.sock";
+const CONSOLE_SOCKET: &str = "console.sock";
+/// What QEMU itself says, mostly nothing.
+const MONITOR_LOG: &str = "monitor.log";
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            pause: true,
+            save: false,
+            accelerator: self.choice.accelerator.name().to_owned(),
+            accelerator_reason: self.choice.reason.clone(),
+        }
+    }
+
+    async fn probe(&self) -> Result<Probe, VmmError> {
+        let executable = Qemu::executable()?;
+        let output = tokio::process::Command::new(&executable).arg("--version").output().await;
+        let output = output.map_err(VmmError::io("run QEMU"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(Probe { version: text.lines().next().unwrap_or_default().to_owned(), executable })
+    }
+
+    async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        let executable = Qemu::executable()?;
+        let log = std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
+        let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
+        let mut command = Command::new(executable);
+        command.args(arguments::arguments(spec, self.choice.accelerator));
+        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
+        let sockets = [
+            (socket_name(Endpoint::Control), CONTROL_FD),
+            (socket_name(Endpoint::Bulk), BULK_FD),
+            (QMP_SOCKET, QMP_FD),
+            (CONSOLE_SOCKET, CONSOLE_FD),
+        ];
+        // Bound here, so that they can be connected to before QEMU has got round to it.
+        let bound: io::Result<Vec<_>> =
+            sockets.into_iter().map(|(name, fd)| Ok((listen(&spec.run_dir, name)?, fd))).collect();
+        let process = Process::spawn(command, bound.map_err(VmmError::io("bind the machine's sockets"))?);
+        let process = process.map_err(VmmError::io("start QEMU"))?;
+        QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await
+    }
+
+    async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError> {
+        match Process::adopt(&handle.process).map_err(VmmError::io("find the machine's process"))? {
+            None => Ok(None),
+            Some(process) => QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await.map(Some),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct QemuMachine {
+    process: Process,
+    console: Console,
+    run_dir: PathBuf,
+    console_log: PathBuf,
+}
+
+impl QemuMachine {
+    async fn attach(process: Process, run_dir: &Path, console_log: &Path) -> Result<Arc<dyn Machine>, VmmError> {
+        let console = match UnixStream::connect(run_dir.join(CONSOLE_SOCKET)).await {
+            Ok(stream) => Console::record(stream, console_log.to_owned()),
+            Err(source) => {
+                process.kill().await;
+                return Err(VmmError::Io { action: "connect to the machine's console", source });
+            }
+        };
+        let (run_dir, console_log) = (run_dir.to_owned(), console_log.to_owned());
+        Ok(Arc::new(QemuMachine { process, console, run_dir, console_log }))
+    }
+
+    async fn command(&self, action: &'static str, name: &str) -> Result<serde_json::Value, VmmError> {
+        qmp::execute(&self.run_dir.join(QMP_SOCKET), action, name, &json!({})).await
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    fn handle(&self) -> MachineHandle {
+        MachineHandle {
+            backend: NAME.to_owned(),
+            process: self.process.id().clone(),
+            run_dir: self.run_dir.clone(),
+            console_log: self.console_log.clone(),
+        }
+    }
+
+    async fn dial(&self, endpoint: Endpoint) -> Result<UnixStream, VmmError> {
+        let stream = UnixStream::connect(self.run_dir.join(socket_name(endpoint))).await;
+        stream.map_err(VmmError::io("connect to the machine"))
+    }
+
+    async fn pause(&self) -> Result<(), VmmError> {
+        self.command("pause the machine", "stop").await?;
+        self.process.signal(Signal::STOP).map_err(VmmError::io("stop QEMU"))
+    }
+
+    async fn resume(&self) -> Result<(), VmmError> {
+        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.command("resume the machine", "cont").await.map(drop)
+    }
+
+    async fn is_paused(&self) -> Result<bool, VmmError> {
+        if self.process.is_stopped() {
+            return Ok(true);
+        }
+        let status = self.command("ask for the machine's state", "query-status").await?;
+        Ok(status.get("running").and_then(serde_json::Value::as_bool) == Some(false))
+    }
+
+    async fn stop(&self) {
+        self.process.kill().await;
+    }
+
+    async fn ended(&self) -> End {
+        let end = tokio::select! {
+            biased;
+            panic = async { match self.console.panicked().await {
+                Some(line) => line,
+                None => std::future::pending().await,
+            }} => Some(panic),
+            end = self.process.ended() => match end {
+                // The console's end tells more than the process's.
+                End::Exited(0) | End::Gone => self.console.panicked().await,
+                other => return other,
+            },
+        };
+        match end {
+            Some(line) => {
+                // A panicked guest does not end its machine on every accelerator.
+                self.process.kill().await;
+                End::Panic(line)
+            }
+            None => self.process.ended().await,
+        }
+    }
+}
