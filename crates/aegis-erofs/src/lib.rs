@@ -34,5 +34,7 @@ pub use format::FORMAT_VERSION;
 pub use ingest::{IngestError, IngestReport, Whiteouts, ingest};
 pub use read::{DirectoryEntry, FileKind, Image, Inode, ReadAt, ReadError};
 pub use spool::{Extent, Spool};
-pub use tree::{Content, Device, Directory, FileTree, Limits, Metadata, Mtime, Name, Node, NodeId, TreeError, Xattrs};
+pub use tree::{
+    Content, Device, Directory, FileTree, Limits, Metadata, Mtime, Name, Node, NodeId, TreeError, Xattrs,
+};
 pub use write::{ImageOptions, ImageSummary, WriteError, write_image};

@@ -376,7 +376,10 @@ impl FileTree {
             }
         }
         if components.len() > self.limits.max_depth {
-            return Err(TreeError::Limit { what: "directories in a path", limit: self.limits.max_depth as u64 });
+            return Err(TreeError::Limit {
+                what: "directories in a path",
+                limit: self.limits.max_depth as u64,
+            });
         }
         Ok(components)
     }
@@ -467,7 +470,10 @@ impl FileTree {
         }
         self.metadata_bytes += (xattr_bytes + other_bytes) as u64;
         if self.metadata_bytes > self.limits.max_metadata_bytes {
-            return Err(TreeError::Limit { what: "bytes of metadata", limit: self.limits.max_metadata_bytes });
+            return Err(TreeError::Limit {
+                what: "bytes of metadata",
+                limit: self.limits.max_metadata_bytes,
+            });
         }
         Ok(())
     }

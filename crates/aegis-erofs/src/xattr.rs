@@ -1,6 +1,7 @@
 //! Extended attributes: the names that EROFS can express and their on-disk form.
 
-use crate::tree::Xattrs;
+use crate::format::u16_at;
+use crate::tree::{Name, Xattrs};
 
 /// Name prefixes with their on-disk index. The two ACL names are complete: nothing follows the prefix.
 const PREFIXES: [(u8, &[u8]); 5] = [
@@ -40,7 +41,9 @@ pub(crate) fn encode(xattrs: &Xattrs) -> Vec<u8> {
     let mut out = vec![0; IBODY_HEADER];
     for (name, value) in xattrs {
         let Some((index, rest)) = split_name(name) else { continue };
-        let (Ok(name_len), Ok(value_len)) = (u8::try_from(rest.len()), u16::try_from(value.len())) else { continue };
+        let (Ok(name_len), Ok(value_len)) = (u8::try_from(rest.len()), u16::try_from(value.len())) else {
+            continue;
+        };
         out.extend([name_len, index]);
         out.extend(value_len.to_le_bytes());
         out.extend(rest);
@@ -53,6 +56,24 @@ pub(crate) fn encode(xattrs: &Xattrs) -> Vec<u8> {
 /// The value of `i_xattr_icount` for an encoded body of `len` bytes.
 pub(crate) fn icount(len: usize) -> Option<u16> {
     if len == 0 { Some(0) } else { u16::try_from((len - IBODY_HEADER) / ENTRY_HEADER + 1).ok() }
+}
+
+/// An attribute as read from an image.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: Name,
+    pub(crate) value: Box<[u8]>,
+    /// Bytes that it takes, with padding.
+    pub(crate) len: usize,
+}
+
+/// The first entry of `data`; `None` if it is damaged.
+pub(crate) fn decode(data: &[u8]) -> Option<Entry> {
+    let (header, body) = data.split_at_checked(ENTRY_HEADER)?;
+    let (name, body) = body.split_at_checked(usize::from(*header.first()?))?;
+    let (value, _) = body.split_at_checked(usize::from(u16_at(header, 2)))?;
+    let len = (ENTRY_HEADER + name.len() + value.len()).next_multiple_of(ENTRY_HEADER);
+    Some(Entry { name: join_name(*header.get(1)?, name)?.into(), value: value.into(), len })
 }
 
 #[cfg(test)]
@@ -77,6 +98,9 @@ mod tests {
         assert_eq!(body.len(), 12 + 12);
         assert_eq!(&body[12..], b"\x02\x01\x03\x00abxyz\0\0\0");
         assert_eq!(icount(body.len()), Some(4));
+        let entry = decode(&body[12..]).unwrap();
+        assert_eq!((&*entry.name, &*entry.value, entry.len), (&b"user.ab"[..], &b"xyz"[..], 12));
+        assert!(decode(&body[12..17]).is_none(), "cut off");
         assert_eq!(icount(0), Some(0));
     }
 }

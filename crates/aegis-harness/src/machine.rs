@@ -13,10 +13,10 @@ use aegis_harness::platform::{self, Platform};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
-/// Device of the control port. The number is the host's `nr=` of the port.
-pub(crate) const CONTROL: &str = "/dev/vport0p1";
-/// Device of the bulk port.
-pub(crate) const BULK: &str = "/dev/vport0p2";
+/// Number of the control port: the host's `nr=`.
+pub(crate) const CONTROL: u32 = 1;
+/// Number of the bulk port.
+pub(crate) const BULK: u32 = 2;
 
 /// Serial number of the disk that holds the read-only root.
 const ROOT_SERIAL: &str = "aegis-root";
@@ -51,18 +51,32 @@ pub(crate) fn mount_early() -> io::Result<()> {
     Ok(aegis_sys::guest::protect_memory()?)
 }
 
+/// Device of a port: `/dev/vportDpN`, D being the number of the device among all of virtio.
+fn port_device(number: u32) -> io::Result<Option<PathBuf>> {
+    let suffix = format!("p{number}");
+    for entry in fs::read_dir("/dev")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let device = name.to_str().and_then(|name| name.strip_prefix("vport")?.strip_suffix(&suffix));
+        if device.is_some_and(|device| device.bytes().all(|byte| byte.is_ascii_digit())) {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
+
 /// Opens a port as soon as the kernel shows it.
-pub(crate) fn open_port(path: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open_port(number: u32) -> io::Result<OwnedFd> {
     use rustix::fs::inotify;
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&watch, "/dev", inotify::WatchFlags::CREATE)?;
     let mut events = [0u8; 4096];
     loop {
-        match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(port) => return Ok(port),
-            Err(rustix::io::Errno::NOENT) => rustix::io::read(&watch, &mut events)?,
-            Err(error) => return Err(error.into()),
-        };
+        if let Some(path) = port_device(number)? {
+            let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            return Ok(rustix::fs::open(path, flags, Mode::empty())?);
+        }
+        rustix::io::read(&watch, &mut events)?;
     }
 }
 

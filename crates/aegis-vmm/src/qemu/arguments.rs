@@ -93,8 +93,9 @@ pub(crate) fn arguments(spec: &MachineSpec, with: Accelerator) -> Vec<OsString> 
     add("-blockdev", &disk("root", &spec.root_disk, true));
     add("-blockdev", &disk("data", &spec.data_disk, false));
     for device in [
-        "virtio-blk-device,drive=root,serial=aegis-root",
-        "virtio-blk-device,drive=data,serial=aegis-data",
+        "virtio-blk-device,drive=root,serial=aegis-root,werror=report,rerror=report",
+        // A full host disk is an I/O error for the guest; the default would freeze the machine.
+        "virtio-blk-device,drive=data,serial=aegis-data,werror=report,rerror=report",
         "virtio-rng-device",
         "virtio-balloon-device,free-page-reporting=on",
         "virtio-serial-device,max_ports=4",

@@ -1,0 +1,635 @@
+//! The owner of one instance.
+//!
+//! It takes messages one by one, lets [`Lifecycle::step`] decide, stores what changed, and then performs the
+//! effects. Boot, guest session and teardown are tasks; they belong to a [`Live`], which lasts from one boot to its
+//! teardown, and report back by message.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use aegis_guest_link::{Events, GuestLink, Resume};
+use aegis_store::registry::{InstanceRow, NewEvent};
+use aegis_vmm::Machine;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::boot::{self, Order};
+use crate::lifecycle::{Boot, Effect, Event, Lifecycle, Manner, Reply, Request, State, Waiter};
+use crate::manager::Context;
+use crate::now_ms;
+use crate::output::{Ending, Output};
+use crate::reason::StopReason;
+use crate::session::{News, Session, Teller};
+use crate::spec::InstanceSpec;
+use crate::teardown;
+use crate::view::{View, word};
+
+/// How many messages may wait for an actor.
+pub(crate) const MAILBOX: usize = 64;
+
+/// How long the death of a machine may take to show after its guest has fallen silent.
+const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What an actor is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Somebody wants something.
+    Wanted(Request, oneshot::Sender<Reply>),
+    /// Something happened.
+    Happened(Event),
+    /// The machine of this boot is there; to be stored, then confirmed.
+    MachineUp(Boot, oneshot::Sender<()>),
+    /// News from the guest of this boot.
+    Guest(Boot, News),
+}
+
+/// A machine and all that goes with it, from boot to teardown.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) boot: Boot,
+    mailbox: mpsc::Sender<Message>,
+    output: Arc<Output>,
+    cancel: CancellationToken,
+    hurry: CancellationToken,
+    machine: OnceLock<Arc<dyn Machine>>,
+    session: watch::Sender<Option<Arc<Session>>>,
+    boot_over: CancellationToken,
+    guest_over: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Live {
+    pub(crate) fn new(boot: Boot, mailbox: mpsc::Sender<Message>, output: Arc<Output>) -> Arc<Live> {
+        Arc::new(Live {
+            boot,
+            mailbox,
+            output,
+            cancel: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            machine: OnceLock::new(),
+            session: watch::Sender::new(None),
+            boot_over: CancellationToken::new(),
+            guest_over: CancellationToken::new(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    pub(crate) async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    pub(crate) async fn hurried(&self) {
+        self.hurry.cancelled().await;
+    }
+
+    pub(crate) async fn boot_ended(&self) {
+        self.boot_over.cancelled().await;
+    }
+
+    pub(crate) async fn guest_ended(&self) {
+        if self.session.borrow().is_some() {
+            self.guest_over.cancelled().await;
+        }
+    }
+
+    pub(crate) fn machine(&self) -> Option<Arc<dyn Machine>> {
+        self.machine.get().cloned()
+    }
+
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone()
+    }
+
+    /// The session, as soon as there is one; `None` if the machine ends before.
+    pub(crate) async fn wait_for_session(&self) -> Option<Arc<Session>> {
+        let mut session = self.session.subscribe();
+        tokio::select! {
+            // The sender lives in `self`.
+            found = session.wait_for(Option::is_some) => found.ok().and_then(|session| session.clone()),
+            () = self.cancelled() => None,
+        }
+    }
+
+    pub(crate) fn abort_tasks(&self) {
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        self.session.send_replace(None);
+    }
+
+    fn keep(&self, task: JoinHandle<()>) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+
+    async fn tell(&self, message: Message) {
+        // An actor that has gone has no use for it.
+        let _gone = self.mailbox.send(message).await;
+    }
+
+    pub(crate) async fn tell_and_wait(&self, message: impl FnOnce(oneshot::Sender<()>) -> Message) {
+        let (done, wait) = oneshot::channel();
+        self.tell(message(done)).await;
+        let _gone = wait.await;
+    }
+
+    /// Notes the machine, and reports its death when it comes.
+    pub(crate) fn set_machine(self: &Arc<Self>, machine: Arc<dyn Machine>) {
+        if self.machine.set(Arc::clone(&machine)).is_err() {
+            return;
+        }
+        let live = Arc::clone(self);
+        self.keep(tokio::spawn(async move {
+            let end = machine.ended().await;
+            let lines = aegis_vmm::console_tail(&machine.handle().console_log, boot::CONSOLE_LINES);
+            let reason = StopReason::died(&end).with_console(lines);
+            live.tell(Message::Happened(Event::Died(live.boot, reason))).await;
+        }));
+    }
+
+    /// Takes up the conversation with the guest, and takes it up again whenever it breaks off.
+    pub(crate) fn begin_session(self: &Arc<Self>, session: &Arc<Session>, events: Events) {
+        self.session.send_replace(Some(Arc::clone(session)));
+        let (live, session) = (Arc::clone(self), Arc::clone(session));
+        self.keep(tokio::spawn(async move {
+            live.converse(session, events).await;
+            live.guest_over.cancel();
+        }));
+    }
+
+    async fn converse(&self, session: Arc<Session>, events: Events) {
+        let tell = Teller { boot: self.boot, mailbox: self.mailbox.clone() };
+        session.converse(events, &self.output, &tell).await;
+        drop(session);
+        loop {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            let Some(machine) = self.machine() else { return };
+            let [stdout_held, stderr_held] = self.output.offsets();
+            let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
+            let opened = tokio::select! {
+                opened = Session::open(&*machine, resume) => opened,
+                _ = machine.ended() => return,
+                () = self.cancel.cancelled() => return,
+            };
+            match opened {
+                Ok((session, events, _)) => {
+                    self.session.send_replace(Some(Arc::clone(&session)));
+                    session.converse(events, &self.output, &tell).await;
+                }
+                Err(error) => {
+                    // A machine that has just died reports that itself, and better.
+                    if tokio::time::timeout(LAST_BREATH, machine.ended()).await.is_ok() {
+                        return;
+                    }
+                    let reason = StopReason::unreachable(&error);
+                    return self.tell(Message::Happened(Event::Died(self.boot, reason))).await;
+                }
+            }
+        }
+    }
+}
+
+/// What others hold of an instance.
+#[derive(Debug, Clone)]
+pub(crate) struct InstanceRef {
+    pub(crate) mailbox: mpsc::Sender<Message>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) output: Arc<Output>,
+    /// The machine's surroundings while there is one.
+    pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
+}
+
+/// The owner of one instance.
+#[derive(Debug)]
+pub(crate) struct Actor {
+    context: Arc<Context>,
+    id: String,
+    handle: Option<String>,
+    spec: Arc<InstanceSpec>,
+    life: Lifecycle,
+    exit_code: Option<i32>,
+    created_ms: i64,
+    active_ms: i64,
+    stopped_ms: Option<i64>,
+    mailbox: mpsc::Receiver<Message>,
+    /// For tasks to report back; while the actor lives the mailbox stays open.
+    own_mailbox: mpsc::Sender<Message>,
+    waiters: HashMap<Waiter, oneshot::Sender<Reply>>,
+    next_waiter: Waiter,
+    live: watch::Sender<Option<Arc<Live>>>,
+    view: watch::Sender<Arc<View>>,
+    output: Arc<Output>,
+    timer: Option<JoinHandle<()>>,
+}
+
+/// An instance as stored, ready to be owned by an actor.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: String,
+    pub(crate) handle: Option<String>,
+    pub(crate) spec: InstanceSpec,
+    pub(crate) life: Lifecycle,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) created_ms: i64,
+    pub(crate) active_ms: i64,
+    pub(crate) stopped_ms: Option<i64>,
+}
+
+impl Actor {
+    /// An actor for a stored instance, and what others hold of it.
+    pub(crate) fn new(context: Arc<Context>, stored: Stored) -> (Actor, InstanceRef) {
+        let Stored { id, handle, spec, life, exit_code, created_ms, active_ms, stopped_ms } = stored;
+        let (own_mailbox, mailbox) = mpsc::channel(MAILBOX);
+        let ending =
+            (life.state() == State::Stopped && life.boot() > 0).then(|| ending(exit_code, life.reason()));
+        let output = Output::new(context.home.log_dir(&id), context.config.log_limits, life.boot(), ending);
+        let spec = Arc::new(spec);
+        let view = watch::Sender::new(Arc::new(View {
+            id: id.clone(),
+            handle: handle.clone(),
+            spec: Arc::clone(&spec),
+            state: life.state(),
+            enabled: life.enabled(),
+            exit_code,
+            reason: life.reason().cloned(),
+            boot: life.boot(),
+            created_ms,
+            updated_ms: active_ms,
+            active_ms,
+            stopped_ms,
+        }));
+        let actor = Actor {
+            id,
+            handle,
+            spec,
+            life,
+            exit_code,
+            created_ms,
+            active_ms,
+            stopped_ms,
+            mailbox,
+            own_mailbox: own_mailbox.clone(),
+            waiters: HashMap::new(),
+            next_waiter: 0,
+            live: watch::Sender::new(None),
+            view,
+            output: Arc::new(output),
+            timer: None,
+            context,
+        };
+        let reference = InstanceRef {
+            mailbox: own_mailbox,
+            view: actor.view.subscribe(),
+            output: Arc::clone(&actor.output),
+            live: actor.live.subscribe(),
+        };
+        (actor, reference)
+    }
+
+    /// Takes over a machine that an earlier daemon started. `paused` ones are spoken to when they go on.
+    pub(crate) fn adopt(&mut self, machine: Arc<dyn Machine>, paused: bool) {
+        let live = Live::new(self.life.boot(), self.own_mailbox.clone(), Arc::clone(&self.output));
+        live.boot_over.cancel();
+        live.set_machine(machine);
+        if let Err(error) = self.output.resume(self.life.boot()) {
+            tracing::warn!(id = self.id, %error, "log not opened");
+        }
+        if !paused {
+            adopt_guest(&live);
+        }
+        self.live.send_replace(Some(live));
+        self.start_timer();
+    }
+
+    /// Owns the instance until it is gone.
+    pub(crate) async fn run(mut self) {
+        while let Some(message) = self.mailbox.recv().await {
+            self.take(message).await;
+            if self.life.is_gone() {
+                break;
+            }
+        }
+        self.output.close();
+    }
+
+    async fn take(&mut self, message: Message) {
+        match message {
+            Message::Wanted(request, reply) => {
+                self.next_waiter += 1;
+                self.waiters.insert(self.next_waiter, reply);
+                self.step(Event::Wanted(request, self.next_waiter)).await;
+            }
+            Message::Happened(event) => {
+                if event == Event::TornDown(self.life.boot()) {
+                    self.after_teardown();
+                }
+                self.step(event).await;
+            }
+            Message::MachineUp(boot, done) => {
+                if boot == self.life.boot() {
+                    self.store("machine_started").await;
+                }
+                let _gone = done.send(());
+            }
+            Message::Guest(boot, News::Exited { status, out_of_memory, stored }) => {
+                if boot == self.life.boot() {
+                    self.exit_code = Some(status.code());
+                    self.step(Event::Exited(boot, StopReason::exited(status, out_of_memory))).await;
+                }
+                let _gone = stored.send(());
+            }
+            Message::Guest(boot, News::Active) => {
+                if boot == self.life.boot() {
+                    self.active_ms = now_ms();
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self, event: Event) {
+        let before = (self.life.state(), self.life.enabled(), self.life.reason().cloned());
+        let effects = self.life.step(event);
+        let after = (self.life.state(), self.life.enabled(), self.life.reason().cloned());
+        let removed = effects.contains(&Effect::Remove) || self.life.is_gone();
+        if before != after && !removed {
+            self.changed(before.0, &effects);
+            self.store(word(self.life.state())).await;
+        }
+        for effect in effects {
+            self.perform(effect).await;
+        }
+    }
+
+    fn changed(&mut self, before: State, effects: &[Effect]) {
+        let now = now_ms();
+        let state = self.life.state();
+        self.active_ms = now;
+        self.stopped_ms =
+            (state == State::Stopped).then(|| self.stopped_ms.filter(|_| before == state).unwrap_or(now));
+        if state == State::Starting && before != State::Starting {
+            self.exit_code = None;
+        }
+        for effect in effects {
+            if let Effect::Boot(boot) = effect {
+                self.output.begin(*boot);
+                self.output.log_system(&format!("boot {boot}"));
+            }
+        }
+        match (before, state) {
+            (State::Paused, State::Running) => self.output.log_system("resumed"),
+            (State::Running, State::Paused) => self.output.log_system("paused"),
+            (State::Starting, State::Running) => self.start_timer(),
+            _ => {}
+        }
+    }
+
+    fn start_timer(&mut self) {
+        let Some(after) = self.spec.timeout_ms else { return };
+        let mailbox = self.own_mailbox.clone();
+        self.stop_timer();
+        self.timer = Some(tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(after)).await;
+            let (reply, _nobody) = oneshot::channel();
+            // An instance that has gone needs no stop.
+            let _gone = mailbox.send(Message::Wanted(Request::TimeUp, reply)).await;
+        }));
+    }
+
+    fn stop_timer(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+    }
+
+    fn after_teardown(&mut self) {
+        self.stop_timer();
+        self.live.send_replace(None);
+        let ending = ending(self.exit_code, self.life.reason());
+        let reason = match &ending {
+            Ending::Exit(code, reason) => format!("stopped: {} (exit code {code})", reason.message),
+            Ending::Failed(reason) => format!("stopped: {}", reason.message),
+        };
+        self.output.log_system(&reason);
+        self.output.finish(ending);
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Boot(boot) => self.boot(boot),
+            Effect::TearDown(boot, manner) => self.tear_down(boot, manner),
+            Effect::Pause(boot) => self.with_machine(boot, |live| async move {
+                let Some(machine) = live.machine() else { return };
+                let result = machine.pause().await.map_err(|error| error.to_string());
+                live.tell(Message::Happened(Event::PauseEnded(live.boot, result))).await;
+            }),
+            Effect::Resume(boot) => self.with_machine(boot, |live| async move {
+                let result = resume(&live).await;
+                live.tell(Message::Happened(Event::ResumeEnded(live.boot, result))).await;
+            }),
+            Effect::Remove => self.remove().await,
+            Effect::Reply(waiter, reply) => {
+                if let Some(waiting) = self.waiters.remove(&waiter) {
+                    let _gave_up = waiting.send(reply);
+                }
+            }
+        }
+    }
+
+    fn boot(&mut self, boot: Boot) {
+        let live = Live::new(boot, self.own_mailbox.clone(), Arc::clone(&self.output));
+        self.live.send_replace(Some(Arc::clone(&live)));
+        let order = Order {
+            id: self.id.clone(),
+            hostname: self.handle.clone().unwrap_or_else(|| self.id.clone()),
+            spec: Arc::clone(&self.spec),
+            live,
+        };
+        let context = Arc::clone(&self.context);
+        // Never aborted: it may just be making a machine. Ends early when cancelled; the teardown waits for it.
+        tokio::spawn(async move {
+            let result = boot::boot(&context, &order).await;
+            order.live.boot_over.cancel();
+            let event = match result {
+                Ok(()) => Event::Booted(boot),
+                Err(reason) => Event::BootFailed(boot, reason),
+            };
+            order.live.tell(Message::Happened(event)).await;
+        });
+    }
+
+    fn tear_down(&mut self, boot: Boot, manner: Manner) {
+        let live = self.live.borrow().clone();
+        let Some(live) = live.filter(|live| live.boot == boot) else { return };
+        if manner == Manner::AtOnce {
+            live.hurry.cancel();
+        }
+        if live.cancel.is_cancelled() {
+            return;
+        }
+        live.cancel();
+        let (context, id) = (Arc::clone(&self.context), self.id.clone());
+        // What an ephemeral instance leaves on its disk nobody will read.
+        let manner = if self.spec.ephemeral && self.exit_code.is_some() { Manner::AtOnce } else { manner };
+        // Reports back to this actor, which waits for it.
+        tokio::spawn(async move {
+            teardown::tear_down(&context, &id, &live, manner).await;
+            live.tell(Message::Happened(Event::TornDown(boot))).await;
+        });
+    }
+
+    fn with_machine<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        boot: Boot,
+        work: impl FnOnce(Arc<Live>) -> F,
+    ) {
+        let live = self.live.borrow().clone();
+        if let Some(live) = live.filter(|live| live.boot == boot) {
+            live.keep(tokio::spawn(work(Arc::clone(&live))));
+        }
+    }
+
+    async fn remove(&mut self) {
+        let event = self.event("deleted");
+        if let Err(error) = self.context.registry.remove(self.id.clone(), Some(event)).await {
+            tracing::error!(id = self.id, %error, "record not removed");
+        }
+        self.context.forget(&self.id, self.handle.as_deref());
+        self.output.close();
+        let (home, id) = (self.context.home.clone(), self.id.clone());
+        let removal = tokio::task::spawn_blocking(move || {
+            let disk = match std::fs::remove_file(home.disk(&id)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+                _ => Ok(()),
+            };
+            let logs = aegis_store::logs::remove_all(&home.log_dir(&id)).map_err(|error| error.to_string());
+            let sockets = home.remove_run_dir(&id).map_err(|error| error.to_string());
+            disk.and(logs).and(sockets)
+        });
+        if let Ok(Err(error)) = removal.await {
+            // The hourly sweep tries again.
+            tracing::warn!(id = self.id, error, "files not removed");
+        }
+        // No task would report this.
+        for effect in self.life.step(Event::Removed) {
+            if let Effect::Reply(waiter, reply) = effect
+                && let Some(waiting) = self.waiters.remove(&waiter)
+            {
+                let _gave_up = waiting.send(reply);
+            }
+        }
+    }
+
+    fn event(&self, kind: &str) -> NewEvent {
+        let detail = serde_json::json!({
+            "handle": self.handle,
+            "boot": self.life.boot(),
+            "reason": self.life.reason(),
+            "exit_code": self.exit_code,
+        });
+        NewEvent {
+            at_ms: now_ms(),
+            instance_id: self.id.clone(),
+            kind: kind.to_owned(),
+            detail: detail.to_string(),
+        }
+    }
+
+    async fn store(&mut self, kind: &str) {
+        self.publish();
+        let event = self.event(kind);
+        if let Err(error) = self.context.registry.update(self.row(), Some(event)).await {
+            // What runs goes on; the next change tries again.
+            tracing::error!(id = self.id, %error, "record not stored");
+        }
+    }
+
+    fn publish(&mut self) {
+        self.view.send_replace(Arc::new(View {
+            id: self.id.clone(),
+            handle: self.handle.clone(),
+            spec: Arc::clone(&self.spec),
+            state: self.life.state(),
+            enabled: self.life.enabled(),
+            exit_code: self.exit_code,
+            reason: self.life.reason().cloned(),
+            boot: self.life.boot(),
+            created_ms: self.created_ms,
+            updated_ms: now_ms(),
+            active_ms: self.active_ms,
+            stopped_ms: self.stopped_ms,
+        }));
+    }
+
+    /// The instance as the registry stores it.
+    pub(crate) fn row(&self) -> InstanceRow {
+        let json = |value: Option<String>| value.unwrap_or_default();
+        let machine = self.live.borrow().as_ref().and_then(|live| live.machine());
+        InstanceRow {
+            id: self.id.clone(),
+            handle: self.handle.clone(),
+            spec: json(serde_json::to_string(&*self.spec).ok()),
+            enabled: self.life.enabled(),
+            state: word(self.life.state()).to_owned(),
+            exit_code: self.exit_code,
+            stop_reason: self.life.reason().and_then(|reason| serde_json::to_string(reason).ok()),
+            vm: machine.and_then(|machine| serde_json::to_string(&machine.handle()).ok()),
+            boot: self.life.boot(),
+            created_at_ms: self.created_ms,
+            updated_at_ms: now_ms(),
+            last_active_at_ms: self.active_ms,
+            stopped_at_ms: self.stopped_ms,
+        }
+    }
+}
+
+/// How the last run of a stopped instance ended.
+fn ending(exit_code: Option<i32>, reason: Option<&StopReason>) -> Ending {
+    let reason = reason.cloned().unwrap_or_else(StopReason::stopped);
+    match exit_code {
+        Some(code) => Ending::Exit(code, reason),
+        None => Ending::Failed(reason),
+    }
+}
+
+/// Opens a session with the guest of a machine that was found alive.
+fn adopt_guest(live: &Arc<Live>) {
+    let owner = Arc::clone(live);
+    live.keep(tokio::spawn(async move {
+        let Some(machine) = owner.machine() else { return };
+        let [stdout_held, stderr_held] = owner.output.offsets();
+        let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
+        let failure = match Session::open(&*machine, resume).await {
+            Ok((session, events, true)) => return owner.begin_session(&session, events),
+            Ok((_, _, false)) => {
+                StopReason::new("boot_failed", "the daemon died before the command was executed")
+            }
+            Err(error) => StopReason::unreachable(&error),
+        };
+        owner.tell(Message::Happened(Event::Died(owner.boot, failure))).await;
+    }));
+}
+
+async fn resume(live: &Arc<Live>) -> Result<(), String> {
+    let machine = live.machine().ok_or("there is no machine")?;
+    machine.resume().await.map_err(|error| error.to_string())?;
+    match live.session() {
+        // Sets the clock before anybody is told that it runs.
+        Some(session) => {
+            session.link().call(&GuestLink::health_call()).await.map(drop).map_err(|error| error.to_string())
+        }
+        None => {
+            adopt_guest(live);
+            let mut session = live.session.subscribe();
+            let opened =
+                tokio::time::timeout(aegis_guest_link::CALL_TIMEOUT, session.wait_for(Option::is_some)).await;
+            opened.map(drop).map_err(|_| "the guest does not answer".to_owned())
+        }
+    }
+}

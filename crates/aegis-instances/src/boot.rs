@@ -1,0 +1,158 @@
+//! Booting: disk, machine, guest, command.
+
+use std::sync::Arc;
+
+use aegis_guest_link::{LinkError, Resume};
+use aegis_guest_protocol::messages::{Run, code};
+use aegis_store::disk::DiskMaker;
+use aegis_vmm::{End, Machine, MachineSpec, console_tail};
+
+use crate::actor::{Live, Message};
+use crate::manager::Context;
+use crate::reason::StopReason;
+use crate::session::Session;
+use crate::spec::InstanceSpec;
+
+/// Lines of the console that explain a failed boot.
+pub(crate) const CONSOLE_LINES: usize = 20;
+/// Memory that must stay available to the host besides what a guest needs to boot, MiB.
+const HOST_RESERVE_MIB: u64 = 128;
+/// What a guest touches until its command runs, MiB; the rest of its memory it takes when it needs it.
+const GUEST_FOOTPRINT_MIB: u64 = 96;
+
+/// What a boot needs to know.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) id: String,
+    pub(crate) hostname: String,
+    pub(crate) spec: Arc<InstanceSpec>,
+    pub(crate) live: Arc<Live>,
+}
+
+/// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
+pub(crate) async fn boot(context: &Context, order: &Order) -> Result<(), StopReason> {
+    let machine = start_machine(context, order).await?;
+    let opening = async {
+        tokio::select! {
+            biased;
+            () = order.live.cancelled() => Err(StopReason::stopped()),
+            end = machine.ended() => Err(died_at_boot(context, order, &end)),
+            opened = tokio::time::timeout(context.config.boot_timeout, execute(&*machine, order)) => match opened {
+                Ok(result) => result,
+                Err(_) => Err(timed_out(context, order)),
+            },
+        }
+    };
+    opening.await
+}
+
+fn console(context: &Context, id: &str) -> Vec<String> {
+    console_tail(&context.home.console(id), CONSOLE_LINES)
+}
+
+fn died_at_boot(context: &Context, order: &Order, end: &End) -> StopReason {
+    let died = StopReason::died(end);
+    StopReason { message: format!("while booting, {}", died.message), ..died }
+        .with_console(console(context, &order.id))
+}
+
+fn timed_out(context: &Context, order: &Order) -> StopReason {
+    let seconds = context.config.boot_timeout.as_secs();
+    StopReason::new("boot_timeout", format!("the guest did not come up within {seconds} seconds"))
+        .with_console(console(context, &order.id))
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> StopReason {
+    StopReason::new("boot_failed", format!("{what}: {error}"))
+}
+
+/// Memory that the host could give away now, MiB.
+fn available_memory_mib() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? >> 10)
+}
+
+async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machine>, StopReason> {
+    let needed = HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(order.spec.memory_mib.into());
+    if let Some(available) = available_memory_mib().filter(|available| *available < needed) {
+        let text = format!("the host has {available} MiB of memory left; a boot needs {needed}");
+        return Err(StopReason::new("insufficient_memory", text));
+    }
+    make_disk(context, order).await?;
+    let home = &context.home;
+    let missing = |error| failed("the host is not ready", &error);
+    let spec = MachineSpec {
+        name: order.id.clone(),
+        run_dir: home
+            .run_dir(&order.id)
+            .map_err(|error| failed("cannot make the run-time directory", &error))?,
+        console_log: home.console(&order.id),
+        kernel: home.kernel().map_err(missing)?,
+        initramfs: home.initramfs().map_err(missing)?,
+        root_disk: home.rootfs_named(&order.spec.rootfs).map_err(missing)?,
+        data_disk: home.disk(&order.id),
+        memory_mib: order.spec.memory_mib,
+        vcpus: order.spec.vcpus,
+    };
+    // The console begins anew with each boot.
+    let _absent = std::fs::remove_file(&spec.console_log);
+    let machine =
+        context.vmm.start(&spec).await.map_err(|error| failed("the machine did not start", &error))?;
+    order.live.set_machine(Arc::clone(&machine));
+    // Stored before anything depends on it: a daemon that dies now finds the machine again.
+    order.live.tell_and_wait(|done| Message::MachineUp(order.live.boot, done)).await;
+    Ok(machine)
+}
+
+async fn make_disk(context: &Context, order: &Order) -> Result<(), StopReason> {
+    let (path, size) = (context.home.disk(&order.id), order.spec.disk_mib << 20);
+    if path.exists() {
+        return Ok(());
+    }
+    let cache = context.home.cache();
+    let made = tokio::task::spawn_blocking(move || DiskMaker::new(cache)?.create(&path, size)).await;
+    match made {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(failed("the instance's disk could not be made", &chain(&error))),
+        Err(_) => Err(failed("the instance's disk could not be made", &"an internal fault")),
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+async fn execute(machine: &dyn Machine, order: &Order) -> Result<(), StopReason> {
+    let (session, events, _) =
+        Session::open(machine, Resume::default()).await.map_err(|error| StopReason::unreachable(&error))?;
+    order.live.begin_session(&session, events);
+    let run = Run { hostname: order.hostname.clone(), process: order.spec.process() };
+    match session.link().call(&run).await {
+        Ok(_started) => Ok(()),
+        Err(LinkError::Guest(error)) => Err(StopReason::new(refusal(error.code), error.message)),
+        Err(error) => Err(StopReason::unreachable(&error)),
+    }
+}
+
+/// The stable word for a guest's refusal to execute a command.
+#[must_use]
+pub(crate) fn refusal(guest_code: i64) -> &'static str {
+    match guest_code {
+        code::NOT_FOUND => "command_not_found",
+        code::NOT_EXECUTABLE => "command_not_executable",
+        code::NO_SUCH_USER => "user_not_found",
+        code::NO_WORKDIR => "workdir_not_found",
+        _ => "guest_failed",
+    }
+}

@@ -1,0 +1,80 @@
+//! What can go wrong with a request about instances.
+
+use aegis_guest_link::LinkError;
+use aegis_store::home::HomeError;
+use aegis_store::registry::RegistryError;
+use thiserror::Error;
+
+use crate::lifecycle::Reply;
+use crate::reason::StopReason;
+use crate::spec::SpecError;
+
+/// A request's failure.
+#[derive(Debug, Error)]
+pub enum InstanceError {
+    /// A value is out of range.
+    #[error(transparent)]
+    Invalid(#[from] SpecError),
+    /// No instance has this id or handle.
+    #[error("there is no instance {0:?}")]
+    NotFound(String),
+    /// The handle is taken.
+    #[error("an instance with the handle {0:?} exists")]
+    HandleExists(String),
+    /// It runs already.
+    #[error("the instance is {0} already")]
+    AlreadyRunning(&'static str),
+    /// It is stopped.
+    #[error("the instance is stopped")]
+    Stopped,
+    /// It is being deleted.
+    #[error("the instance is being deleted")]
+    Removed,
+    /// It came to an end before it was as wanted.
+    #[error("{}", .0.message)]
+    Failed(StopReason),
+    /// The machine refused.
+    #[error("the machine refused: {0}")]
+    Refused(String),
+    /// The guest refused, or could not be reached.
+    #[error(transparent)]
+    Guest(#[from] LinkError),
+    /// It did not get there in time.
+    #[error("the instance was not ready within {0} seconds")]
+    NotReady(u64),
+    /// A file of the host is missing.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The registry could not be written.
+    #[error(transparent)]
+    Registry(RegistryError),
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] aegis_store::logs::LogError),
+    /// The daemon ends.
+    #[error("the daemon is stopping")]
+    ShuttingDown,
+}
+
+impl From<RegistryError> for InstanceError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::HandleTaken(handle) => InstanceError::HandleExists(handle),
+            other => InstanceError::Registry(other),
+        }
+    }
+}
+
+impl InstanceError {
+    /// The failure in a reply of the lifecycle, if it is one.
+    pub(crate) fn from_reply(reply: Reply, state: &'static str) -> Result<(), InstanceError> {
+        match reply {
+            Reply::Done => Ok(()),
+            Reply::AlreadyRunning => Err(InstanceError::AlreadyRunning(state)),
+            Reply::Stopped => Err(InstanceError::Stopped),
+            Reply::Removed => Err(InstanceError::Removed),
+            Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
+            Reply::Refused(error) => Err(InstanceError::Refused(error)),
+        }
+    }
+}

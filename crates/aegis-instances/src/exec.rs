@@ -1,0 +1,41 @@
+//! Running a process beside an instance's command.
+
+use std::collections::BTreeMap;
+
+use aegis_guest_protocol::messages::{Process, TerminalSize};
+
+use crate::spec::InstanceSpec;
+
+/// What to execute. What is absent is as for the instance's command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Environment, added to the instance's.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+    /// User in the guest.
+    pub user: Option<String>,
+    /// A terminal.
+    pub tty: Option<TerminalSize>,
+    /// Whether standard input is connected.
+    pub stdin: bool,
+}
+
+impl ExecSpec {
+    /// The process, in the surroundings of an instance.
+    #[must_use]
+    pub fn process(&self, of: &InstanceSpec) -> Process {
+        let mut env = of.env.clone();
+        env.extend(self.env.clone());
+        Process {
+            command: self.command.clone(),
+            env,
+            workdir: self.workdir.clone().unwrap_or_else(|| of.workdir.clone()),
+            user: self.user.clone().unwrap_or_else(|| of.user.clone()),
+            tty: self.tty,
+            stdin: self.stdin,
+        }
+    }
+}

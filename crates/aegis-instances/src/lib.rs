@@ -1,0 +1,37 @@
+//! The heart: what an instance is, and everything that happens to it.
+//!
+//! ```text
+//!   Instances ── one actor per instance ── lifecycle::step (pure) ── effects ─┐
+//!       │               ▲                                                      │
+//!       │               └── events ◄── boot, guest session, teardown ◄─────────┘
+//!       └── attach, exec ──► Output (log + attached clients), Session (streams)
+//! ```
+//!
+//! [`lifecycle`] decides; an actor owns the state, is its only writer, stores each change before it answers
+//! anybody, and performs the effects. What takes time runs in tasks that report back by message.
+
+mod actor;
+mod boot;
+pub mod error;
+pub mod exec;
+pub mod lifecycle;
+pub mod manager;
+pub mod output;
+pub mod reason;
+mod recovery;
+pub mod session;
+pub mod spec;
+mod teardown;
+pub mod view;
+
+pub use error::InstanceError;
+pub use manager::{Config, Instances};
+pub use reason::StopReason;
+pub use spec::InstanceSpec;
+pub use view::View;
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,476 @@
+//! The life of an instance as a pure function: `step(event) -> effects`.
+//!
+//! ```text
+//!              Start                    Booted               Pause
+//!   Stopped ───────────► Starting ─────────────► Running ◄──────────► Paused
+//!      ▲                    │                       │     Resume        │
+//!      │    TornDown        ▼      Stop, exit, death, Delete, …         │
+//!      └──────────────── Stopping ◄─────────────────────────────────────┘
+//!                           │
+//!                           └──► Removing ──► Gone
+//! ```
+//!
+//! `Pausing` and `Resuming` stand between `Running` and `Paused` while the machine is asked; whoever arrives then
+//! waits for the outcome. `Stopping` remembers what comes after it: rest, another boot, or removal.
+//!
+//! The caller owns the state, is its only writer, performs the effects in order, and feeds their results back as
+//! events. It never loses a waiter: each one that goes in with an event comes out with exactly one reply.
+
+use crate::reason::StopReason;
+
+/// Somebody who waits for the outcome of a request.
+pub type Waiter = u64;
+/// How often the instance has been booted: tells late news of an earlier boot from news of this one.
+pub type Boot = u32;
+
+/// What a waiter gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// It is as wanted.
+    Done,
+    /// It was running or starting already.
+    AlreadyRunning,
+    /// It is stopped, so this cannot be done.
+    Stopped,
+    /// It is being removed.
+    Removed,
+    /// It came to an end before it was as wanted.
+    Failed(StopReason),
+    /// The machine refused to pause.
+    Refused(String),
+}
+
+/// What is asked of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Run, from any rest.
+    Start,
+    /// Be running, without being booted for it.
+    Ensure,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Power off, staying enabled.
+    Stop,
+    /// Power off because the daemon ends.
+    DaemonStop,
+    /// Power off because the time is up.
+    TimeUp,
+    /// Power off, and never be started implicitly.
+    Disable,
+    /// Power off and start.
+    Restart,
+    /// Cease to exist.
+    Delete,
+}
+
+/// What happens to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody wants something.
+    Wanted(Request, Waiter),
+    /// The command has been executed.
+    Booted(Boot),
+    /// The machine did not come up, or the command could not be executed.
+    BootFailed(Boot, StopReason),
+    /// The machine was asked to pause; the error if it did not.
+    PauseEnded(Boot, Result<(), String>),
+    /// The machine was asked to go on; the error if it did not.
+    ResumeEnded(Boot, Result<(), String>),
+    /// The command ended, and all its output is here.
+    Exited(Boot, StopReason),
+    /// The machine ended by itself.
+    Died(Boot, StopReason),
+    /// Nothing is left of the machine.
+    TornDown(Boot),
+    /// Nothing is left of the instance.
+    Removed,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make a machine and execute the command in it.
+    Boot(Boot),
+    /// End the machine and clear up after it: with a proper shutdown of the guest first, or at once. A second one
+    /// for the same boot makes a proper one hurry.
+    TearDown(Boot, Manner),
+    /// Pause the machine.
+    Pause(Boot),
+    /// Resume the machine.
+    Resume(Boot),
+    /// Remove all that is stored of the instance.
+    Remove,
+    /// Tell a waiter.
+    Reply(Waiter, Reply),
+}
+
+/// How a machine is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// The guest ends its processes and saves its files.
+    Graceful,
+    /// The plug is pulled.
+    AtOnce,
+}
+
+/// What comes after `Stopping`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Rest,
+    Boot,
+    Remove,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Stopped,
+    Starting,
+    Running,
+    Pausing,
+    Paused,
+    Resuming,
+    Stopping(Next),
+    Removing,
+    Gone,
+}
+
+/// The state that users see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No machine.
+    Stopped,
+    /// The machine boots.
+    Starting,
+    /// The command has been executed.
+    Running,
+    /// The machine stands still.
+    Paused,
+}
+
+/// The life of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    phase: Phase,
+    /// What users saw before `Stopping`, which they do not see.
+    before_stop: State,
+    enabled: bool,
+    boot: Boot,
+    reason: Option<StopReason>,
+    /// Wait until it runs.
+    for_running: Vec<Waiter>,
+    /// Wait until it is paused.
+    for_pause: Vec<Waiter>,
+    /// Wait until it is stopped.
+    for_stop: Vec<Waiter>,
+    /// Wait until it is gone.
+    for_removal: Vec<Waiter>,
+}
+
+impl Lifecycle {
+    /// An instance without a machine, as stored.
+    #[must_use]
+    pub fn stopped(enabled: bool, boot: Boot, reason: Option<StopReason>) -> Lifecycle {
+        Lifecycle {
+            phase: Phase::Stopped,
+            before_stop: State::Stopped,
+            enabled,
+            boot,
+            reason,
+            for_running: vec![],
+            for_pause: vec![],
+            for_stop: vec![],
+            for_removal: vec![],
+        }
+    }
+
+    /// An instance whose machine was found alive.
+    #[must_use]
+    pub fn recovered(enabled: bool, boot: Boot, paused: bool) -> Lifecycle {
+        let phase = if paused { Phase::Paused } else { Phase::Running };
+        Lifecycle { phase, ..Lifecycle::stopped(enabled, boot, None) }
+    }
+
+    /// What users see.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::Stopped | Phase::Removing | Phase::Gone => State::Stopped,
+            Phase::Starting => State::Starting,
+            Phase::Running | Phase::Pausing => State::Running,
+            Phase::Paused | Phase::Resuming => State::Paused,
+            Phase::Stopping(_) => self.before_stop,
+        }
+    }
+
+    /// Whether it may be booted without an explicit start.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Number of the current or last boot; 0 before the first.
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// Why it is stopped, or is being stopped.
+    #[must_use]
+    pub fn reason(&self) -> Option<&StopReason> {
+        self.reason.as_ref()
+    }
+
+    /// Whether it has ceased to exist.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    /// Takes one event and returns what is to be done about it, in order.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Wanted(request, waiter) => self.wanted(request, waiter, &mut out),
+            Event::Booted(boot) if boot == self.boot => self.booted(&mut out),
+            Event::BootFailed(boot, reason) if boot == self.boot && self.phase == Phase::Starting => {
+                self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);
+            }
+            Event::PauseEnded(boot, result) if boot == self.boot => self.pause_ended(result, &mut out),
+            Event::ResumeEnded(boot, result) if boot == self.boot => self.resume_ended(result, &mut out),
+            Event::Exited(boot, reason) if boot == self.boot && self.is_live() => {
+                // The news of the exit may overtake that of the boot.
+                reply(&mut self.for_running, &Reply::Done, &mut out);
+                self.stop_with(reason, Manner::Graceful, Next::Rest, &mut out);
+            }
+            Event::Died(boot, reason) if boot == self.boot && self.is_live() => {
+                self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);
+            }
+            Event::TornDown(boot) if boot == self.boot => self.torn_down(&mut out),
+            Event::Removed if self.phase == Phase::Removing => {
+                self.phase = Phase::Gone;
+                reply(&mut self.for_removal, &Reply::Done, &mut out);
+            }
+            // News of an earlier boot, or of a machine that is being ended anyway.
+            Event::Booted(_)
+            | Event::BootFailed(..)
+            | Event::PauseEnded(..)
+            | Event::ResumeEnded(..)
+            | Event::Exited(..)
+            | Event::Died(..)
+            | Event::TornDown(_)
+            | Event::Removed => {}
+        }
+        out
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Starting | Phase::Running | Phase::Pausing | Phase::Paused | Phase::Resuming
+        )
+    }
+
+    fn is_doomed(&self) -> bool {
+        matches!(self.phase, Phase::Stopping(Next::Remove) | Phase::Removing | Phase::Gone)
+    }
+
+    fn wanted(&mut self, request: Request, waiter: Waiter, out: &mut Vec<Effect>) {
+        if self.is_doomed() {
+            match (request, self.phase) {
+                (Request::Delete, Phase::Gone) => out.push(Effect::Reply(waiter, Reply::Done)),
+                (Request::Delete, _) => self.for_removal.push(waiter),
+                _ => out.push(Effect::Reply(waiter, Reply::Removed)),
+            }
+            return;
+        }
+        match request {
+            Request::Start => self.start(waiter, out),
+            Request::Ensure | Request::Resume => self.ensure(waiter, out),
+            Request::Pause => self.pause(waiter, out),
+            Request::Stop => self.stop(waiter, StopReason::stopped(), out),
+            Request::DaemonStop => self.stop(waiter, StopReason::daemon_stopped(), out),
+            Request::TimeUp => self.stop(waiter, StopReason::timeout(), out),
+            Request::Disable => {
+                self.enabled = false;
+                self.stop(waiter, StopReason::disabled(), out);
+            }
+            Request::Restart => {
+                self.enabled = true;
+                self.for_running.push(waiter);
+                match self.phase {
+                    Phase::Stopped => self.begin_boot(out),
+                    Phase::Stopping(_) => self.phase = Phase::Stopping(Next::Boot),
+                    _ => {
+                        let others = std::mem::take(&mut self.for_running);
+                        self.stop_with(StopReason::restarted(), Manner::Graceful, Next::Boot, out);
+                        self.for_running = others;
+                    }
+                }
+            }
+            Request::Delete => {
+                self.for_removal.push(waiter);
+                match self.phase {
+                    Phase::Stopped => self.remove(out),
+                    _ => self.stop_with(StopReason::deleted(), Manner::AtOnce, Next::Remove, out),
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Stopped => {
+                self.enabled = true;
+                self.for_running.push(waiter);
+                self.begin_boot(out);
+            }
+            Phase::Stopping(Next::Rest) => {
+                self.enabled = true;
+                self.for_running.push(waiter);
+                self.phase = Phase::Stopping(Next::Boot);
+            }
+            Phase::Stopping(Next::Boot) => self.for_running.push(waiter),
+            Phase::Paused | Phase::Pausing | Phase::Resuming => self.ensure(waiter, out),
+            _ => out.push(Effect::Reply(waiter, Reply::AlreadyRunning)),
+        }
+    }
+
+    fn ensure(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Running => out.push(Effect::Reply(waiter, Reply::Done)),
+            Phase::Paused => {
+                self.for_running.push(waiter);
+                self.phase = Phase::Resuming;
+                out.push(Effect::Resume(self.boot));
+            }
+            // While pausing, whoever needs it running has it resumed as soon as it is paused.
+            Phase::Starting | Phase::Pausing | Phase::Resuming | Phase::Stopping(Next::Boot) => {
+                self.for_running.push(waiter);
+            }
+            _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
+        }
+    }
+
+    fn pause(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Paused => out.push(Effect::Reply(waiter, Reply::Done)),
+            Phase::Running => {
+                self.for_pause.push(waiter);
+                self.begin_pause(out);
+            }
+            Phase::Starting | Phase::Pausing | Phase::Resuming | Phase::Stopping(Next::Boot) => {
+                self.for_pause.push(waiter);
+            }
+            _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
+        }
+    }
+
+    fn stop(&mut self, waiter: Waiter, reason: StopReason, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Stopped => out.push(Effect::Reply(waiter, Reply::Done)),
+            _ => {
+                self.for_stop.push(waiter);
+                self.stop_with(reason, Manner::Graceful, Next::Rest, out);
+            }
+        }
+    }
+
+    /// Ends the machine, or, if that is under way, changes what comes after. Removal is never taken back.
+    fn stop_with(&mut self, reason: StopReason, manner: Manner, next: Next, out: &mut Vec<Effect>) {
+        let failed = Reply::Failed(reason.clone());
+        reply(&mut self.for_running, &failed, out);
+        reply(&mut self.for_pause, &failed, out);
+        if !matches!(self.phase, Phase::Stopping(_)) {
+            self.before_stop = self.state();
+            self.reason = Some(reason);
+            out.push(Effect::TearDown(self.boot, manner));
+        } else if manner == Manner::AtOnce {
+            out.push(Effect::TearDown(self.boot, manner));
+        }
+        self.phase = Phase::Stopping(next);
+    }
+
+    fn begin_boot(&mut self, out: &mut Vec<Effect>) {
+        self.boot += 1;
+        self.reason = None;
+        self.phase = Phase::Starting;
+        out.push(Effect::Boot(self.boot));
+    }
+
+    fn begin_pause(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Pausing;
+        out.push(Effect::Pause(self.boot));
+    }
+
+    fn booted(&mut self, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Starting {
+            self.running(out);
+        }
+    }
+
+    /// It runs now. Those who wanted that are served before those who want it paused.
+    fn running(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Running;
+        reply(&mut self.for_running, &Reply::Done, out);
+        if !self.for_pause.is_empty() {
+            self.begin_pause(out);
+        }
+    }
+
+    fn pause_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
+        if self.phase != Phase::Pausing {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.phase = Phase::Paused;
+                reply(&mut self.for_pause, &Reply::Done, out);
+                if !self.for_running.is_empty() {
+                    self.phase = Phase::Resuming;
+                    out.push(Effect::Resume(self.boot));
+                }
+            }
+            Err(error) => {
+                reply(&mut self.for_pause, &Reply::Refused(error), out);
+                self.running(out);
+            }
+        }
+    }
+
+    fn resume_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
+        if self.phase != Phase::Resuming {
+            return;
+        }
+        match result {
+            Ok(()) => self.running(out),
+            Err(error) => self.stop_with(StopReason::resume_failed(&error), Manner::AtOnce, Next::Rest, out),
+        }
+    }
+
+    fn torn_down(&mut self, out: &mut Vec<Effect>) {
+        let Phase::Stopping(next) = self.phase else { return };
+        self.phase = Phase::Stopped;
+        self.before_stop = State::Stopped;
+        reply(&mut self.for_stop, &Reply::Done, out);
+        match next {
+            Next::Rest => {}
+            Next::Boot => self.begin_boot(out),
+            Next::Remove => self.remove(out),
+        }
+    }
+
+    fn remove(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Removing;
+        out.push(Effect::Remove);
+    }
+}
+
+fn reply(waiters: &mut Vec<Waiter>, with: &Reply, out: &mut Vec<Effect>) {
+    out.extend(waiters.drain(..).map(|waiter| Effect::Reply(waiter, with.clone())));
+}
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

@@ -1,0 +1,248 @@
+//! The promises of the lifecycle, over millions of orders of events.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The world around a lifecycle: performs effects, in any order and with any outcome.
+#[derive(Debug, Default)]
+struct World {
+    /// The boot that has a machine, and whether its end was ordered.
+    machine: Option<Boot>,
+    tearing_down: bool,
+    booting: Option<Boot>,
+    pausing: bool,
+    resuming: bool,
+    removing: bool,
+    removed: bool,
+    waiting: BTreeSet<Waiter>,
+    next_waiter: Waiter,
+    delete_wanted: bool,
+}
+
+impl World {
+    fn feed(&mut self, life: &mut Lifecycle, event: Event) {
+        if let Event::Wanted(request, waiter) = event {
+            assert!(self.waiting.insert(waiter));
+            self.delete_wanted |= request == Request::Delete;
+        }
+        for effect in life.step(event) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Boot(boot) => {
+                assert_eq!(self.machine, None, "a second machine beside the first");
+                assert!(!self.removed && !self.removing, "a boot after removal");
+                self.machine = Some(boot);
+                self.booting = Some(boot);
+            }
+            Effect::TearDown(boot, manner) => {
+                assert_eq!(self.machine, Some(boot), "the end of a machine that is not there");
+                assert!(!self.tearing_down || manner == Manner::AtOnce, "a hurried end slowed down");
+                self.tearing_down = true;
+            }
+            Effect::Pause(boot) => {
+                assert!(self.machine == Some(boot) && !self.pausing && !self.resuming && !self.tearing_down);
+                self.pausing = true;
+            }
+            Effect::Resume(boot) => {
+                assert!(self.machine == Some(boot) && !self.pausing && !self.resuming && !self.tearing_down);
+                self.resuming = true;
+            }
+            Effect::Remove => {
+                assert_eq!(self.machine, None, "removal under a machine");
+                assert!(!self.removing);
+                self.removing = true;
+            }
+            Effect::Reply(waiter, _) => assert!(self.waiting.remove(&waiter), "a second reply"),
+        }
+    }
+
+    /// The news that may come now.
+    fn news(&self, life: &Lifecycle, ok: bool) -> Vec<Event> {
+        let mut all = Vec::new();
+        let result = || if ok { Ok(()) } else { Err("no".to_owned()) };
+        if let Some(boot) = self.machine {
+            if self.booting.is_some() {
+                all.push(if ok {
+                    Event::Booted(boot)
+                } else {
+                    Event::BootFailed(boot, StopReason::timeout())
+                });
+            }
+            if self.pausing {
+                all.push(Event::PauseEnded(boot, result()));
+            }
+            if self.resuming {
+                all.push(Event::ResumeEnded(boot, result()));
+            }
+            if self.tearing_down {
+                all.push(Event::TornDown(boot));
+            }
+            all.push(Event::Exited(boot, StopReason::stopped()));
+            all.push(Event::Died(boot, StopReason::stopped()));
+        }
+        if self.removing && !self.removed {
+            all.push(Event::Removed);
+        }
+        // Late news of an earlier boot.
+        if life.boot() > 1 {
+            all.push(Event::Died(life.boot() - 1, StopReason::stopped()));
+            all.push(Event::TornDown(life.boot() - 1));
+        }
+        all
+    }
+
+    fn note(&mut self, event: &Event) {
+        let current = self.machine;
+        match event {
+            Event::Booted(_) | Event::BootFailed(..) => self.booting = None,
+            Event::PauseEnded(..) => self.pausing = false,
+            Event::ResumeEnded(..) => self.resuming = false,
+            Event::TornDown(boot) if Some(*boot) == current && self.tearing_down => {
+                self.machine = None;
+                self.tearing_down = false;
+                self.booting = None;
+                self.pausing = false;
+                self.resuming = false;
+            }
+            Event::Removed => self.removed = true,
+            _ => {}
+        }
+    }
+
+    /// Lets everything that is under way come to its end, well.
+    fn settle(&mut self, life: &mut Lifecycle) {
+        for _ in 0..100 {
+            let next = self
+                .news(life, true)
+                .into_iter()
+                .find(|event| !matches!(event, Event::Exited(..) | Event::Died(..)) && !is_late(event, life));
+            let Some(event) = next else { return };
+            self.note(&event);
+            self.feed(life, event);
+        }
+        panic!("it never settles: {life:?}");
+    }
+}
+
+fn is_late(event: &Event, life: &Lifecycle) -> bool {
+    matches!(event, Event::TornDown(boot) | Event::Died(boot, _) if *boot != life.boot())
+}
+
+const REQUESTS: [Request; 10] = [
+    Request::Start,
+    Request::Ensure,
+    Request::Pause,
+    Request::Resume,
+    Request::Stop,
+    Request::DaemonStop,
+    Request::TimeUp,
+    Request::Disable,
+    Request::Restart,
+    Request::Delete,
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_answers_everyone_once_and_ends_as_asked(
+        steps in proptest::collection::vec((any::<bool>(), 0usize..10, any::<bool>()), 0..60),
+        deletes in any::<bool>(),
+    ) {
+        let mut life = Lifecycle::stopped(true, 0, None);
+        let mut world = World::default();
+        for (request, pick, ok) in steps {
+            if request {
+                let wanted = REQUESTS[pick];
+                if wanted == Request::Delete && !deletes { continue }
+                world.next_waiter += 1;
+                let waiter = world.next_waiter;
+                world.feed(&mut life, Event::Wanted(wanted, waiter));
+            } else {
+                let news = world.news(&life, ok);
+                if news.is_empty() { continue }
+                let event = news[pick % news.len()].clone();
+                world.note(&event);
+                world.feed(&mut life, event);
+            }
+        }
+        world.settle(&mut life);
+        prop_assert!(world.waiting.is_empty(), "left waiting: {:?} in {life:?}", world.waiting);
+        prop_assert_eq!(life.is_gone(), world.delete_wanted, "deleted if and only if asked");
+        prop_assert_eq!(world.machine.is_some(), life.state() != State::Stopped, "the state tells of the machine");
+        if !life.enabled() { prop_assert_eq!(life.state(), State::Stopped, "disabled means off"); }
+    }
+}
+
+fn replies(effects: &[Effect]) -> Vec<&Reply> {
+    effects
+        .iter()
+        .filter_map(|effect| if let Effect::Reply(_, reply) = effect { Some(reply) } else { None })
+        .collect()
+}
+
+fn running() -> Lifecycle {
+    Lifecycle::recovered(true, 1, false)
+}
+
+fn ask(life: &mut Lifecycle, request: Request) -> Vec<Effect> {
+    life.step(Event::Wanted(request, 1))
+}
+
+#[test]
+fn each_operation_does_what_the_table_says_in_each_state() {
+    let stopped = || Lifecycle::stopped(true, 1, None);
+    let paused = || Lifecycle::recovered(true, 1, true);
+    assert_eq!(ask(&mut stopped(), Request::Start), [Effect::Boot(2)]);
+    assert_eq!(ask(&mut paused(), Request::Start), [Effect::Resume(1)]);
+    assert_eq!(replies(&ask(&mut running(), Request::Start)), [&Reply::AlreadyRunning]);
+    assert_eq!(replies(&ask(&mut stopped(), Request::Stop)), [&Reply::Done]);
+    assert_eq!(replies(&ask(&mut stopped(), Request::Pause)), [&Reply::Stopped]);
+    assert_eq!(replies(&ask(&mut paused(), Request::Pause)), [&Reply::Done]);
+    assert_eq!(replies(&ask(&mut stopped(), Request::Resume)), [&Reply::Stopped]);
+    assert_eq!(replies(&ask(&mut running(), Request::Resume)), [&Reply::Done]);
+    assert_eq!(replies(&ask(&mut stopped(), Request::Ensure)), [&Reply::Stopped]);
+    assert_eq!(ask(&mut paused(), Request::Ensure), [Effect::Resume(1)]);
+    assert_eq!(replies(&ask(&mut stopped(), Request::Disable)), [&Reply::Done]);
+    assert_eq!(ask(&mut stopped(), Request::Delete), [Effect::Remove]);
+    assert_eq!(ask(&mut running(), Request::Delete), [Effect::TearDown(1, Manner::AtOnce)]);
+}
+
+#[test]
+fn a_start_revives_a_disabled_instance_and_nothing_else_does() {
+    let mut life = Lifecycle::stopped(false, 3, None);
+    for request in [Request::Ensure, Request::Resume, Request::Pause, Request::Stop] {
+        ask(&mut life, request);
+        assert!(!life.enabled());
+        assert_eq!(life.state(), State::Stopped);
+    }
+    ask(&mut life, Request::Start);
+    assert!(life.enabled());
+    assert_eq!(life.state(), State::Starting);
+}
+
+#[test]
+fn a_pause_that_races_with_an_exec_ends_running() {
+    let mut life = running();
+    life.step(Event::Wanted(Request::Pause, 1));
+    life.step(Event::Wanted(Request::Ensure, 2));
+    let effects = life.step(Event::PauseEnded(1, Ok(())));
+    assert_eq!(effects, [Effect::Reply(1, Reply::Done), Effect::Resume(1)]);
+    assert_eq!(life.step(Event::ResumeEnded(1, Ok(()))), [Effect::Reply(2, Reply::Done)]);
+}
+
+#[test]
+fn an_exit_that_overtakes_the_boot_still_counts_as_started() {
+    let mut life = Lifecycle::stopped(true, 0, None);
+    ask(&mut life, Request::Start);
+    let effects = life.step(Event::Exited(1, StopReason::stopped()));
+    assert_eq!(replies(&effects), [&Reply::Done]);
+    assert_eq!(life.step(Event::Booted(1)), []);
+}

@@ -1,0 +1,363 @@
+//! All instances of a daemon: creating, finding, asking.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use aegis_store::home::Home;
+use aegis_store::logs::{LogLimits, LogReader};
+use aegis_store::registry::{InstanceRow, NewEvent, Registry};
+use aegis_vmm::Vmm;
+use tokio::sync::{oneshot, watch};
+
+use crate::actor::{Actor, InstanceRef, Message, Stored};
+use crate::error::InstanceError;
+use crate::exec::ExecSpec;
+use crate::lifecycle::{Lifecycle, Request, State};
+use crate::output::{Attachment, ClientCount, Output};
+use crate::session::{ExecHandle, Session};
+use crate::spec::{InstanceSpec, check_process};
+use crate::view::{View, word};
+use crate::{now_ms, recovery};
+
+/// How long an `exec` waits for an instance that is starting.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an ephemeral instance lives without anybody attached.
+pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a guest may take to come up.
+    pub boot_timeout: Duration,
+    /// How much log an instance keeps.
+    pub log_limits: LogLimits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { boot_timeout: Duration::from_secs(60), log_limits: LogLimits::default() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: BTreeMap<String, InstanceRef>,
+    by_handle: HashMap<String, String>,
+}
+
+/// What all actors share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) home: Home,
+    pub(crate) registry: Registry,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) config: Config,
+    table: RwLock<Table>,
+}
+
+impl Context {
+    pub(crate) fn forget(&self, id: &str, handle: Option<&str>) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.remove(id);
+        if let Some(handle) = handle {
+            table.by_handle.remove(handle);
+        }
+    }
+
+    fn enter(&self, id: &str, handle: Option<&str>, reference: InstanceRef) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = handle {
+            table.by_handle.insert(handle.to_owned(), id.to_owned());
+        }
+        table.by_id.insert(id.to_owned(), reference);
+    }
+}
+
+/// All instances. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Instances {
+    context: Arc<Context>,
+    closing: Arc<watch::Sender<bool>>,
+}
+
+/// One instance, found.
+#[derive(Debug, Clone)]
+pub struct InstanceHandle {
+    reference: InstanceRef,
+}
+
+impl Instances {
+    /// Takes over everything that is stored, and every machine that still runs.
+    ///
+    /// # Errors
+    /// If the registry cannot be read.
+    pub async fn open(
+        home: Home,
+        registry: Registry,
+        vmm: Arc<dyn Vmm>,
+        config: Config,
+    ) -> Result<Instances, InstanceError> {
+        let table = RwLock::default();
+        let context = Arc::new(Context { home, registry, vmm, config, table });
+        let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
+        let rows = instances.context.registry.all().await?;
+        recovery::recover(&instances, rows).await;
+        Ok(instances)
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Ids of all instances.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.context.table.read().unwrap_or_else(PoisonError::into_inner).by_id.keys().cloned().collect()
+    }
+
+    /// Snapshots of all instances, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<View>> {
+        let table = self.context.table.read().unwrap_or_else(PoisonError::into_inner);
+        let mut views: Vec<Arc<View>> =
+            table.by_id.values().map(|reference| Arc::clone(&reference.view.borrow())).collect();
+        views.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
+        views
+    }
+
+    /// The instance with this id or handle.
+    ///
+    /// # Errors
+    /// [`InstanceError::NotFound`].
+    pub fn find(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
+        let table = self.context.table.read().unwrap_or_else(PoisonError::into_inner);
+        let id = table.by_handle.get(name).map_or(name, String::as_str);
+        let reference = table.by_id.get(id).ok_or_else(|| InstanceError::NotFound(name.to_owned()))?;
+        Ok(InstanceHandle { reference: reference.clone() })
+    }
+
+    /// Creates an instance; it is stopped.
+    ///
+    /// # Errors
+    /// If a value is out of range, the handle is taken, or the host lacks something. Nothing is stored then.
+    pub async fn create(
+        &self,
+        handle: Option<String>,
+        spec: InstanceSpec,
+    ) -> Result<InstanceHandle, InstanceError> {
+        if *self.closing.borrow() {
+            return Err(InstanceError::ShuttingDown);
+        }
+        spec.check(host_memory_mib())?;
+        let now = now_ms();
+        let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
+        let ephemeral = spec.ephemeral;
+        let stored = Stored {
+            id: id.clone(),
+            handle: handle.clone(),
+            spec,
+            life: Lifecycle::stopped(true, 0, None),
+            exit_code: None,
+            created_ms: now,
+            active_ms: now,
+            stopped_ms: Some(now),
+        };
+        let (actor, reference) = Actor::new(Arc::clone(&self.context), stored);
+        let event = NewEvent {
+            at_ms: now,
+            instance_id: id.clone(),
+            kind: "created".to_owned(),
+            detail: "{}".to_owned(),
+        };
+        self.context.registry.insert(actor.row(), Some(event)).await?;
+        self.context.enter(&id, handle.as_deref(), reference.clone());
+        Ok(self.launch(actor, reference, ephemeral))
+    }
+
+    /// Lets an actor run.
+    pub(crate) fn launch(&self, actor: Actor, reference: InstanceRef, ephemeral: bool) -> InstanceHandle {
+        // Owned by the instance: ends when that is gone, or with the daemon.
+        tokio::spawn(actor.run());
+        if ephemeral {
+            tokio::spawn(watch_clients(reference.clone()));
+        }
+        InstanceHandle { reference }
+    }
+
+    pub(crate) fn enter(&self, row: &InstanceRow, reference: InstanceRef) {
+        self.context.enter(&row.id, row.handle.as_deref(), reference);
+    }
+
+    /// Name of the root disk that new instances get.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn default_rootfs(&self) -> Result<String, InstanceError> {
+        let path = self.context.home.base_rootfs()?;
+        Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+    }
+
+    /// Instances that have a machine.
+    #[must_use]
+    pub fn live(&self) -> Vec<Arc<View>> {
+        self.list().into_iter().filter(|view| view.state != State::Stopped).collect()
+    }
+
+    /// Refuses new instances, ends all machines, and deletes ephemeral instances. Returns when all are stopped.
+    pub async fn stop_all(&self) {
+        self.closing.send_replace(true);
+        let stops = self.list().into_iter().filter_map(|view| {
+            let request = if view.spec.ephemeral { Request::Delete } else { Request::DaemonStop };
+            let handle = self.find(&view.id).ok()?;
+            // All at once: each takes its own time.
+            Some(tokio::spawn(async move { handle.request(request).await }))
+        });
+        for stop in stops.collect::<Vec<_>>() {
+            // One that cannot be stopped is found again by the next daemon.
+            let _failed = stop.await;
+        }
+    }
+
+    /// Whether the daemon is ending.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Removes files that belong to no instance.
+    pub async fn sweep(&self) {
+        let (home, known) = (self.context.home.clone(), self.ids().into_iter().collect());
+        let swept = tokio::task::spawn_blocking(move || aegis_store::sweep::sweep(&home, &known)).await;
+        match swept {
+            Ok(Ok(removed)) if !removed.is_empty() => tracing::info!(?removed, "stray files removed"),
+            Ok(Err(error)) => tracing::warn!(%error, "sweep failed"),
+            _ => {}
+        }
+    }
+}
+
+/// Memory of the host, MiB.
+#[must_use]
+pub fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit)) >> 20
+}
+
+/// Deletes an ephemeral instance that nobody has been attached to for a while.
+async fn watch_clients(reference: InstanceRef) {
+    let mut clients = reference.output.clients();
+    loop {
+        let orphaned = async {
+            if clients.wait_for(|count| *count > 0).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = orphaned => {}
+            () = reference.mailbox.closed() => return,
+            () = tokio::time::sleep(ORPHAN_TIMEOUT) => {
+                let (reply, gone) = oneshot::channel();
+                if reference.mailbox.send(Message::Wanted(Request::Delete, reply)).await.is_ok() {
+                    let _deleted = gone.await;
+                }
+                return;
+            }
+        }
+        // The output outlives this task's reference to it.
+        let _none = clients.wait_for(|count| *count == 0).await;
+    }
+}
+
+impl InstanceHandle {
+    /// A snapshot.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.reference.view.borrow())
+    }
+
+    /// Its output.
+    #[must_use]
+    pub fn output(&self) -> &Arc<Output> {
+        &self.reference.output
+    }
+
+    /// Asks for something and waits for the outcome.
+    ///
+    /// # Errors
+    /// Why it is not as wanted.
+    pub async fn request(&self, request: Request) -> Result<(), InstanceError> {
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.reference.mailbox.send(Message::Wanted(request, reply)).await;
+        let gone = || match request {
+            Request::Delete => Ok(()),
+            _ => Err(InstanceError::Removed),
+        };
+        if sent.is_err() {
+            return gone();
+        }
+        match outcome.await {
+            Ok(reply) => InstanceError::from_reply(reply, word(self.view().state)),
+            Err(_) => gone(),
+        }
+    }
+
+    /// Begins to start it, without waiting for the outcome.
+    ///
+    /// # Errors
+    /// If it is being deleted.
+    pub async fn begin_start(&self) -> Result<(), InstanceError> {
+        let (reply, _outcome) = oneshot::channel();
+        let sent = self.reference.mailbox.send(Message::Wanted(Request::Start, reply)).await;
+        sent.map_err(|_| InstanceError::Removed)
+    }
+
+    /// Counts a client in, and attaches it to the output from where it stands.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn attach(&self, held: [u64; 2]) -> Result<(Attachment, ClientCount), InstanceError> {
+        let count = self.reference.output.count_client();
+        Ok((self.reference.output.attach(held)?, count))
+    }
+
+    /// The session with its guest, if there is one now.
+    #[must_use]
+    pub fn current_session(&self) -> Option<Arc<Session>> {
+        self.reference.live.borrow().as_ref().and_then(|live| live.session())
+    }
+
+    /// The session with its guest, as soon as there is one; `None` if the machine ends before.
+    pub async fn next_session(&self) -> Option<Arc<Session>> {
+        let mut live = self.reference.live.clone();
+        let current = live.wait_for(Option::is_some).await.ok()?.clone()?;
+        current.wait_for_session().await
+    }
+
+    /// Executes a process beside its command; resumes it for that, or waits while it starts.
+    ///
+    /// # Errors
+    /// If it is stopped, does not get ready in time, or the guest refuses.
+    pub async fn exec(&self, exec: &ExecSpec) -> Result<(ExecHandle, Arc<Session>), InstanceError> {
+        let process = exec.process(&self.view().spec);
+        check_process(&process.command, &process.env, &process.workdir)?;
+        let ready = tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await;
+        ready.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))??;
+        let session = self.current_session().ok_or(InstanceError::Stopped)?;
+        let handle = session.exec(process).await?;
+        Ok((handle, session))
+    }
+
+    /// A reader of its log, and the number of the newest record.
+    ///
+    /// # Errors
+    /// If the log cannot be opened.
+    pub fn log(&self) -> Result<(LogReader, watch::Receiver<u64>), InstanceError> {
+        Ok(self.reference.output.read()?)
+    }
+
+    /// Completes when the instance is gone.
+    pub async fn gone(&self) {
+        self.reference.mailbox.closed().await;
+    }
+}

@@ -1,0 +1,86 @@
+//! Taking over what an earlier daemon left: records, and machines that still run.
+
+use std::sync::Arc;
+
+use aegis_store::registry::{InstanceRow, NewEvent};
+use aegis_vmm::{Machine, MachineHandle};
+
+use crate::actor::{Actor, Stored};
+use crate::lifecycle::Lifecycle;
+use crate::manager::Instances;
+use crate::now_ms;
+use crate::reason::StopReason;
+use crate::spec::InstanceSpec;
+
+/// Takes over all rows. One that makes no sense is left alone and reported: a newer daemon may have written it.
+pub(crate) async fn recover(instances: &Instances, rows: Vec<InstanceRow>) {
+    for row in rows {
+        match serde_json::from_str::<InstanceSpec>(&row.spec) {
+            Ok(spec) => recover_one(instances, row, spec).await,
+            Err(error) => tracing::error!(id = row.id, %error, "record not understood, left alone"),
+        }
+    }
+}
+
+async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec) {
+    let context = instances.context();
+    let machine = find_machine(instances, &row).await;
+    let paused = match &machine {
+        Some(machine) => machine.is_paused().await.unwrap_or(row.state == "paused"),
+        None => false,
+    };
+    let was_live = row.state != "stopped";
+    let life = match &machine {
+        Some(_) => Lifecycle::recovered(row.enabled, row.boot, paused),
+        None if was_live => Lifecycle::stopped(row.enabled, row.boot, Some(lost(&row))),
+        None => {
+            let reason = row.stop_reason.as_deref().and_then(|json| serde_json::from_str(json).ok());
+            Lifecycle::stopped(row.enabled, row.boot, reason)
+        }
+    };
+    let ephemeral = spec.ephemeral;
+    let now = now_ms();
+    let stored = Stored {
+        id: row.id.clone(),
+        handle: row.handle.clone(),
+        spec,
+        life,
+        exit_code: row.exit_code,
+        created_ms: row.created_at_ms,
+        active_ms: row.last_active_at_ms,
+        stopped_ms: if machine.is_some() { None } else { row.stopped_at_ms.or(Some(now)) },
+    };
+    let (mut actor, reference) = Actor::new(Arc::clone(context), stored);
+    match machine {
+        Some(machine) => actor.adopt(machine, paused),
+        None if was_live => {
+            reference.output.log_system("stopped: the machine was gone when the daemon started");
+            let kind = "stopped".to_owned();
+            let event = NewEvent { at_ms: now, instance_id: row.id.clone(), kind, detail: "{}".to_owned() };
+            if let Err(error) = context.registry.update(actor.row(), Some(event)).await {
+                tracing::error!(id = row.id, %error, "record not stored");
+            }
+        }
+        None => {}
+    }
+    instances.enter(&row, reference.clone());
+    instances.launch(actor, reference, ephemeral);
+}
+
+fn lost(row: &InstanceRow) -> StopReason {
+    if row.state == "starting" {
+        return StopReason::new("boot_failed", "the daemon died while it was starting");
+    }
+    StopReason::new("vmm_died", "the machine's process was gone when the daemon started")
+}
+
+async fn find_machine(instances: &Instances, row: &InstanceRow) -> Option<Arc<dyn Machine>> {
+    let handle: MachineHandle = serde_json::from_str(row.vm.as_deref()?).ok()?;
+    match instances.context().vmm.recover(&handle).await {
+        Ok(machine) => machine,
+        Err(error) => {
+            tracing::error!(id = row.id, %error, "machine not taken over");
+            None
+        }
+    }
+}

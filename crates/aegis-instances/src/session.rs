@@ -1,0 +1,208 @@
+//! A living connection to an instance's guest: its output flows to [`Output`], its events to the actor.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aegis_guest_link::{Events, GuestLink, GuestStream, LinkError, Resume};
+use aegis_guest_protocol::messages::{
+    Event as GuestEvent, EventNote, Exec, ExitStatus, Process, WORKLOAD_ERR, WORKLOAD_IO,
+};
+use aegis_vmm::{Endpoint, Machine};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::actor::Message;
+use crate::lifecycle::Boot;
+use crate::output::{Output, Which};
+
+/// A session with a guest.
+#[derive(Debug)]
+pub struct Session {
+    link: GuestLink,
+    stdin: GuestStream,
+    stderr: GuestStream,
+    execs: Mutex<HashMap<u64, oneshot::Sender<ExitStatus>>>,
+    next_exec: AtomicU64,
+    /// Whether the guest has said goodbye.
+    goodbye: watch::Sender<bool>,
+    /// How the command's two output streams fare.
+    taken: watch::Sender<Taken>,
+}
+
+/// How far the command's output has been taken.
+#[derive(Debug, Default, Clone, Copy)]
+struct Taken {
+    /// Streams taken to their end.
+    ended: u8,
+    /// Whether one broke off before.
+    broken: bool,
+}
+
+/// News for the actor.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The command ended, and its output has been taken to the end. To be confirmed when it is stored.
+    Exited { status: ExitStatus, out_of_memory: bool, stored: oneshot::Sender<()> },
+    /// The guest worked.
+    Active,
+}
+
+/// Carries news of one boot to the actor.
+#[derive(Debug, Clone)]
+pub(crate) struct Teller {
+    pub(crate) boot: Boot,
+    pub(crate) mailbox: mpsc::Sender<Message>,
+}
+
+impl Teller {
+    async fn tell(&self, news: News) {
+        // An actor that has gone has no use for it.
+        let _gone = self.mailbox.send(Message::Guest(self.boot, news)).await;
+    }
+}
+
+/// A process started by `exec`.
+#[derive(Debug)]
+pub struct ExecHandle {
+    /// Its number.
+    pub exec_id: u64,
+    /// Its standard input and output; shared, because both directions are served at once.
+    pub io: Arc<GuestStream>,
+    /// Its standard error.
+    pub err: GuestStream,
+    /// How it ended, once it has.
+    pub exited: oneshot::Receiver<ExitStatus>,
+}
+
+impl Session {
+    /// Connects to the guest of `machine`. Waits while it boots.
+    pub(crate) async fn open(
+        machine: &dyn Machine,
+        resume: Resume,
+    ) -> Result<(Arc<Session>, Events, bool), LinkError> {
+        let dial = async |endpoint| machine.dial(endpoint).await.map_err(std::io::Error::other);
+        let control = dial(Endpoint::Control).await?;
+        let bulk = dial(Endpoint::Bulk).await?;
+        let (link, hello, events) = GuestLink::open(control, bulk, resume).await?;
+        let (stdin, stderr) = link
+            .workload_stream(WORKLOAD_IO)
+            .zip(link.workload_stream(WORKLOAD_ERR))
+            .ok_or(LinkError::Closed)?;
+        let session = Session {
+            link,
+            stdin,
+            stderr,
+            execs: Mutex::default(),
+            // Numbers of an earlier daemon must not come again while its processes may live.
+            next_exec: AtomicU64::new(u64::try_from(crate::now_ms()).unwrap_or(0) << 20),
+            goodbye: watch::Sender::new(false),
+            taken: watch::Sender::new(Taken::default()),
+        };
+        Ok((Arc::new(session), events, hello.workload_started))
+    }
+
+    /// The link, for calls.
+    #[must_use]
+    pub fn link(&self) -> &GuestLink {
+        &self.link
+    }
+
+    /// The command's standard input.
+    #[must_use]
+    pub fn stdin(&self) -> &GuestStream {
+        &self.stdin
+    }
+
+    fn execs(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<ExitStatus>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a process beside the command.
+    ///
+    /// # Errors
+    /// The guest's, or the link's.
+    pub async fn exec(&self, process: Process) -> Result<ExecHandle, LinkError> {
+        let exec_id = self.next_exec.fetch_add(1, Ordering::Relaxed);
+        let (io, err) = (self.link.open_stream(), self.link.open_stream());
+        let (tell, exited) = oneshot::channel();
+        // Before the call: a quick process ends before its answer is here.
+        self.execs().insert(exec_id, tell);
+        let call = Exec { exec_id, process, io: io.id(), err: err.id() };
+        match self.link.call(&call).await {
+            Ok(_started) => Ok(ExecHandle { exec_id, io: Arc::new(io), err, exited }),
+            Err(error) => {
+                self.execs().remove(&exec_id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until the guest has said goodbye or the session is over.
+    pub(crate) async fn goodbye(&self) {
+        let mut goodbye = self.goodbye.subscribe();
+        tokio::select! {
+            // The sender lives in `self`.
+            _ = goodbye.wait_for(|said| *said) => {}
+            () = self.link.closed() => {}
+        }
+    }
+
+    /// Carries output and news until the session is over.
+    pub(crate) async fn converse(&self, events: Events, output: &Output, tell: &Teller) {
+        tokio::join!(
+            self.pump(&self.stdin, Which::Stdout, output),
+            self.pump(&self.stderr, Which::Stderr, output),
+            self.hear(events, tell),
+        );
+        // Whoever waits for an exec learns that nobody will ever tell.
+        self.execs().clear();
+    }
+
+    async fn pump(&self, stream: &GuestStream, which: Which, output: &Output) {
+        loop {
+            match stream.read().await {
+                Ok(Some(bytes)) => {
+                    let count = bytes.len();
+                    output.push(which, bytes).await;
+                    // A session that is over needs no credit; the next read tells.
+                    let _over = stream.consumed(count).await;
+                }
+                Ok(None) => return self.taken.send_modify(|taken| taken.ended += 1),
+                Err(_) => return self.taken.send_modify(|taken| taken.broken = true),
+            }
+        }
+    }
+
+    async fn hear(&self, mut events: Events, tell: &Teller) {
+        while let Some(EventNote { seq, event }) = events.recv().await {
+            match event {
+                GuestEvent::WorkloadExited { status, out_of_memory, .. } => {
+                    let mut taken = self.taken.subscribe();
+                    let settled = taken.wait_for(|taken| taken.ended >= 2 || taken.broken).await;
+                    let whole = settled.is_ok_and(|taken| !taken.broken);
+                    if !whole {
+                        // Told again in the next session, behind the rest of the output.
+                        return;
+                    }
+                    let (stored, when_stored) = oneshot::channel();
+                    tell.tell(News::Exited { status, out_of_memory, stored }).await;
+                    if when_stored.await.is_err() {
+                        return;
+                    }
+                }
+                GuestEvent::ExecExited { exec_id, status } => {
+                    let waiting = self.execs().remove(&exec_id);
+                    // One of an earlier session has nobody waiting.
+                    let _gone = waiting.map(|waiting| waiting.send(status));
+                }
+                GuestEvent::Activity { .. } => tell.tell(News::Active).await,
+                GuestEvent::Goodbye { clean } => {
+                    tracing::debug!(clean, "guest said goodbye");
+                    self.goodbye.send_replace(true);
+                }
+            }
+            // A session that is over needs no acknowledgement: the next one says how far this one got.
+            let _over = self.link.acknowledge(seq).await;
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What an instance is made of. Fixed at its creation.
+
+use std::collections::BTreeMap;
+
+use aegis_guest_protocol::messages::{Process, TerminalSize};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Memory of an instance that asks for none in particular, MiB.
+pub const DEFAULT_MEMORY_MIB: u32 = 512;
+/// Virtual processors of an instance that asks for none in particular.
+pub const DEFAULT_VCPUS: u32 = 1;
+/// Disk of an instance that asks for none in particular, MiB.
+pub const DEFAULT_DISK_MIB: u64 = 10 << 10;
+/// Working directory of an instance that asks for none in particular.
+pub const DEFAULT_WORKDIR: &str = "/workspace";
+/// User of an instance that asks for none in particular.
+pub const DEFAULT_USER: &str = "root";
+
+/// Least memory that the guest kernel and harness can live with, MiB.
+pub const LEAST_MEMORY_MIB: u32 = 64;
+/// Least disk that a file system fits on, MiB.
+pub const LEAST_DISK_MIB: u64 = 64;
+/// Largest disk, MiB.
+pub const MOST_DISK_MIB: u64 = 16 << 20;
+/// Most virtual processors; the guest kernel knows no more.
+pub const MOST_VCPUS: u32 = 64;
+/// Most bytes of command and environment together: they travel in one message.
+pub const MOST_TEXT: usize = 512 << 10;
+
+/// What an instance is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// Memory, MiB.
+    pub memory_mib: u32,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Disk, MiB.
+    pub disk_mib: u64,
+    /// Working directory.
+    pub workdir: String,
+    /// User in the guest.
+    pub user: String,
+    /// Longest run of the command, milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// A terminal for the command.
+    pub tty: Option<TerminalSize>,
+    /// Whether the command's standard input is connected.
+    pub stdin: bool,
+    /// Whether it belongs to one `run` and ends with it.
+    pub ephemeral: bool,
+    /// File name of the root disk, which names its content.
+    pub rootfs: String,
+}
+
+/// A value out of range. The sentence names it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct SpecError(pub String);
+
+/// Checks a command and its surroundings.
+///
+/// # Errors
+/// [`SpecError`].
+pub fn check_process(
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    workdir: &str,
+) -> Result<(), SpecError> {
+    let fail = |text: &str| Err(SpecError(text.to_owned()));
+    if command.first().is_none_or(String::is_empty) {
+        return fail("the command is empty");
+    }
+    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains('=')) {
+        return fail(&format!("{name:?} is no name of an environment variable"));
+    }
+    let texts = || command.iter().chain(env.keys()).chain(env.values());
+    if texts().any(|text| text.contains('\0')) || workdir.contains('\0') {
+        return fail("command, environment and directory cannot contain NUL");
+    }
+    if texts().map(|text| text.len() + 1).sum::<usize>() > MOST_TEXT {
+        return fail(&format!("command and environment are longer than {MOST_TEXT} bytes"));
+    }
+    if !workdir.starts_with('/') {
+        return fail(&format!("the working directory {workdir:?} is not absolute"));
+    }
+    Ok(())
+}
+
+impl InstanceSpec {
+    /// Checks all values, against a host with this much memory.
+    ///
+    /// # Errors
+    /// [`SpecError`] for the first that is out of range.
+    pub fn check(&self, host_memory_mib: u64) -> Result<(), SpecError> {
+        check_process(&self.command, &self.env, &self.workdir)?;
+        let fail = |text: String| Err(SpecError(text));
+        if self.memory_mib < LEAST_MEMORY_MIB {
+            return fail(format!(
+                "memory of {} MiB is too little; the least is {LEAST_MEMORY_MIB}",
+                self.memory_mib
+            ));
+        }
+        if u64::from(self.memory_mib) > host_memory_mib {
+            return fail(format!(
+                "memory of {} MiB is more than the host's {host_memory_mib}",
+                self.memory_mib
+            ));
+        }
+        if self.vcpus == 0 || self.vcpus > MOST_VCPUS {
+            return fail(format!("{} virtual processors; 1 to {MOST_VCPUS} are possible", self.vcpus));
+        }
+        if !(LEAST_DISK_MIB..=MOST_DISK_MIB).contains(&self.disk_mib) {
+            return fail(format!(
+                "disk of {} MiB; {LEAST_DISK_MIB} to {MOST_DISK_MIB} are possible",
+                self.disk_mib
+            ));
+        }
+        if self.timeout_ms == Some(0) {
+            return fail("a timeout of 0".to_owned());
+        }
+        if self.user.is_empty() {
+            return fail("the user is empty".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The command as the guest executes it.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process {
+            command: self.command.clone(),
+            env: self.env.clone(),
+            workdir: self.workdir.clone(),
+            user: self.user.clone(),
+            tty: self.tty,
+            stdin: self.stdin,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> InstanceSpec {
+        InstanceSpec {
+            command: vec!["true".into()],
+            env: BTreeMap::new(),
+            memory_mib: 512,
+            vcpus: 1,
+            disk_mib: 1024,
+            workdir: "/".into(),
+            user: "root".into(),
+            timeout_ms: None,
+            tty: None,
+            stdin: false,
+            ephemeral: false,
+            rootfs: "r".into(),
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        assert_eq!(sample().check(1000), Ok(()));
+        let refused = |change: fn(&mut InstanceSpec), word: &str| {
+            let mut spec = sample();
+            change(&mut spec);
+            let error = spec.check(1000).unwrap_err();
+            assert!(error.0.contains(word), "{error}");
+        };
+        refused(|spec| spec.command.clear(), "command is empty");
+        refused(|spec| spec.command[0] = String::new(), "command is empty");
+        refused(|spec| spec.memory_mib = 0, "too little");
+        refused(|spec| spec.memory_mib = 1001, "more than the host");
+        refused(|spec| spec.vcpus = 0, "virtual processors");
+        refused(|spec| spec.disk_mib = 1, "disk of 1 MiB");
+        refused(|spec| spec.workdir = "here".into(), "not absolute");
+        refused(|spec| spec.timeout_ms = Some(0), "timeout");
+        refused(|spec| drop(spec.env.insert("A=B".into(), String::new())), "no name");
+        refused(|spec| spec.command.push("x".repeat(MOST_TEXT)), "longer than");
+        refused(|spec| spec.command.push("\0".into()), "NUL");
+    }
+}

@@ -1,0 +1,57 @@
+//! Ending a machine and clearing up after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_guest_protocol::messages::Shutdown;
+use aegis_vmm::Machine;
+
+use crate::actor::Live;
+use crate::lifecycle::Manner;
+use crate::manager::Context;
+use crate::session::Session;
+
+/// How long a command may take to end after SIGTERM.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// How long the guest may take beyond that to kill, write and unmount.
+const GUEST_OVERHEAD: Duration = Duration::from_secs(8);
+/// How long output may take to arrive when its machine is gone.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
+
+/// Ends the machine of `live`, if it has one, and returns when nothing of it is left but the log and the disk.
+pub(crate) async fn tear_down(context: &Context, id: &str, live: &Live, manner: Manner) {
+    live.cancel();
+    live.boot_ended().await;
+    if let Some(machine) = live.machine() {
+        if manner == Manner::Graceful {
+            tokio::select! {
+                () = shut_down(&machine, live.session()) => {}
+                () = live.hurried() => {}
+                _ = machine.ended() => {}
+            }
+        }
+        machine.stop().await;
+    }
+    // The pipes are closed now; what is still in them is taken, unless a client holds it up.
+    let _late = tokio::time::timeout(LAST_OUTPUT, live.guest_ended()).await;
+    live.abort_tasks();
+    if let Err(error) = context.home.remove_run_dir(id) {
+        tracing::warn!(id, %error, "run-time directory not removed");
+    }
+}
+
+async fn shut_down(machine: &Arc<dyn Machine>, session: Option<Arc<Session>>) {
+    let Some(session) = session else { return };
+    // A paused guest hears nothing; one that runs does not mind.
+    if machine.is_paused().await.unwrap_or(false) && machine.resume().await.is_err() {
+        return;
+    }
+    let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+    let farewell = async {
+        if session.link().call(&Shutdown { grace_ms }).await.is_ok() {
+            session.goodbye().await;
+        }
+    };
+    // A guest that cannot say goodbye has its plug pulled.
+    let _late = tokio::time::timeout(GRACE + GUEST_OVERHEAD, farewell).await;
+}

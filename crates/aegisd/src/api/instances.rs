@@ -1,0 +1,188 @@
+//! Creating, describing, starting, stopping, deleting.
+
+use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
+use aegis_api::instance::{ActionReply, CreateInstance, Instance, State as InstanceState};
+use aegis_instances::lifecycle::Request;
+use aegis_instances::manager::InstanceHandle;
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::convert::{self, names_only, new_spec, parse};
+use super::failure::Failure;
+use crate::App;
+
+/// Filter of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListFilter {
+    /// Only instances in this state.
+    state: Option<String>,
+}
+
+/// Whether to reply at once or when it is done.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Patience {
+    /// Reply when the command has been executed, or could not be.
+    #[serde(default)]
+    wait: bool,
+}
+
+/// All instances, oldest first.
+#[utoipa::path(get, path = "/v1/instances", params(ListFilter),
+    responses((status = 200, body = Vec<Instance>), (status = 400, body = ErrorBody)))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(filter): Query<ListFilter>,
+) -> Result<Json<Vec<Instance>>, Failure> {
+    let states = [InstanceState::Stopped, InstanceState::Starting, InstanceState::Running, InstanceState::Paused];
+    let wanted = match filter.state.as_deref() {
+        None => None,
+        Some(word) => {
+            let known = states.into_iter().find(|state| state.as_str() == word);
+            Some(known.ok_or_else(|| Failure::invalid(format!("there is no state {word:?}")))?)
+        }
+    };
+    let all = app.instances.list();
+    let shown = all.iter().map(|view| convert::instance(view));
+    Ok(Json(shown.filter(|instance| wanted.is_none_or(|state| instance.state == state)).collect()))
+}
+
+/// Creates an instance and starts it; or starts an existing one, if the request names just its handle, or equals
+/// what it was created with.
+#[utoipa::path(post, path = "/v1/instances", request_body = CreateInstance, responses(
+    (status = 201, description = "Created.", body = Instance),
+    (status = 200, description = "An existing one was started.", body = Instance),
+    (status = 400, body = ErrorBody), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
+    (status = 500, body = ErrorBody), (status = 503, body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub(super) async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Instance>), Failure> {
+    let request: CreateInstance = parse(&body)?;
+    let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
+    if let Some(existing) = existing {
+        return start_existing(&request, &existing).await.map(|instance| (StatusCode::OK, instance));
+    }
+    if let (true, Some(handle)) = (names_only(&request), &request.handle) {
+        let text = format!("there is no instance {handle:?} to start, and no command to create it with");
+        return Err(Failure(ApiError::new(ErrorCode::NotFound, text).hint("give a command after --")));
+    }
+    let spec = new_spec(&request, app.instances.default_rootfs()?)?;
+    let created = app.instances.create(request.handle.clone(), spec).await?;
+    begin(&created, request.wait).await?;
+    Ok((StatusCode::CREATED, Json(convert::instance(&created.view()))))
+}
+
+async fn start_existing(request: &CreateInstance, existing: &InstanceHandle) -> Result<Json<Instance>, Failure> {
+    let view = existing.view();
+    let same = !request.ephemeral
+        && (names_only(request) || new_spec(request, view.spec.rootfs.clone())? == *view.spec);
+    if !same {
+        return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());
+    }
+    begin(existing, request.wait).await?;
+    Ok(Json(convert::instance(&existing.view())))
+}
+
+async fn begin(instance: &InstanceHandle, wait: bool) -> Result<(), Failure> {
+    if wait { instance.request(Request::Start).await? } else { instance.begin_start().await? }
+    Ok(())
+}
+
+/// One instance.
+#[utoipa::path(get, path = "/v1/instances/{id}", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = Instance), (status = 404, body = ErrorBody)))]
+pub(super) async fn describe(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Instance>, Failure> {
+    Ok(Json(convert::instance(&app.instances.find(&id)?.view())))
+}
+
+async fn act(app: &App, id: &str, request: Request, outcome: &str) -> Result<Json<ActionReply>, Failure> {
+    let instance = app.instances.find(id)?;
+    let id = instance.view().id.clone();
+    instance.request(request).await?;
+    Ok(Json(ActionReply { id, status: outcome.to_owned() }))
+}
+
+/// Deletes an instance in any state, with everything that is stored of it.
+#[utoipa::path(delete, path = "/v1/instances/{id}", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
+pub(super) async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+    act(&app, &id, Request::Delete, "deleted").await
+}
+
+/// Boots a stopped instance, enabling it; resumes a paused one.
+#[utoipa::path(post, path = "/v1/instances/{id}/start",
+    params(("id" = String, description = "Id or handle."), Patience),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn start(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(patience): Query<Patience>,
+) -> Result<Json<ActionReply>, Failure> {
+    power(&app, &id, Request::Start, patience.wait, "starting").await
+}
+
+/// Stops an instance if it runs, and boots it.
+#[utoipa::path(post, path = "/v1/instances/{id}/restart",
+    params(("id" = String, description = "Id or handle."), Patience),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
+pub(super) async fn restart(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(patience): Query<Patience>,
+) -> Result<Json<ActionReply>, Failure> {
+    power(&app, &id, Request::Restart, patience.wait, "restarting").await
+}
+
+async fn power(
+    app: &App,
+    id: &str,
+    request: Request,
+    wait: bool,
+    meanwhile: &str,
+) -> Result<Json<ActionReply>, Failure> {
+    if wait {
+        return act(app, id, request, "running").await;
+    }
+    let instance = app.instances.find(id)?;
+    let view = instance.view();
+    // Without patience, what can be refused at once still is.
+    if request == Request::Start && matches!(convert::state(view.state), InstanceState::Running | InstanceState::Starting)
+    {
+        return Err(aegis_instances::InstanceError::AlreadyRunning(convert::state(view.state).as_str()).into());
+    }
+    let id = view.id.clone();
+    // Owned by the instance: ends with the boot.
+    tokio::spawn(async move { instance.request(request).await });
+    Ok(Json(ActionReply { id, status: meanwhile.to_owned() }))
+}
+
+/// Ends an instance's machine: SIGTERM to its processes, grace, SIGKILL. It stays enabled.
+#[utoipa::path(post, path = "/v1/instances/{id}/stop", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
+pub(super) async fn stop(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+    act(&app, &id, Request::Stop, "stopped").await
+}
+
+/// Like stop; from then on only an explicit start boots it.
+#[utoipa::path(post, path = "/v1/instances/{id}/disable", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
+pub(super) async fn disable(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+    act(&app, &id, Request::Disable, "disabled").await
+}
+
+/// Makes an instance's machine stand still, keeping its memory.
+#[utoipa::path(post, path = "/v1/instances/{id}/pause", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn pause(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+    act(&app, &id, Request::Pause, "paused").await
+}
+
+/// Lets a paused instance go on.
+#[utoipa::path(post, path = "/v1/instances/{id}/resume", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn resume(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+    act(&app, &id, Request::Resume, "running").await
+}

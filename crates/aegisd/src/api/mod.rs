@@ -1,0 +1,75 @@
+//! HTTP handlers: requests in, calls to the instances, replies out. No decisions of their own.
+
+mod convert;
+mod failure;
+mod instances;
+mod logs;
+mod processes;
+mod system;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::App;
+
+/// Longest body of a request, bytes.
+const MAX_BODY: usize = 2 << 20;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Aegis",
+    description = "The API of aegisd, served on the unix socket $AEGIS_HOME/aegisd.sock.",
+    license(name = "Apache-2.0")
+))]
+struct Document;
+
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(system::status))
+        .routes(routes!(system::shutdown))
+        .routes(routes!(instances::list, instances::create))
+        .routes(routes!(instances::describe, instances::delete))
+        .routes(routes!(instances::start))
+        .routes(routes!(instances::restart))
+        .routes(routes!(instances::stop))
+        .routes(routes!(instances::disable))
+        .routes(routes!(instances::pause))
+        .routes(routes!(instances::resume))
+        .routes(routes!(processes::signal))
+        .routes(routes!(processes::exec))
+        .routes(routes!(processes::attach))
+        .routes(routes!(logs::logs))
+}
+
+/// The API's OpenAPI document.
+pub(crate) fn openapi_json() -> String {
+    routes().into_openapi().to_pretty_json().unwrap_or_default()
+}
+
+/// All routes.
+pub(crate) fn router(app: App) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let document = document.to_json().unwrap_or_default();
+    router
+        .route(
+            "/v1/openapi.json",
+            get(async move || ([(axum::http::header::CONTENT_TYPE, "application/json")], document)),
+        )
+        .fallback(failure::no_such_path)
+        .method_not_allowed_fallback(failure::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(app)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_document_is_the_generated_one() {
+        let committed = include_str!("../../../../docs/openapi.json");
+        assert_eq!(committed.trim(), super::openapi_json().trim(), "run `make docs`");
+    }
+}

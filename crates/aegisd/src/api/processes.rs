@@ -1,0 +1,428 @@
+//! Standard streams of processes: `exec`, `attach`, `signal`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
+use aegis_api::instance::{ActionReply, ExecRequest, SignalRequest};
+use aegis_api::logs::{ExecLine, LogStream as ApiStream, encode};
+use aegis_api::stream::{Exit, Frame, Started, UPGRADE};
+use aegis_guest_protocol::messages::{Resize, Signal, Target};
+use aegis_instances::manager::InstanceHandle;
+use aegis_instances::output::{Attachment, ClientCount, Ending, Output, Piece};
+use aegis_instances::session::{ExecHandle, Session};
+use aegis_store::logs::LogStream;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::channel::Channel;
+use serde::Deserialize;
+use tokio_util::task::AbortOnDropHandle;
+use utoipa::IntoParams;
+
+use super::convert::{self, exec_spec, parse};
+use super::failure::{Failure, stopped};
+use crate::App;
+use crate::stream::{self, Incoming, Outgoing};
+
+/// Exit code of a process whose time was up, as of `timeout(1)`.
+const TIMED_OUT: i32 = 124;
+/// How long a process whose time is up may take to end after SIGTERM.
+const KILL_AFTER: Duration = Duration::from_secs(5);
+
+/// Sends a signal to the instance's command and its process group.
+#[utoipa::path(post, path = "/v1/instances/{id}/signal", request_body = SignalRequest,
+    params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn signal(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<axum::Json<ActionReply>, Failure> {
+    let SignalRequest { signal } = parse(&body)?;
+    let instance = app.instances.find(&id)?;
+    let view = instance.view();
+    let running = view.state == aegis_instances::lifecycle::State::Running;
+    let session = instance.current_session().filter(|_| running);
+    let session = session.ok_or(aegis_instances::InstanceError::Stopped)?;
+    let call = Signal { target: Target::Workload, signal: signal.into() };
+    session.link().call(&call).await.map_err(aegis_instances::InstanceError::from)?;
+    Ok(axum::Json(ActionReply { id: view.id.clone(), status: "signalled".to_owned() }))
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes() == UPGRADE.as_bytes())
+}
+
+fn switching() -> Response {
+    let headers = [(header::UPGRADE, UPGRADE), (header::CONNECTION, "upgrade")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// Answers with `101` and lets `serve` have the connection when it is upgraded.
+fn upgrade<F: Future<Output = ()> + Send + 'static>(
+    app: &App,
+    mut request: Request,
+    serve: impl FnOnce(Incoming, Outgoing) -> F + Send + 'static,
+) -> Response {
+    let upgrading = hyper::upgrade::on(&mut request);
+    app.streams.spawn(async move {
+        if let Ok(upgraded) = upgrading.await {
+            let (incoming, outgoing) = stream::split(upgraded);
+            serve(incoming, outgoing).await;
+        }
+    });
+    switching()
+}
+
+/// Executes a process beside the instance's command. With `Upgrade: aegis-stream` the connection carries its
+/// standard streams both ways; otherwise the reply is its output, one JSON object a line.
+#[utoipa::path(post, path = "/v1/instances/{id}/exec", request_body = ExecRequest,
+    params(("id" = String, description = "Id or handle.")),
+    responses((status = 101, description = "Frames follow."),
+        (status = 200, content_type = "application/x-ndjson", body = ExecLine),
+        (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
+pub(super) async fn exec(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let instance = app.instances.find(&id)?;
+    let upgraded = wants_upgrade(request.headers());
+    let (parts, body) = request.into_parts();
+    let body = http_body_util::Limited::new(body, super::MAX_BODY).collect().await;
+    let body = body.map_err(|error| Failure::invalid(format!("the body cannot be read: {error}")))?;
+    let wanted: ExecRequest = parse(&body.to_bytes())?;
+    let (timeout, logged) = (wanted.timeout_ms.map(Duration::from_millis), wanted.tty.is_none());
+    let spec = exec_spec(wanted);
+    let (process, session) = instance.exec(&spec).await?;
+    let running = Running {
+        name: format!("exec-{}", process.exec_id),
+        process,
+        session,
+        output: logged.then(|| Arc::clone(instance.output())),
+        timeout,
+    };
+    if upgraded {
+        let request = Request::from_parts(parts, Body::empty());
+        return Ok(upgrade(&app, request, |incoming, outgoing| running.serve(incoming, outgoing)));
+    }
+    let (sender, body) = Channel::<Bytes>::new(8);
+    app.streams.spawn(running.narrate(sender));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
+}
+
+/// A process of `exec` and what belongs to it.
+struct Running {
+    name: String,
+    process: ExecHandle,
+    session: Arc<Session>,
+    /// Where its output is logged.
+    output: Option<Arc<Output>>,
+    timeout: Option<Duration>,
+}
+
+/// What a process did next.
+enum Next {
+    Said(Said),
+    /// Both its output streams have ended, or its session has.
+    Ended,
+}
+
+/// What a process said.
+enum Said {
+    Out(Bytes),
+    Err(Bytes),
+}
+
+impl Running {
+    /// Serves an upgraded connection until the process has ended or the client has gone; then the process is
+    /// hung up, by its streams being dropped.
+    async fn serve(mut self, incoming: Incoming, mut outgoing: Outgoing) {
+        let started = Frame::Started(Started { id: self.name.clone() });
+        if outgoing.send(&started).await.is_err() {
+            return;
+        }
+        let target = Target::Exec(self.process.exec_id);
+        // Apart from the output: each direction goes on while the other waits.
+        let input = client(incoming, Arc::clone(&self.session), target, Arc::clone(&self.process.io));
+        let mut input = AbortOnDropHandle::new(tokio::spawn(input));
+        let timer = time_out(Arc::clone(&self.session), target, self.timeout);
+        tokio::pin!(timer);
+        let (mut reading, mut timed_out) = (Reading::default(), false);
+        loop {
+            tokio::select! {
+                next = self.next(&mut reading) => {
+                    let sent = match next {
+                        Next::Said(Said::Out(bytes)) => outgoing.send(&Frame::Stdout(bytes)).await,
+                        Next::Said(Said::Err(bytes)) => outgoing.send(&Frame::Stderr(bytes)).await,
+                        Next::Ended => break,
+                    };
+                    if sent.is_err() {
+                        return;
+                    }
+                    self.taken(&mut reading).await;
+                }
+                () = &mut timer, if !timed_out => timed_out = true,
+                _gone = &mut input => return,
+            }
+        }
+        let frame = match self.exit_code(timed_out).await {
+            Some(code) => Frame::Exit(Exit { code, reason: None }),
+            None => Frame::Error(lost()),
+        };
+        // A client that has gone needs no exit code.
+        let _gone = outgoing.finish(&frame).await;
+    }
+
+    /// The next piece of output, logged. Waits, and may be abandoned while it does.
+    async fn next(&self, reading: &mut Reading) -> Next {
+        while !(reading.out_ended && reading.err_ended) {
+            let (out, read) = tokio::select! {
+                read = self.process.io.read(), if !reading.out_ended => (true, read),
+                read = self.process.err.read(), if !reading.err_ended => (false, read),
+            };
+            match read {
+                Err(_) => return Next::Ended,
+                Ok(None) if out => reading.out_ended = true,
+                Ok(None) => reading.err_ended = true,
+                Ok(Some(bytes)) => {
+                    self.log(out, reading, &bytes);
+                    reading.untaken = Some((out, bytes.len()));
+                    return Next::Said(if out { Said::Out(bytes) } else { Said::Err(bytes) });
+                }
+            }
+        }
+        Next::Ended
+    }
+
+    /// The client has taken the last piece: the process may say as much more.
+    async fn taken(&self, reading: &mut Reading) {
+        if let Some((out, count)) = reading.untaken.take() {
+            let stream = if out { &*self.process.io } else { &self.process.err };
+            // The next read tells of a session that is over.
+            let _over = stream.consumed(count).await;
+        }
+    }
+
+    fn log(&self, out: bool, reading: &mut Reading, bytes: &[u8]) {
+        let (stream, offset) = if out {
+            (LogStream::Stdout, &mut reading.out_offset)
+        } else {
+            (LogStream::Stderr, &mut reading.err_offset)
+        };
+        if let Some(output) = &self.output {
+            output.log_exec(&self.name, stream, *offset, bytes);
+        }
+        *offset += bytes.len() as u64;
+    }
+
+    async fn exit_code(&mut self, timed_out: bool) -> Option<i32> {
+        let status = (&mut self.process.exited).await.ok()?;
+        Some(if timed_out { TIMED_OUT } else { status.code() })
+    }
+
+    /// Tells the process's output as JSON lines.
+    async fn narrate(mut self, mut sender: http_body_util::channel::Sender<Bytes>) {
+        let name = self.name.clone();
+        let line = |line: ExecLine| {
+            let mut json = serde_json::to_vec(&ExecLine { exec_id: name.clone(), ..line }).unwrap_or_default();
+            json.push(b'\n');
+            Bytes::from(json)
+        };
+        let started_at = Some(jiff::Timestamp::now().to_string());
+        if sender.send_data(line(ExecLine { started_at, ..ExecLine::default() })).await.is_err() {
+            return;
+        }
+        // Without input to come, the process sees the end of it at once.
+        let _over = self.process.io.finish().await;
+        let target = Target::Exec(self.process.exec_id);
+        let timer = time_out(Arc::clone(&self.session), target, self.timeout);
+        tokio::pin!(timer);
+        let (mut reading, mut timed_out) = (Reading::default(), false);
+        loop {
+            let next = tokio::select! {
+                next = self.next(&mut reading) => next,
+                () = &mut timer, if !timed_out => {
+                    timed_out = true;
+                    continue;
+                }
+            };
+            let (stream, bytes) = match next {
+                Next::Said(Said::Out(bytes)) => (ApiStream::Stdout, bytes),
+                Next::Said(Said::Err(bytes)) => (ApiStream::Stderr, bytes),
+                Next::Ended => break,
+            };
+            let (data, data_base64) = encode(&bytes);
+            let said = ExecLine { stream: Some(stream), data, data_base64, ..ExecLine::default() };
+            if sender.send_data(line(said)).await.is_err() {
+                return;
+            }
+            self.taken(&mut reading).await;
+        }
+        let exit_code = Some(self.exit_code(timed_out).await.unwrap_or(-1));
+        let _gone = sender.send_data(line(ExecLine { exit_code, done: true, ..ExecLine::default() })).await;
+    }
+}
+
+/// How far a process's output has been read.
+#[derive(Default)]
+struct Reading {
+    out_ended: bool,
+    err_ended: bool,
+    out_offset: u64,
+    err_offset: u64,
+    /// What was read last, and for which no credit was given yet: whether standard output, and how much.
+    untaken: Option<(bool, usize)>,
+}
+
+fn lost() -> ApiError {
+    ApiError::new(ErrorCode::GuestFailed, "the instance stopped before the process had ended")
+}
+
+/// Ends a process when its time is up; completes when it has been told so for the first time.
+async fn time_out(session: Arc<Session>, target: Target, after: Option<Duration>) {
+    let Some(after) = after else { return std::future::pending().await };
+    tokio::time::sleep(after).await;
+    let _gone = session.link().call(&Signal { target, signal: 15 }).await;
+    // Ends by itself, whatever becomes of the process.
+    tokio::spawn(async move {
+        tokio::time::sleep(KILL_AFTER).await;
+        let _gone = session.link().call(&Signal { target, signal: 9 }).await;
+    });
+}
+
+/// Carries the client's frames to the process until the client has gone.
+async fn client(
+    mut incoming: Incoming,
+    session: Arc<Session>,
+    target: Target,
+    stdin: Arc<aegis_guest_link::GuestStream>,
+) {
+    while let Some(frame) = incoming.next().await {
+        // What the process does not want any more is dropped; its exit is told by the other direction.
+        match frame {
+            Frame::Stdin(bytes) => drop(stdin.write(bytes).await),
+            Frame::StdinEnd => drop(stdin.finish().await),
+            Frame::Signal(signal) => drop(session.link().call(&Signal { target, signal: signal.into() }).await),
+            Frame::Resize(size) => {
+                drop(session.link().call(&Resize { target, size: convert::size(size) }).await);
+            }
+            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => return,
+        }
+    }
+}
+
+/// Where an attaching client stands.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Held {
+    /// Bytes of standard output that it has already.
+    #[serde(default)]
+    stdout: u64,
+    /// Bytes of standard error that it has already.
+    #[serde(default)]
+    stderr: u64,
+}
+
+/// Connects to the standard streams of the instance's command, in any state. Needs `Upgrade: aegis-stream`. Ends
+/// with the command.
+#[utoipa::path(post, path = "/v1/instances/{id}/attach", params(("id" = String, description = "Id or handle."), Held),
+    responses((status = 101, description = "Frames follow."), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody)))]
+pub(super) async fn attach(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(held): Query<Held>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let instance = app.instances.find(&id)?;
+    if !wants_upgrade(request.headers()) {
+        return Err(Failure::invalid(format!("attach needs the header Upgrade: {UPGRADE}")));
+    }
+    let (attachment, count) = instance.attach([held.stdout, held.stderr])?;
+    Ok(upgrade(&app, request, move |incoming, outgoing| async move {
+        tokio::select! {
+            () = deliver(attachment, &instance, outgoing) => {}
+            () = control(incoming, &instance) => {}
+        }
+        let _gone: ClientCount = count;
+    }))
+}
+
+async fn deliver(mut attachment: Attachment, instance: &InstanceHandle, mut outgoing: Outgoing) {
+    let started = Frame::Started(Started { id: instance.view().id.clone() });
+    if outgoing.send(&started).await.is_err() || !replay(&mut attachment, &mut outgoing).await {
+        return;
+    }
+    while let Some(piece) = attachment.live.recv().await {
+        let frame = match piece {
+            Piece::Stdout(bytes) => Frame::Stdout(bytes),
+            Piece::Stderr(bytes) => Frame::Stderr(bytes),
+            Piece::End(Ending::Exit(code, reason)) => {
+                Frame::Exit(Exit { code, reason: Some(convert::reason(&reason)) })
+            }
+            Piece::End(Ending::Failed(reason)) => Frame::Error(stopped(&reason)),
+        };
+        let last = matches!(frame, Frame::Exit(_) | Frame::Error(_));
+        let sent = if last { return drop(outgoing.finish(&frame).await) } else { outgoing.send(&frame).await };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends from the log what the client lacks of the past. Returns whether the client is still there.
+async fn replay(attachment: &mut Attachment, outgoing: &mut Outgoing) -> bool {
+    let [out_end, err_end] = attachment.live_from;
+    loop {
+        let record = match attachment.past.next() {
+            Ok(Some(record)) => record,
+            Ok(None) => return true,
+            Err(error) => {
+                let text = format!("the output so far cannot be read from the log: {error}");
+                drop(outgoing.send(&Frame::Error(ApiError::new(ErrorCode::Internal, text))).await);
+                return false;
+            }
+        };
+        let end = if record.stream == LogStream::Stderr { err_end } else { out_end };
+        if record.offset >= end {
+            // The live part begins here; records behind it may be of the other stream.
+            if record.seq >= attachment.past_until {
+                return true;
+            }
+            continue;
+        }
+        let keep = usize::try_from(end - record.offset).unwrap_or(usize::MAX).min(record.payload.len());
+        let bytes = record.payload.slice(..keep);
+        let frame = if record.stream == LogStream::Stderr { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
+        if outgoing.send(&frame).await.is_err() {
+            return false;
+        }
+        if record.seq >= attachment.past_until {
+            return true;
+        }
+    }
+}
+
+/// Carries an attached client's frames to the command, as soon as there is one.
+async fn control(mut incoming: Incoming, instance: &InstanceHandle) {
+    while let Some(frame) = incoming.next().await {
+        let Some(session) = instance.next_session().await else { return };
+        let target = Target::Workload;
+        match frame {
+            Frame::Stdin(bytes) => drop(session.stdin().write(bytes).await),
+            Frame::StdinEnd => drop(session.stdin().finish().await),
+            Frame::Signal(signal) => drop(session.link().call(&Signal { target, signal: signal.into() }).await),
+            Frame::Resize(size) => {
+                drop(session.link().call(&Resize { target, size: convert::size(size) }).await);
+            }
+            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => return,
+        }
+    }
+}

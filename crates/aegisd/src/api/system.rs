@@ -1,0 +1,45 @@
+//! The daemon itself.
+
+use aegis_api::error::ErrorBody;
+use aegis_api::status::{CapabilitiesInfo, InstanceCounts, ShutdownReply, ShutdownRequest, Status};
+use axum::Json;
+use axum::extract::State;
+use bytes::Bytes;
+
+use super::convert::parse;
+use super::failure::Failure;
+use crate::App;
+
+/// How the daemon is, and what it runs on.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+pub(super) async fn status(State(app): State<App>) -> Json<Status> {
+    let capabilities = app.vmm.capabilities();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Json(Status {
+        status: "running".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        home: app.home.to_string(),
+        backend: app.vmm.name().to_owned(),
+        capabilities: CapabilitiesInfo {
+            pause_resume: capabilities.pause,
+            persistent_pause: capabilities.save,
+            accelerator: capabilities.accelerator,
+            accelerator_reason: capabilities.accelerator_reason,
+        },
+        instances: InstanceCounts {
+            total: count(app.instances.list().len()),
+            live: count(app.instances.live().len()),
+        },
+    })
+}
+
+/// Ends the daemon, after the reply.
+#[utoipa::path(post, path = "/v1/shutdown", request_body = ShutdownRequest,
+    responses((status = 200, body = ShutdownReply), (status = 400, body = ErrorBody)))]
+pub(super) async fn shutdown(State(app): State<App>, body: Bytes) -> Result<Json<ShutdownReply>, Failure> {
+    let ShutdownRequest { keep_instances } = parse(&body)?;
+    let live = if keep_instances { Vec::new() } else { app.instances.live() };
+    app.end.want(keep_instances);
+    Ok(Json(ShutdownReply { stopping: live.iter().map(|view| view.name().to_owned()).collect() }))
+}

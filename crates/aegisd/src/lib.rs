@@ -1,0 +1,179 @@
+//! The daemon: HTTP API handlers and the composition of all parts.
+
+mod api;
+pub mod doctor;
+pub mod environment;
+mod socket;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_instances::{InstanceError, Instances};
+use aegis_store::home::{DaemonLock, HomeError, LockError};
+use aegis_store::registry::{Registry, RegistryError};
+use aegis_vmm::Vmm;
+use aegis_vmm::fake::Fake;
+use aegis_vmm::qemu::Qemu;
+use environment::Environment;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often files without an owner are looked for.
+const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
+/// How long clients may take for their last frames when the daemon ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why the daemon cannot run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The environment makes no sense.
+    #[error("{0}")]
+    Environment(String),
+    /// The home directory cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Another daemon has it.
+    #[error("{0}")]
+    Lock(#[from] LockError),
+    /// The registry cannot be opened.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What is stored cannot be taken over.
+    #[error(transparent)]
+    Instances(#[from] InstanceError),
+    /// A system call failed.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl DaemonError {
+    /// Wraps a system call's failure.
+    pub fn io(action: &'static str) -> impl Fn(std::io::Error) -> DaemonError {
+        move |source| DaemonError::Io { action, source }
+    }
+
+    /// The error and its causes, in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// What every handler shares.
+#[derive(Debug, Clone)]
+pub(crate) struct App {
+    pub(crate) instances: Instances,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) home: Arc<str>,
+    /// Upgraded connections, which outlive their requests.
+    pub(crate) streams: TaskTracker,
+    pub(crate) end: End,
+}
+
+/// The daemon's end, once somebody wants it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct End {
+    wanted: CancellationToken,
+    keep: CancellationToken,
+}
+
+impl End {
+    pub(crate) fn want(&self, keep_instances: bool) {
+        if keep_instances {
+            self.keep.cancel();
+        }
+        self.wanted.cancel();
+    }
+}
+
+/// The API's OpenAPI document.
+#[must_use]
+pub fn openapi_json() -> String {
+    api::openapi_json()
+}
+
+/// Serves the API in the foreground until it is told to end.
+///
+/// # Errors
+/// If it cannot begin, or the socket fails.
+pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("AEGIS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).max_blocking_threads(16).enable_all().build();
+    runtime.map_err(DaemonError::io("start the runtime"))?.block_on(run(environment))
+}
+
+async fn run(environment: &Environment) -> Result<(), DaemonError> {
+    let home = &environment.home;
+    home.create()?;
+    let _lock = DaemonLock::acquire(home)?;
+    let listener = socket::bind(&home.socket()).map_err(DaemonError::io("bind the socket"))?;
+    let registry = Registry::open(home.database())?;
+    let vmm: Arc<dyn Vmm> = match &environment.fake_guest {
+        Some(guest) => Arc::new(Fake::new(guest.clone())),
+        None => Arc::new(Qemu::new(environment.accelerator.as_deref())),
+    };
+    let instances =
+        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), environment.instances.clone()).await?;
+    instances.sweep().await;
+    let streams = TaskTracker::new();
+    let end = End::default();
+    let shown: Arc<str> = home.root.display().to_string().into();
+    let app = App { instances: instances.clone(), vmm, home: shown, streams: streams.clone(), end: end.clone() };
+    tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
+    let server = axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
+    let background = tokio::spawn(background(instances.clone(), end.clone()));
+    let serving = tokio::spawn(async move { server.await });
+    end.wanted.cancelled().await;
+    if end.keep.is_cancelled() {
+        tracing::info!("ending; instances keep running");
+    } else {
+        tracing::info!("ending; stopping all instances");
+        instances.stop_all().await;
+    }
+    streams.close();
+    // Clients that do not take their last frames are left behind.
+    let _late = tokio::time::timeout(FAREWELL, streams.wait()).await;
+    serving.abort();
+    background.abort();
+    let closed = registry.close().await;
+    // The lock still holds: no other daemon can have made this socket.
+    let _absent = std::fs::remove_file(home.socket());
+    Ok(closed?)
+}
+
+/// Listens for signals, and sweeps every hour.
+async fn background(instances: Instances, end: End) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+    sweep.reset();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => end.want(false),
+            _ = interrupt.recv() => end.want(false),
+            _ = sweep.tick() => instances.sweep().await,
+        }
+    }
+}

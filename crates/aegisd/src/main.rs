@@ -1,0 +1,66 @@
+//! The daemon: HTTP API handlers and the composition of all parts.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use aegisd::environment::Environment;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The Aegis daemon. Without a command it serves its API in the foreground until SIGTERM or SIGINT.
+#[derive(Debug, Parser)]
+#[command(name = "aegisd", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Looks whether this machine has what it takes; needs no running daemon.
+    Doctor {
+        /// Text for people, or a JSON array.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        output: Format,
+    },
+    /// Prints the API's OpenAPI document.
+    Openapi,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let environment = match Environment::read() {
+        Ok(environment) => environment,
+        Err(error) => return fail(&error),
+    };
+    let done = match arguments.command {
+        None => aegisd::serve(&environment),
+        Some(Command::Openapi) => print(&aegisd::openapi_json()),
+        Some(Command::Doctor { output }) => {
+            let findings = aegisd::doctor::examine(&environment);
+            print(&match output {
+                Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_default(),
+                Format::Text => aegisd::doctor::render(&findings),
+            })
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn print(text: &str) -> Result<(), aegisd::DaemonError> {
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(aegisd::DaemonError::io("print"))
+}
+
+fn fail(error: &aegisd::DaemonError) -> ExitCode {
+    // Nobody is left to tell if this fails.
+    let _mute = writeln!(std::io::stderr(), "aegisd: {}", error.chain());
+    ExitCode::FAILURE
+}
