@@ -53,7 +53,8 @@ pub struct IngestReport {
 
 /// Puts all entries of `archive`, an uncompressed tar archive, into `tree`, as a new layer over what is there.
 ///
-/// Reading stops at the archive's end mark; what follows it is left in the reader. After an error the tree holds the
+/// Headers are read 512 bytes at a time: give a buffered reader. Reading stops at the archive's end mark; what follows
+/// it is left in the reader. After an error the tree holds the
 /// entries before the refused one.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Writes a tar archive or a file tree as a read-only, uncompressed EROFS disk image: no root, no mounting.
 //!
-//! The way of an image: [`ingest`] reads one tar archive after the other (the layers of a container image, lowest
+//! The way of an image: [`ingest()`] reads one tar archive after the other (the layers of a container image, lowest
 //! first) into a [`FileTree`]; [`write_image`] lays the tree out and writes it; [`Image`] reads an image back.
 //!
 //! ```no_run
@@ -8,7 +8,8 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut tree = FileTree::new(Limits::default(), Spool::in_dir("/var/tmp".as_ref())?);
-//! ingest(&mut tree, std::fs::File::open("rootfs.tar")?, Whiteouts::Keep)?;
+//! let archive = std::io::BufReader::new(std::fs::File::open("rootfs.tar")?);
+//! ingest(&mut tree, archive, Whiteouts::Keep)?;
 //! let summary = write_image(&tree, &std::fs::File::create("rootfs.erofs")?, &ImageOptions::default())?;
 //! println!("{} inodes, {} bytes", summary.inodes, summary.bytes);
 //! # Ok(())

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::directory::{self, Dirent};
 use crate::format::{self, BLOCK, BLOCK_BYTES, RawInode, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use crate::layout::{Layout, Placement};
-use crate::spool::Extent;
+use crate::spool::{Extent, is_zero};
 use crate::tree::{Content, Device, Directory, FileTree, Node, NodeId};
 use crate::xattr;
 
@@ -117,7 +117,7 @@ impl Writer<'_> {
             let chunk = self.buffer.get_mut(..count).unwrap_or_default();
             fill(self.tree, data, position + done, chunk)?;
             // The file is new: what is not written reads as zeros.
-            if !chunk.iter().all(|byte| *byte == 0) {
+            if !is_zero(chunk) {
                 self.out.write_all_at(chunk, target + done)?;
             }
             done += count as u64;
@@ -226,5 +226,37 @@ fn file_type(content: &Content) -> u8 {
         Content::BlockDevice(_) => directory::TYPE_BLOCK_DEVICE,
         Content::Fifo => directory::TYPE_FIFO,
         Content::Symlink(_) => directory::TYPE_SYMLINK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::Image;
+    use crate::spool::Spool;
+    use crate::tree::{Limits, Metadata};
+
+    #[test]
+    fn a_file_larger_than_four_gib() {
+        const SIZE: u64 = (4 << 30) + 5000;
+        let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
+        let small = spool.append(&mut [7; 5000].as_slice()).unwrap();
+        let big = spool.append_zeros(SIZE);
+        let mut tree = FileTree::new(Limits::default(), spool);
+        tree.put(b"1-big", Metadata::default(), Content::File(big)).unwrap();
+        tree.put(b"2-behind", Metadata::default(), Content::File(small)).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        write_image(&tree, &file, &ImageOptions::default()).unwrap();
+        let image = Image::open(file).unwrap();
+        let entries = image.read_directory(&image.root().unwrap()).unwrap();
+        let big = image.inode(entries[0].nid).unwrap();
+        assert_eq!(big.size(), SIZE);
+        let mut end = [1; 5];
+        image.read(&big, SIZE - 5, &mut end).unwrap();
+        assert_eq!(end, [0; 5]);
+        assert!(image.read(&big, SIZE - 2, &mut [0; 3]).is_err(), "past the end");
+        let mut contents = vec![0; 5000];
+        image.read(&image.inode(entries[1].nid).unwrap(), 0, &mut contents).unwrap();
+        assert_eq!(contents, [7; 5000], "beyond 4 GiB in the image");
     }
 }

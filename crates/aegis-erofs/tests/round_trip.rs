@@ -1,5 +1,8 @@
 //! Archive to image and back; and garbage in both places.
 
+// The lint's exception for tests does not reach their helper functions.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use aegis_erofs::{Image, ImageOptions, Limits, ReadError, Whiteouts, ingest, write_image};
@@ -7,7 +10,7 @@ use proptest::prelude::*;
 use support::{archive, image_of, model_of, models, new_tree, tree_of};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_comes_back_out_of_its_image(model in models()) {
@@ -93,24 +96,6 @@ fn read_everything(bytes: &[u8]) {
             Ok::<_, ReadError>(())
         })
         .ok();
-}
-
-#[test]
-fn a_file_larger_than_four_gib() {
-    const SIZE: u64 = (4 << 30) + 5000;
-    let mut tree = new_tree(Limits::default());
-    let mut contents = std::io::Read::chain(std::io::Read::take(std::io::repeat(0), SIZE - 3), &b"end"[..]);
-    let extent = tree.spool_contents(&mut contents).unwrap();
-    tree.put(b"big", aegis_erofs::Metadata::default(), aegis_erofs::Content::File(extent)).unwrap();
-    let image = image_of(&tree);
-    let root = image.root().unwrap();
-    let entries = image.read_directory(&root).unwrap();
-    let inode = image.inode(entries[0].nid).unwrap();
-    assert_eq!(inode.size(), SIZE);
-    let mut end = [1; 5];
-    image.read(&inode, SIZE - 5, &mut end).unwrap();
-    assert_eq!(&end, b"\0\0end");
-    assert!(image.read(&inode, SIZE - 2, &mut [0; 3]).is_err(), "past the end");
 }
 
 #[test]

@@ -237,13 +237,13 @@ impl GuestStream {
 impl Drop for GuestStream {
     fn drop(&mut self) {
         let state = self.shared.lock();
-        let live = !state.closed && !(state.peer_ended && state.ended);
+        let done = state.closed || (state.peer_ended && state.ended);
         drop(state);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.streams.remove(&self.shared.id);
         drop(table);
         // The workload's streams outlive every session; the guest is never told to forget them.
-        if live && self.shared.id >= FIRST_FREE_STREAM {
+        if !done && self.shared.id >= FIRST_FREE_STREAM {
             let _full = self.dropped.try_send(self.shared.id);
         }
     }
@@ -295,7 +295,7 @@ async fn read(mut pipe: OwnedReadHalf, mut decoder: Decoder, table: Arc<Mutex<Ta
             break;
         }
         // Room for the rest of a frame under way, or for many small ones.
-        let wanted = decoder.missing().max(16 << 10).min(READ_CHUNK);
+        let wanted = decoder.missing().clamp(16 << 10, READ_CHUNK);
         decoder.buffer_mut().reserve(wanted);
         let read = tokio::select! {
             read = pipe.read_buf(decoder.buffer_mut()) => read,

@@ -241,7 +241,7 @@ impl Instances {
 #[must_use]
 pub fn host_memory_mib() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit)) >> 20
+    info.totalram.saturating_mul(u64::from(info.mem_unit)) >> 20
 }
 
 /// Deletes an ephemeral instance that nobody has been attached to for a while.

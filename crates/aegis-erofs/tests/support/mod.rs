@@ -2,10 +2,7 @@
 #![allow(dead_code)] // Each test uses its part.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use aegis_erofs::{
     FileKind, FileTree, Image, ImageOptions, IngestError, Limits, ReadError, Spool, Whiteouts, ingest,
@@ -15,7 +12,7 @@ use proptest::prelude::*;
 
 /// Kind and content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Directory,
     File(Vec<u8>),
     Symlink(Vec<u8>),
@@ -27,47 +24,47 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub kind: Kind,
-    pub mode: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: i64,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: i64,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Entry {
-    pub fn new(kind: Kind, mode: u16) -> Self {
+    pub(crate) fn new(kind: Kind, mode: u16) -> Self {
         Self { kind, mode, uid: 0, gid: 0, mtime: 0, xattrs: BTreeMap::new() }
     }
 
-    pub fn file(contents: &[u8]) -> Self {
+    pub(crate) fn file(contents: &[u8]) -> Self {
         Self::new(Kind::File(contents.to_vec()), 0o644)
     }
 
-    pub fn directory() -> Self {
+    pub(crate) fn directory() -> Self {
         Self::new(Kind::Directory, 0o755)
     }
 
-    pub fn symlink(target: &str) -> Self {
+    pub(crate) fn symlink(target: &str) -> Self {
         Self::new(Kind::Symlink(target.into()), 0o777)
     }
 
-    pub fn hard_link(target: &str) -> Self {
+    pub(crate) fn hard_link(target: &str) -> Self {
         Self::new(Kind::HardLink(target.into()), 0o644)
     }
 
-    pub fn xattr(mut self, name: &str, value: &[u8]) -> Self {
+    pub(crate) fn xattr(mut self, name: &str, value: &[u8]) -> Self {
         self.xattrs.insert(name.into(), value.to_vec());
         self
     }
 }
 
 /// Paths with what is there; the first of several names of a file has the file, the others are hard links to it.
-pub type Model = BTreeMap<Vec<u8>, Entry>;
+pub(crate) type Model = BTreeMap<Vec<u8>, Entry>;
 
 /// An archive with these entries in this order.
-pub fn archive<'e>(entries: impl IntoIterator<Item = (&'e [u8], &'e Entry)>) -> Vec<u8> {
+pub(crate) fn archive<'e>(entries: impl IntoIterator<Item = (&'e [u8], &'e Entry)>) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, entry) in entries {
         append(&mut builder, path, entry);
@@ -76,78 +73,81 @@ pub fn archive<'e>(entries: impl IntoIterator<Item = (&'e [u8], &'e Entry)>) -> 
 }
 
 /// The same with paths as text.
-pub fn archive_of(entries: &[(&str, Entry)]) -> Vec<u8> {
+pub(crate) fn archive_of(entries: &[(&str, Entry)]) -> Vec<u8> {
     archive(entries.iter().map(|(path, entry)| (path.as_bytes(), entry)))
 }
 
 fn append(builder: &mut tar::Builder<Vec<u8>>, path: &[u8], entry: &Entry) {
-    let xattrs: Vec<(String, &[u8])> = entry
-        .xattrs
-        .iter()
-        .map(|(name, value)| {
-            (format!("SCHILY.xattr.{}", String::from_utf8(name.clone()).unwrap()), value.as_slice())
-        })
-        .collect();
-    if !xattrs.is_empty() {
-        builder.append_pax_extensions(xattrs.iter().map(|(name, value)| (name.as_str(), *value))).unwrap();
-    }
+    let (kind, link, device, contents): (_, &[u8], _, &[u8]) = match &entry.kind {
+        Kind::File(contents) => (tar::EntryType::Regular, b"", None, contents),
+        Kind::Directory => (tar::EntryType::Directory, b"", None, b""),
+        Kind::Symlink(target) => (tar::EntryType::Symlink, target, None, b""),
+        Kind::HardLink(target) => (tar::EntryType::Link, target, None, b""),
+        Kind::CharDevice(major, minor) => (tar::EntryType::Char, b"", Some((*major, *minor)), b""),
+        Kind::BlockDevice(major, minor) => (tar::EntryType::Block, b"", Some((*major, *minor)), b""),
+        Kind::Fifo => (tar::EntryType::Fifo, b"", None, b""),
+    };
     let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
     header.set_mode(entry.mode.into());
     header.set_uid(entry.uid.into());
     header.set_gid(entry.gid.into());
     header.set_mtime(entry.mtime.try_into().unwrap());
-    header.set_size(0);
-    let mut device = |major, minor| {
+    header.set_size(contents.len() as u64);
+    if let Some((major, minor)) = device {
         header.set_device_major(major).unwrap();
         header.set_device_minor(minor).unwrap();
-    };
-    let path = Path::new(OsStr::from_bytes(path));
-    let (kind, link) = match &entry.kind {
-        Kind::File(contents) => {
-            header.set_size(contents.len() as u64);
-            header.set_entry_type(tar::EntryType::Regular);
-            return builder.append_data(&mut header, path, contents.as_slice()).unwrap();
-        }
-        Kind::Directory => (tar::EntryType::Directory, None),
-        Kind::Symlink(target) => (tar::EntryType::Symlink, Some(target)),
-        Kind::HardLink(target) => (tar::EntryType::Link, Some(target)),
-        Kind::CharDevice(major, minor) => {
-            device(*major, *minor);
-            (tar::EntryType::Char, None)
-        }
-        Kind::BlockDevice(major, minor) => {
-            device(*major, *minor);
-            (tar::EntryType::Block, None)
-        }
-        Kind::Fifo => (tar::EntryType::Fifo, None),
-    };
-    header.set_entry_type(kind);
-    match link {
-        Some(target) => builder.append_link(&mut header, path, Path::new(OsStr::from_bytes(target))).unwrap(),
-        None => builder.append_data(&mut header, path, std::io::empty()).unwrap(),
     }
+    // What does not fit into the header goes into an extension, of both kinds in turn. The crate's own methods for
+    // paths do not take all bytes.
+    let mut pax: Vec<(String, &[u8])> = Vec::new();
+    for (name, value) in &entry.xattrs {
+        pax.push((format!("SCHILY.xattr.{}", str::from_utf8(name).unwrap()), value));
+    }
+    for (name, kind, value, start) in [("path", b'L', path, 0), ("linkpath", b'K', link, 157)] {
+        if value.len() > 100 && value.len() % 2 == 0 {
+            append_gnu_name(builder, kind, value);
+        } else if value.len() > 100 {
+            pax.push((name.to_owned(), value));
+        }
+        let len = value.len().min(100);
+        header.as_mut_bytes()[start..start + len].copy_from_slice(&value[..len]);
+    }
+    if !pax.is_empty() {
+        builder.append_pax_extensions(pax.iter().map(|(name, value)| (name.as_str(), *value))).unwrap();
+    }
+    header.set_cksum();
+    builder.append(&header, contents).unwrap();
 }
 
-pub fn new_tree(limits: Limits) -> FileTree {
+fn append_gnu_name(builder: &mut tar::Builder<Vec<u8>>, kind: u8, name: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_size(name.len() as u64 + 1);
+    header.set_cksum();
+    builder.append(&header, [name, b"\0"].concat().as_slice()).unwrap();
+}
+
+pub(crate) fn new_tree(limits: Limits) -> FileTree {
     FileTree::new(limits, Spool::in_dir(&std::env::temp_dir()).unwrap())
 }
 
 /// The tree of one archive.
-pub fn tree_of(archive: &[u8]) -> Result<FileTree, IngestError> {
+pub(crate) fn tree_of(archive: &[u8]) -> Result<FileTree, IngestError> {
     let mut tree = new_tree(Limits::default());
     ingest(&mut tree, archive, Whiteouts::Keep)?;
     Ok(tree)
 }
 
 /// The image of a tree, in an unlinked file.
-pub fn image_of(tree: &FileTree) -> Image<File> {
+pub(crate) fn image_of(tree: &FileTree) -> Image<File> {
     let file = tempfile::tempfile().unwrap();
     write_image(tree, &file, &ImageOptions::default()).unwrap();
     Image::open(file).unwrap()
 }
 
 /// Everything in an image, without the root. Also checks the link counts.
-pub fn model_of(image: &Image<File>) -> Model {
+pub(crate) fn model_of(image: &Image<File>) -> Model {
     let mut model = Model::new();
     // Sorted, so that it is always the same name that has the file.
     let mut inodes = BTreeMap::new();
@@ -202,7 +202,7 @@ fn kind_of(image: &Image<File>, inode: &aegis_erofs::Inode) -> Kind {
 }
 
 /// Random trees: names of any bytes, sizes around the block size, all kinds.
-pub fn models() -> impl Strategy<Value = Model> {
+pub(crate) fn models() -> impl Strategy<Value = Model> {
     let name = prop_oneof![
         8 => prop::collection::vec(name_byte(), 1..12),
         1 => prop::collection::vec(name_byte(), 200..256),
@@ -235,8 +235,8 @@ fn xattr_value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => prop::collection::vec(any::<u8>(), 0..40), 1 => prop::collection::vec(any::<u8>(), 2000..5000)]
 }
 
-pub fn contents(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i / 7 + i * i / 5) as u8 ^ seed).collect()
+pub(crate) fn contents(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i / 7 + i * i / 5).to_le_bytes()[0] ^ seed).collect()
 }
 
 /// Puts the entries into directories among them.

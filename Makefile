@@ -1,0 +1,64 @@
+# Everything a person does with this repository. `make run` is the place to begin.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: help all run deps aegisd aegis harness kernel base-rootfs test unit integration bench lint deny docs clean
+
+export AEGIS_ASSETS ?= $(HOME)/.aegis
+export CARGO_TERM_QUIET ?= false
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+all: aegisd aegis harness kernel base-rootfs ## Build everything and prepare the guest's parts
+
+run: deps ## Install what is missing, build, prepare, start the daemon, and say hello from a machine
+	@$(MAKE) --no-print-directory all
+	scripts/hello
+
+deps: ## Say which system packages are missing, and install them
+	@scripts/dependencies
+
+aegisd: ## Build the daemon
+	@cargo build --release --package aegisd
+	install -D -m 0755 target/release/aegisd bin/aegisd
+
+aegis: ## Build the command line client
+	@cargo build --release --package aegis-cli
+	install -D -m 0755 target/release/aegis bin/aegis
+
+harness: ## Build PID 1 of the guest, and the initramfs with it
+	@guest/initramfs/build
+
+kernel: ## Build the guest kernel (cached)
+	@guest/kernel/build
+
+base-rootfs: ## Build the default root file system (cached)
+	@cargo build --release --package aegis-erofs
+	guest/base-rootfs/build
+
+test: unit integration ## Run all tests; SHORT=1 skips the slow ones
+
+unit: ## Fast tests; boot no machine
+	@cargo test --workspace --exclude aegis-tests --exclude aegis-benches
+
+integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
+	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
+
+bench: all ## Measure, each figure beside its yardstick
+	@cargo run --release --package aegis-benches
+
+lint: ## Formatting and lints, warnings denied
+	@cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	scripts/check-sources
+
+deny: ## Licences, duplicates and sources of all dependencies
+	@scripts/deny
+
+docs: aegisd aegis ## Generate docs/CLI.md and docs/openapi.json
+	@bin/aegis markdown-help > docs/CLI.md
+	bin/aegisd openapi > docs/openapi.json
+
+clean: ## Remove what was built here; prepared guest parts stay
+	@rm -rf bin target

@@ -1,0 +1,268 @@
+//! The commands and their options. Help, completions, man pages and docs/CLI.md are made from this.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::values::{self, Environment};
+
+/// Runs commands in microVMs of their own.
+#[derive(Debug, Parser)]
+#[command(name = "aegis", version, infer_subcommands = false, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the daemon
+    Up,
+    /// Stop the daemon, and all instances gracefully
+    Down(Down),
+    /// Show whether the daemon runs, and on what
+    Status(Format),
+    /// Look whether this machine has what Aegis needs
+    Doctor(Format),
+    /// Print the version
+    Version,
+    /// Run a command in a machine that ends with it
+    Run(Run),
+    /// Execute a command in an instance, resuming it if it is paused
+    Exec(Exec),
+    /// Show an instance's log
+    Logs(Logs),
+    /// Manage instances
+    Instance {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: InstanceCommand,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages to a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Print the reference of all commands as Markdown
+    #[command(hide = true)]
+    MarkdownHelp,
+}
+
+/// What to do with instances.
+#[derive(Debug, Subcommand)]
+pub enum InstanceCommand {
+    /// Create and start an instance; or start an existing one, given its handle alone
+    Start(Start),
+    /// List instances
+    List(List),
+    /// Describe an instance
+    Info(Info),
+    /// Stop instances; they stay enabled
+    Stop(Names),
+    /// Stop instances; only an explicit start boots them again
+    Disable(Names),
+    /// Delete instances with everything that is stored of them
+    Delete(Names),
+    /// Make instances stand still, keeping their memory
+    Pause(Names),
+    /// Let paused instances go on
+    Resume(Names),
+    /// Stop and start instances
+    Restart(Names),
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Choice of the output's format.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// Options of `down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Leave the machines running, for the next daemon to take over
+    #[arg(long)]
+    pub keep_instances: bool,
+}
+
+/// What a new instance is made of.
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// A handle: 1 to 40 of a-z, 0-9 and '-'
+    #[arg(long, value_name = "HANDLE", value_parser = values::handle)]
+    pub name: Option<String>,
+    /// Set an environment variable; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::environment)]
+    pub env: Vec<Environment>,
+    /// Memory, in MiB or with a unit such as 2g [default: 512]
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    pub memory: Option<u32>,
+    /// Virtual processors [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpus: Option<u32>,
+    /// Size of the instance's disk, in MiB or with a unit such as 20g [default: 10g]
+    #[arg(long, value_name = "SIZE", value_parser = values::disk)]
+    pub disk: Option<u64>,
+    /// Working directory [default: /workspace]
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User in the guest, NAME or UID, with an optional :GROUP [default: root]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Stop the command after this time, e.g. 30s, 5m, 1h
+    #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
+    pub timeout: Option<u64>,
+}
+
+/// Connection of the terminal.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Interaction {
+    /// Connect standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The instance.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Its streams.
+    #[command(flatten)]
+    pub interaction: Interaction,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Options of `instance start`.
+#[derive(Debug, Args)]
+pub struct Start {
+    /// The instance.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// The command and its arguments; none to start an existing instance
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Options of `exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Its streams.
+    #[command(flatten)]
+    pub interaction: Interaction,
+    /// Set an environment variable; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::environment)]
+    pub env: Vec<Environment>,
+    /// Working directory [default: the instance's]
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User in the guest [default: the instance's]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// End the command after this time, e.g. 30s, 5m, 1h
+    #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
+    pub timeout: Option<u64>,
+    /// Handle or id
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Options of `logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Handle or id
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// Go on with what comes, until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only about the last N lines
+    #[arg(long, value_name = "N")]
+    pub tail: Option<usize>,
+    /// Only what came since then: a duration such as 10m, or a time such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = values::since)]
+    pub since: Option<String>,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `instance list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only those with a machine: starting, running, paused
+    #[arg(long, conflicts_with = "stopped")]
+    pub running: bool,
+    /// Only those without: stopped, disabled or not
+    #[arg(long)]
+    pub stopped: bool,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `instance info`.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Handle or id
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// One or more instances.
+#[derive(Debug, Args)]
+pub struct Names {
+    /// Handles or ids
+    #[arg(required = true, value_name = "INSTANCE")]
+    pub instances: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_dashes_belongs_to_the_command() {
+        let arguments =
+            Arguments::try_parse_from(["aegis", "run", "--env", "A=B", "--", "ls", "--help"]).unwrap();
+        let Command::Run(run) = arguments.command else { panic!("not run") };
+        assert_eq!(run.command, ["ls", "--help"]);
+    }
+}

@@ -1,0 +1,43 @@
+//! The command line: arguments in, API calls, terminal out.
+
+pub mod arguments;
+pub mod daemon;
+pub mod exec;
+pub mod failure;
+pub mod instance;
+pub mod logs;
+pub mod markdown;
+pub mod output;
+pub mod render;
+pub mod run;
+pub mod session;
+pub mod terminal;
+pub mod values;
+
+use std::path::PathBuf;
+
+use aegis_client::Client;
+
+/// What every command needs.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The home directory.
+    pub home: PathBuf,
+}
+
+impl Context {
+    /// Reads `AEGIS_HOME`, or else `HOME`. Nothing else of the environment matters to the client.
+    #[must_use]
+    pub fn read() -> Context {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let default = || set("HOME").unwrap_or_default().join(".aegis");
+        let home = set("AEGIS_HOME").unwrap_or_else(default);
+        Context { home: std::path::absolute(&home).unwrap_or(home) }
+    }
+
+    /// A client of this home's daemon.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.home.join("aegisd.sock"))
+    }
+}

@@ -1,0 +1,55 @@
+//! `aegis`.
+
+use aegis_cli::arguments::{Arguments, Command, InstanceCommand};
+use aegis_cli::failure::Failure;
+use aegis_cli::{Context, daemon, exec, instance, logs, markdown, output, run};
+use clap::{CommandFactory, Parser};
+
+fn main() {
+    let arguments = Arguments::parse();
+    let context = Context::read();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(&context, arguments.command)),
+        Err(error) => Err(Failure::new(format!("cannot start: {error}"))),
+    };
+    let code = done.unwrap_or_else(|failure| {
+        output::complain(&failure);
+        failure.exit_code
+    });
+    // A thread may still wait for standard input; nothing of it is wanted any more.
+    std::process::exit(code);
+}
+
+async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
+    match command {
+        Command::Up => daemon::up(context).await,
+        Command::Down(arguments) => daemon::down(context, &arguments).await,
+        Command::Status(format) => daemon::status(context, format.output).await,
+        Command::Doctor(format) => daemon::doctor(context, format.output),
+        Command::Version => output::line(format!("aegis {}", env!("CARGO_PKG_VERSION"))),
+        Command::Run(arguments) => run::run(context, arguments).await,
+        Command::Exec(arguments) => exec::exec(context, arguments).await,
+        Command::Logs(arguments) => logs::logs(context, &arguments).await,
+        Command::Instance { command } => match command {
+            InstanceCommand::Start(arguments) => instance::start(context, arguments).await,
+            InstanceCommand::List(arguments) => instance::list(context, &arguments).await,
+            InstanceCommand::Info(arguments) => instance::info(context, &arguments).await,
+            InstanceCommand::Stop(names) => instance::act(context, &names, "stop", "stopped").await,
+            InstanceCommand::Disable(names) => instance::act(context, &names, "disable", "disabled").await,
+            InstanceCommand::Delete(names) => instance::act(context, &names, "delete", "deleted").await,
+            InstanceCommand::Pause(names) => instance::act(context, &names, "pause", "paused").await,
+            InstanceCommand::Resume(names) => instance::act(context, &names, "resume", "resumed").await,
+            InstanceCommand::Restart(names) => instance::act(context, &names, "restart", "restarted").await,
+        },
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "aegis", &mut script);
+            output::bytes(&script)
+        }
+        Command::Man { dir } => clap_mangen::generate_to(Arguments::command(), &dir)
+            .map(|()| 0)
+            .map_err(|error| Failure::new(format!("cannot write to {}: {error}", dir.display()))),
+        Command::MarkdownHelp => output::bytes(markdown::reference().as_bytes()),
+    }
+}

@@ -1,0 +1,68 @@
+//! Writing: data to standard output, talk to standard error.
+
+use std::io::{self, Write};
+
+use crate::failure::Failure;
+
+/// Exit code of a program whose reader has gone: 128 + SIGPIPE.
+pub const READER_GONE: i32 = 141;
+
+fn written(result: io::Result<()>) -> Result<i32, Failure> {
+    match result {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(READER_GONE),
+        Err(error) => Err(Failure::new(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+/// Prints bytes as they are.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn bytes(bytes: &[u8]) -> Result<i32, Failure> {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// Prints a line.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn line(text: impl AsRef<str>) -> Result<i32, Failure> {
+    bytes(format!("{}\n", text.as_ref()).as_bytes())
+}
+
+/// Prints a value as JSON.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn json(value: &impl serde::Serialize) -> Result<i32, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))?;
+    line(text)
+}
+
+/// Says something to the user.
+pub fn say(text: &str) {
+    // Nobody is left to tell if this fails.
+    let _mute = writeln!(io::stderr(), "aegis: {text}");
+}
+
+/// Says what failed and what to do.
+pub fn complain(failure: &Failure) {
+    say(&failure.message);
+    if let Some(hint) = &failure.hint {
+        let _mute = writeln!(io::stderr(), "  hint: {hint}");
+    }
+}
+
+/// Writes a process's output to one of our descriptors. Returns false if its reader has gone.
+///
+/// # Errors
+/// If it cannot be written for another reason.
+pub fn pass_on(mut to: impl Write, bytes: &[u8]) -> Result<bool, Failure> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(format!("cannot write the output: {error}"))),
+    }
+}

@@ -1,0 +1,186 @@
+//! `aegis run`: an instance that belongs to this process.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aegis_api::instance::CreateInstance;
+use aegis_api::stream::{Exit, Frame};
+use aegis_client::{Client, ClientError};
+use tokio::time::Instant;
+
+use crate::arguments::{Interaction, Run, Settings};
+use crate::failure::{AEGIS_FAILED, Failure};
+use crate::output::{READER_GONE, complain, say};
+use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
+use crate::terminal::{self, Raw};
+use crate::{Context, values};
+
+/// Exit code of an interrupted run: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+/// How long an interrupted command may take to end.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
+/// How long to wait for a daemon that has gone.
+const DAEMON_RETURN: Duration = Duration::from_secs(30);
+/// How often to look whether it is back.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Environment variables as the API takes them; the last of a name counts.
+#[must_use]
+pub fn environment(pairs: Vec<values::Environment>) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|pair| (pair.key, pair.value)).collect()
+}
+
+/// The request for an instance with these settings.
+#[must_use]
+pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
+    CreateInstance {
+        command,
+        handle: settings.name,
+        env: environment(settings.env),
+        memory_mb: settings.memory,
+        vcpus: settings.cpus,
+        disk_mb: settings.disk,
+        workdir: settings.workdir,
+        user: settings.user,
+        timeout_ms: settings.timeout,
+        ..CreateInstance::default()
+    }
+}
+
+/// Runs a command in a machine that ends with it, and returns its exit code.
+///
+/// # Errors
+/// If Aegis fails; the instance is deleted.
+pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
+    let Interaction { interactive, tty } = arguments.interaction;
+    let request = CreateInstance {
+        ephemeral: true,
+        stdin: interactive,
+        tty: tty.then(terminal::size),
+        ..request(arguments.settings, arguments.command)
+    };
+    let mut interrupts = Interrupts::listen()?;
+    let mut client = context.client();
+    let instance = client.create(&request).await.map_err(|error| Failure::from(error).of_process())?;
+    let raw = if tty && interactive { Raw::enter()? } else { None };
+    let mut belonging =
+        Belonging { client, id: instance.id, passed: [0; 2], input: interactive.then(Input::start), tty };
+    let outcome = belonging.follow(&mut interrupts).await;
+    drop(raw);
+    outcome
+}
+
+/// The instance of this run.
+struct Belonging {
+    client: Client,
+    id: String,
+    passed: [u64; 2],
+    input: Option<Input>,
+    tty: bool,
+}
+
+impl Belonging {
+    async fn follow(&mut self, interrupts: &mut Interrupts) -> Result<i32, Failure> {
+        let mut interrupted = None;
+        loop {
+            let end = self.attend(interrupts, &mut interrupted).await;
+            let code = match end {
+                Ok(End::Exit(exit)) => {
+                    explain(&exit);
+                    Ok(exit.code)
+                }
+                Ok(End::Failed(failure)) => Err(failure.of_process()),
+                Ok(End::ReaderGone) => Ok(READER_GONE),
+                Ok(End::DaemonGone) => {
+                    if self.daemon_is_back(interrupts).await {
+                        continue;
+                    }
+                    let text = "lost aegisd; the instance is deleted at its next start";
+                    return Err(Failure { exit_code: AEGIS_FAILED, ..Failure::new(text) });
+                }
+                Err(failure) => Err(failure.of_process()),
+            };
+            self.delete().await;
+            return if interrupted.is_some() { Ok(INTERRUPTED) } else { code };
+        }
+    }
+
+    /// Passes everything on until the command ends, the daemon goes, or patience with an interrupted command does.
+    async fn attend(
+        &mut self,
+        interrupts: &mut Interrupts,
+        interrupted: &mut Option<Instant>,
+    ) -> Result<End, Failure> {
+        let (mut reader, mut writer) = self.client.attach(&self.id, self.passed).await?;
+        let (say, mut control) = Control::channel();
+        let mut passed = self.passed;
+        let work = async {
+            tokio::select! {
+                end = copy_output(&mut reader, &mut passed) => end,
+                () = send_input(&mut writer, self.input.as_mut(), self.tty, &mut control) => Ok(End::DaemonGone),
+            }
+        };
+        let end = {
+            tokio::pin!(work);
+            loop {
+                let patience = async {
+                    match *interrupted {
+                        Some(since) => tokio::time::sleep_until(since + INTERRUPT_GRACE).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    end = &mut work => break end,
+                    _number = interrupts.next() => {
+                        if interrupted.replace(Instant::now()).is_some() {
+                            break Ok(End::ReaderGone);
+                        }
+                        // A connection that has broken ends the loop by itself.
+                        let _broken = say.send(Frame::Signal(2)).await;
+                    }
+                    () = patience => break Ok(End::ReaderGone),
+                }
+            }
+        };
+        self.passed = passed;
+        end
+    }
+
+    /// Waits for a daemon that has gone. Returns whether it is back, and knows the instance.
+    async fn daemon_is_back(&mut self, interrupts: &mut Interrupts) -> bool {
+        let until = Instant::now() + DAEMON_RETURN;
+        while Instant::now() < until {
+            match self.client.describe(&self.id).await {
+                Ok(_) => return true,
+                Err(ClientError::NotRunning | ClientError::Io(_)) => {}
+                Err(_) => return false,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                _ = interrupts.next() => return false,
+            }
+        }
+        false
+    }
+
+    async fn delete(&mut self) {
+        match self.client.delete(&self.id).await {
+            Ok(_) => {}
+            // Gone already: that is what was wanted.
+            Err(ClientError::Api(error)) if error.code == aegis_api::error::ErrorCode::NotFound => {}
+            Err(error) => complain(&Failure::from(error)),
+        }
+    }
+}
+
+/// Says why a command ended where its exit code does not.
+fn explain(exit: &Exit) {
+    let Some(reason) = &exit.reason else { return };
+    if matches!(reason.code.as_str(), "exited" | "stopped" | "deleted") {
+        return;
+    }
+    say(&reason.message);
+    for line in &reason.console {
+        say(&format!("console: {line}"));
+    }
+}

@@ -1,0 +1,137 @@
+//! Values of options.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// `KEY=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// The name.
+    pub key: String,
+    /// The value.
+    pub value: String,
+}
+
+/// Parses `KEY=VALUE`.
+///
+/// # Errors
+/// A sentence.
+pub fn environment(text: &str) -> Result<Environment, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            Ok(Environment { key: key.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// Checks a handle.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn handle(text: &str) -> Result<String, String> {
+    aegis_api::handle::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A size in MiB: a number of them, or with one of the units m, g, t.
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let bare = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
+    let (number, factor) = match bare.as_bytes().last() {
+        Some(b'm') => (bare.trim_end_matches('m'), 1),
+        Some(b'g') => (bare.trim_end_matches('g'), 1 << 10),
+        Some(b't') => (bare.trim_end_matches('t'), 1 << 20),
+        _ => (bare, 1),
+    };
+    let number: u64 =
+        number.trim().parse().map_err(|_| "expected MiB, or a size such as 512m or 2g".to_owned())?;
+    match number.checked_mul(factor) {
+        Some(0) => Err("cannot be 0".to_owned()),
+        Some(size) => Ok(size),
+        None => Err("is too large".to_owned()),
+    }
+}
+
+/// An amount of memory, MiB.
+///
+/// # Errors
+/// A sentence.
+pub fn memory(text: &str) -> Result<u32, String> {
+    mebibytes(text)?.try_into().map_err(|_| "is too large".to_owned())
+}
+
+/// A size of a disk, MiB.
+///
+/// # Errors
+/// A sentence.
+pub fn disk(text: &str) -> Result<u64, String> {
+    mebibytes(text)
+}
+
+/// A duration such as `30s`, `5m`, `1h30m`, in milliseconds.
+///
+/// # Errors
+/// A sentence.
+pub fn duration_ms(text: &str) -> Result<u64, String> {
+    let explain = || "expected a duration such as 30s, 5m or 1h".to_owned();
+    let duration: SignedDuration = text.parse().map_err(|_| explain())?;
+    match u64::try_from(duration.as_millis()) {
+        Ok(0) => Err("cannot be 0".to_owned()),
+        Ok(ms) => Ok(ms),
+        Err(_) => Err(explain()),
+    }
+}
+
+/// A time as RFC 3339; a duration means that long ago.
+///
+/// # Errors
+/// A sentence.
+pub fn since(text: &str) -> Result<String, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time.to_string());
+    }
+    let ago: SignedDuration =
+        text.parse().map_err(|_| "expected a time (RFC 3339) or a duration".to_owned())?;
+    let time = Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())?;
+    Ok(time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [("512", 512), ("512m", 512), ("1g", 1024), ("2GiB", 2048), ("1T", 1 << 20)] {
+            assert_eq!(disk(text), Ok(expected), "{text}");
+        }
+        for bad in ["0", "0g", "", "g", "-1", "1.5g", "99999999999999999999", "99999999999999999g"] {
+            assert!(disk(bad).is_err(), "{bad}");
+        }
+        assert!(memory("9999999999").is_err());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, expected) in [("30s", 30_000), ("5m", 300_000), ("1h30m", 5_400_000), ("200ms", 200)] {
+            assert_eq!(duration_ms(text), Ok(expected), "{text}");
+        }
+        for bad in ["soon", "30", "-5s", "0s", ""] {
+            assert!(duration_ms(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn variables_need_a_name_and_an_equals_sign() {
+        assert_eq!(environment("A=b=c").unwrap(), Environment { key: "A".into(), value: "b=c".into() });
+        assert_eq!(environment("A=").unwrap().value, "");
+        assert!(environment("A").is_err() && environment("=b").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,24}") {
+            let _ = (disk(&text), memory(&text), duration_ms(&text), since(&text), environment(&text), handle(&text));
+        }
+    }
+}

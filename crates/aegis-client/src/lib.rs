@@ -1,0 +1,235 @@
+//! Typed client of the daemon, over its unix socket.
+
+pub mod daemon;
+mod ndjson;
+mod process;
+mod transport;
+
+use std::path::PathBuf;
+
+use aegis_api::error::ApiError;
+use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, SignalRequest};
+use aegis_api::status::{ShutdownReply, ShutdownRequest, Status};
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+pub use ndjson::LogLines;
+pub use process::{ProcessReader, ProcessWriter};
+use transport::{Body, Connection};
+
+/// A request's failure.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens on the socket.
+    #[error("aegisd is not running")]
+    NotRunning,
+    /// The daemon refused.
+    #[error(transparent)]
+    Api(ApiError),
+    /// The connection broke.
+    #[error("the connection to aegisd broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The daemon talks nonsense.
+    #[error("aegisd answered with something else than was asked for: {0}")]
+    Protocol(String),
+}
+
+impl From<hyper::Error> for ClientError {
+    fn from(error: hyper::Error) -> Self {
+        ClientError::Io(std::io::Error::other(error))
+    }
+}
+
+impl From<serde_json::Error> for ClientError {
+    fn from(error: serde_json::Error) -> Self {
+        ClientError::Protocol(error.to_string())
+    }
+}
+
+/// Which part of a log.
+#[derive(Debug, Clone, Default)]
+pub struct LogQuery {
+    /// Go on with what comes.
+    pub follow: bool,
+    /// About the last so many lines.
+    pub tail: Option<usize>,
+    /// Only what came at or after this time, RFC 3339.
+    pub since: Option<String>,
+}
+
+/// The daemon. Keeps one connection open for requests that follow each other.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    connection: Option<Connection>,
+}
+
+impl Client {
+    /// A client of the daemon that listens on `socket`. Connects when needed.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Client {
+        Client { socket, connection: None }
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let body = Body::json(body)?;
+        let mut connection = match self.connection.take() {
+            Some(connection) if connection.is_open() => connection,
+            _ => Connection::open(&self.socket).await?,
+        };
+        let reply = connection.request(method, path, body).await?;
+        let bytes = transport::whole(reply).await?;
+        self.connection = Some(connection);
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        self.send(Method::GET, path, None::<&()>).await
+    }
+
+    /// How the daemon is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&mut self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// Ends the daemon.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn shutdown(&mut self, keep_instances: bool) -> Result<ShutdownReply, ClientError> {
+        self.send(Method::POST, "/v1/shutdown", Some(&ShutdownRequest { keep_instances })).await
+    }
+
+    /// Creates an instance, or starts an existing one.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create(&mut self, request: &CreateInstance) -> Result<Instance, ClientError> {
+        self.send(Method::POST, "/v1/instances", Some(request)).await
+    }
+
+    /// All instances.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list(&mut self) -> Result<Vec<Instance>, ClientError> {
+        self.get("/v1/instances").await
+    }
+
+    /// One instance.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn describe(&mut self, name: &str) -> Result<Instance, ClientError> {
+        self.get(&instance_path(name, "")).await
+    }
+
+    /// Deletes an instance.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete(&mut self, name: &str) -> Result<ActionReply, ClientError> {
+        self.send(Method::DELETE, &instance_path(name, ""), None::<&()>).await
+    }
+
+    /// One of the verbs `start`, `stop`, `pause`, `resume`, `disable`, `restart`. Waits until it is done.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn act(&mut self, name: &str, verb: &str) -> Result<ActionReply, ClientError> {
+        let path = instance_path(name, &format!("/{verb}?wait=true"));
+        self.send(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Sends a signal to an instance's command.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn signal(&mut self, name: &str, signal: u8) -> Result<ActionReply, ClientError> {
+        self.send(Method::POST, &instance_path(name, "/signal"), Some(&SignalRequest { signal })).await
+    }
+
+    /// An instance's log.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn logs(&self, name: &str, query: &LogQuery) -> Result<LogLines, ClientError> {
+        let mut path = instance_path(name, &format!("/logs?follow={}", query.follow));
+        if let Some(tail) = query.tail {
+            path = format!("{path}&tail={tail}");
+        }
+        if let Some(since) = &query.since {
+            path = format!("{path}&since={}", escape(since));
+        }
+        let mut connection = Connection::open(&self.socket).await?;
+        let reply = connection.request(Method::GET, &path, Body::empty()).await?;
+        Ok(LogLines::new(transport::checked(reply).await?, connection))
+    }
+
+    /// Executes a process in an instance and connects to its standard streams.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn exec(
+        &self,
+        name: &str,
+        exec: &ExecRequest,
+    ) -> Result<(ProcessReader, ProcessWriter), ClientError> {
+        self.upgrade(&instance_path(name, "/exec"), Body::json(Some(exec))?).await
+    }
+
+    /// Connects to the standard streams of an instance's command, of whose output the first bytes are `held`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn attach(
+        &self,
+        name: &str,
+        held: [u64; 2],
+    ) -> Result<(ProcessReader, ProcessWriter), ClientError> {
+        let path = instance_path(name, &format!("/attach?stdout={}&stderr={}", held[0], held[1]));
+        self.upgrade(&path, Body::empty()).await
+    }
+
+    async fn upgrade(&self, path: &str, body: Body) -> Result<(ProcessReader, ProcessWriter), ClientError> {
+        let connection = Connection::open(&self.socket).await?;
+        Ok(process::split(connection.upgrade(path, body).await?))
+    }
+}
+
+fn instance_path(name: &str, rest: &str) -> String {
+    format!("/v1/instances/{}{rest}", escape(name))
+}
+
+/// Percent-encodes what is not plain in a path or query.
+fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_segment_of_the_path() {
+        assert_eq!(instance_path("../a b", "/stop"), "/v1/instances/..%2Fa%20b/stop");
+    }
+}

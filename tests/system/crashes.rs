@@ -1,0 +1,114 @@
+//! What happens when something dies: the daemon, a machine, a guest's kernel.
+
+use std::time::Duration;
+
+use aegis_tests::{DEADLINE, Daemon, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+fn machines_outlive_the_daemon_and_their_logs_have_no_hole_and_no_repeat() {
+    let daemon = Daemon::start();
+    let others = if aegis_tests::short() { 2 } else { 9 };
+    for number in 0..others {
+        let _id = daemon.instance(&format!("quiet-{number}"), &["sleep", "1000"]);
+    }
+    let script = "i=0; while :; do i=$((i+1)); echo line $i; done";
+    let id = daemon.instance("loud", &["sh", "-c", script]);
+    std::thread::sleep(Duration::from_secs(1));
+    daemon.crash();
+    assert_eq!(daemon.machines().len(), others + 1);
+    std::thread::sleep(Duration::from_secs(1));
+    daemon.up();
+    let list = daemon.ok(&["instance", "list", "--running"]);
+    assert_eq!(list.matches("running").count(), others + 1, "{list}");
+    assert_eq!(daemon.ok(&["exec", "quiet-0", "--", "echo", "here"]), "here\n");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(daemon.ok(&["instance", "pause", "loud"]).contains("paused"));
+    let log = daemon.ok(&["logs", &id]);
+    let numbers: Vec<u64> = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("line "))
+        .map(|number| number.parse().unwrap())
+        .collect();
+    assert!(numbers.len() > 1000, "{}", numbers.len());
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a hole or a repeat");
+}
+
+#[test]
+fn run_goes_on_after_a_crash_of_the_daemon_without_losing_a_byte() {
+    let daemon = Daemon::start();
+    let script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo line $i; done; exit 5";
+    let child = daemon.spawn(&["run", "--", "sh", "-c", script]);
+    let mut child = child;
+    let mut stdout = child.stdout.take().unwrap();
+    let begin = aegis_tests::read_exactly(&mut stdout, 7);
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut text).unwrap();
+        text
+    });
+    daemon.crash();
+    daemon.up();
+    let done = aegis_tests::wait(child, None);
+    let text = String::from_utf8([begin, reader.join().unwrap()].concat()).unwrap();
+    assert_eq!(done.code, 5, "{}", done.err());
+    assert_eq!(text.lines().count(), 30_000);
+    assert!(text.lines().enumerate().all(|(index, line)| line == format!("line {}", index + 1)));
+    assert_eq!(daemon.ok(&["instance", "list"]).trim(), "No instances");
+}
+
+#[test]
+fn a_machine_that_is_killed_is_noticed_within_a_second_and_harms_no_other() {
+    let daemon = Daemon::start();
+    let _one = daemon.instance("one", &["sleep", "1000"]);
+    let one = daemon.machines();
+    let _two = daemon.instance("two", &["sleep", "1000"]);
+    kill_process(Pid::from_raw(one[0]).unwrap(), Signal::KILL).unwrap();
+    eventually("it is stopped", Duration::from_secs(1), || daemon.state("one") == "stopped");
+    let info = daemon.info("one").unwrap();
+    assert_eq!(info["stop_reason"]["code"], "vmm_died");
+    assert_eq!(daemon.ok(&["exec", "two", "--", "echo", "well"]), "well\n");
+}
+
+#[test]
+fn a_kernel_panic_is_the_stated_reason_with_the_consoles_end() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    let script = "echo 1 > /proc/sys/kernel/sysrq; (sleep 0.3; echo c > /proc/sysrq-trigger) & :";
+    let _gone = daemon.aegis(&["exec", "box", "--", "sh", "-c", script]);
+    eventually("it is stopped", DEADLINE, || daemon.state("box") == "stopped");
+    let reason = &daemon.info("box").unwrap()["stop_reason"];
+    assert_eq!(reason["code"], "kernel_panic");
+    assert!(reason["message"].as_str().unwrap().contains("sysrq"), "{reason}");
+    assert!(!reason["console"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_paused_machine_is_found_paused_after_a_crash() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    assert!(daemon.ok(&["instance", "pause", "box"]).contains("paused"));
+    daemon.crash();
+    daemon.up();
+    assert_eq!(daemon.state("box"), "paused");
+    assert_eq!(daemon.ok(&["exec", "box", "--", "echo", "awake"]), "awake\n");
+}
+
+#[test]
+fn a_daemon_that_ends_stops_its_machines_unless_told_otherwise() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    assert!(daemon.ok(&["down", "--keep-instances"]).contains("aegisd stopped"));
+    assert_eq!(daemon.machines().len(), 1);
+    daemon.up();
+    assert_eq!(daemon.state("box"), "running");
+    let pid = daemon.pid();
+    daemon.signal(Signal::TERM);
+    eventually("the daemon ends", DEADLINE, || !aegis_tests::is_alive(pid));
+    assert!(daemon.machines().is_empty());
+    daemon.up();
+    let info = daemon.info("box").unwrap();
+    assert_eq!((info["state"].as_str(), info["enabled"].as_bool()), (Some("stopped"), Some(true)));
+    assert_eq!(info["stop_reason"]["message"], "daemon stopped");
+    assert!(daemon.ok(&["logs", "box"]).contains("[system] boot 1"), "logs stay");
+}

@@ -1,0 +1,85 @@
+//! What the documents show is what happens.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aegis_tests::{Daemon, bin};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn generated_documents_are_up_to_date() {
+    let help = Command::new(bin().join("aegis")).arg("markdown-help").output().unwrap().stdout;
+    let committed = std::fs::read(repository().join("docs/CLI.md")).unwrap();
+    assert!(help == committed, "docs/CLI.md is stale: run `make docs`");
+    let api = Command::new(bin().join("aegisd")).arg("openapi").output().unwrap().stdout;
+    let committed = std::fs::read(repository().join("docs/openapi.json")).unwrap();
+    assert!(api == committed, "docs/openapi.json is stale: run `make docs`");
+}
+
+/// Commands with their outputs out of fenced `console` blocks. In an output, `…` stands for anything.
+fn examples(text: &str) -> Vec<Vec<(String, String)>> {
+    let mut blocks = Vec::new();
+    let mut inside: Option<Vec<(String, String)>> = None;
+    for line in text.lines() {
+        match (&mut inside, line) {
+            (None, "```console") => inside = Some(Vec::new()),
+            (Some(_), "```") => blocks.extend(inside.take()),
+            (Some(block), line) => match (line.strip_prefix("$ "), block.last_mut()) {
+                (Some(command), _) => block.push((command.to_owned(), String::new())),
+                (None, Some((_, output))) => {
+                    output.push_str(line);
+                    output.push('\n');
+                }
+                (None, None) => panic!("output before any command: {line}"),
+            },
+            (None, _) => {}
+        }
+    }
+    blocks
+}
+
+fn fits(actual: &str, shown: &str) -> bool {
+    let mut rest = actual;
+    let parts: Vec<&str> = shown.split('…').collect();
+    for (index, part) in parts.iter().enumerate() {
+        let found = if index == 0 { rest.starts_with(part).then_some(0) } else { rest.find(part) };
+        let Some(at) = found else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.is_empty() || shown.trim_end().ends_with('…')
+}
+
+#[test]
+fn every_command_and_output_in_the_documents_is_true() {
+    for name in ["README.md", "docs/QUICKSTART.md", "docs/AGENT_CONVENTIONS.md", "docs/TROUBLESHOOTING.md"] {
+        let text = std::fs::read_to_string(repository().join(name)).unwrap();
+        let blocks = examples(&text);
+        if blocks.is_empty() {
+            continue;
+        }
+        let daemon = Daemon::start();
+        for (command, shown) in blocks.into_iter().flatten() {
+            let path =
+                format!("{}:{}", bin().canonicalize().unwrap().display(), std::env::var("PATH").unwrap());
+            let child = Command::new("sh")
+                .args(["-c", &format!("({command}) 2>&1")])
+                .env("AEGIS_HOME", daemon.root())
+                .env("PATH", path)
+                .current_dir(daemon.root())
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let done = aegis_tests::wait(child, None);
+            assert!(
+                fits(&done.out(), &shown),
+                "{name}: $ {command}\nshown:\n{shown}\nactual:\n{}",
+                done.out()
+            );
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Operations in each state, handles, what survives a stop.
+
+use aegis_tests::Daemon;
+
+#[test]
+fn each_operation_does_what_the_table_says() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    let fails = |arguments: &[&str], word: &str| {
+        let done = daemon.aegis(arguments);
+        assert_ne!(done.code, 0, "{arguments:?} succeeded: {}", done.out());
+        assert!(done.err().contains(word), "{arguments:?}: {}", done.err());
+    };
+    fails(&["instance", "start", "--name", "box"], "running already");
+    assert_eq!(daemon.ok(&["instance", "pause", "box"]), "Instance box paused\n");
+    assert_eq!(daemon.state("box"), "paused");
+    assert_eq!(daemon.ok(&["instance", "pause", "box"]), "Instance box paused\n");
+    assert_eq!(daemon.ok(&["exec", "box", "--", "echo", "awake"]), "awake\n");
+    assert_eq!(daemon.state("box"), "running");
+    assert!(daemon.ok(&["instance", "pause", "box"]).contains("paused"));
+    assert!(daemon.ok(&["instance", "start", "--name", "box"]).contains("Handle: box"));
+    assert_eq!(daemon.state("box"), "running");
+    assert_eq!(daemon.ok(&["instance", "resume", "box"]), "Instance box resumed\n");
+    assert_eq!(daemon.ok(&["instance", "stop", "box"]), "Instance box stopped\n");
+    assert_eq!(daemon.ok(&["instance", "stop", "box"]), "Instance box stopped\n");
+    assert!(daemon.machines().is_empty());
+    let info = daemon.info("box").unwrap();
+    assert_eq!((info["state"].as_str(), info["enabled"].as_bool()), (Some("stopped"), Some(true)));
+    assert_eq!(info["exit_code"], 143, "the command got SIGTERM");
+    fails(&["instance", "pause", "box"], "stopped");
+    fails(&["instance", "resume", "box"], "stopped");
+    fails(&["exec", "box", "--", "true"], "stopped");
+    assert!(daemon.ok(&["instance", "restart", "box"]).contains("restarted"));
+    assert_eq!(daemon.state("box"), "running");
+    assert_eq!(daemon.ok(&["instance", "disable", "box"]), "Instance box disabled\n");
+    assert!(daemon.ok(&["instance", "list"]).contains("stopped (disabled)"));
+    assert_eq!(daemon.ok(&["instance", "disable", "box"]), "Instance box disabled\n");
+    assert!(daemon.ok(&["instance", "start", "--name", "box"]).contains("Instance started:"));
+    assert_eq!(daemon.info("box").unwrap()["enabled"], true);
+    assert_eq!(daemon.ok(&["instance", "delete", "box"]), "Instance box deleted\n");
+    fails(&["instance", "delete", "box"], "no instance");
+    fails(&["instance", "stop", "box"], "no instance");
+}
+
+#[test]
+fn the_root_survives_a_stop_and_volatile_directories_do_not() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    let script = "echo kept > /etc/kept && echo kept > /var/lib/kept && echo lost > /tmp/lost && echo lost > /run/lost && echo lost > /dev/shm/lost && rm /etc/issue";
+    assert_eq!(daemon.ok(&["exec", "box", "--", "sh", "-c", script]), "");
+    assert!(daemon.ok(&["instance", "restart", "box"]).contains("restarted"));
+    let look = "cat /etc/kept /var/lib/kept; ls /tmp/lost /run/lost /dev/shm/lost /etc/issue 2>/dev/null; date +%Y; dmesg | grep -ci 'recovering\\|orphan' || true";
+    let out = daemon.ok(&["exec", "box", "--", "sh", "-c", look]);
+    let host_year = std::process::Command::new("date").arg("+%Y").output().unwrap().stdout;
+    assert_eq!(out, format!("kept\nkept\n{}0\n", String::from_utf8_lossy(&host_year)), "clean, and on time");
+}
+
+#[test]
+fn a_handle_that_exists_is_started_as_it_is_or_refused() {
+    let daemon = Daemon::start();
+    let start = |extra: &[&str]| daemon.aegis(&[&["instance", "start", "--name", "box"], extra].concat());
+    assert_eq!(start(&["--memory", "160", "--", "sleep", "1000"]).code, 0);
+    assert!(daemon.ok(&["instance", "stop", "box"]).contains("stopped"));
+    for other in [
+        &["--", "sleep", "999"][..],
+        &["--memory", "200"],
+        &["--env", "A=B", "--memory", "160", "--", "sleep", "1000"],
+    ] {
+        let done = start(other);
+        assert_eq!(done.code, 1, "{other:?}: {}", done.out());
+        assert!(done.err().contains("exists"), "{}", done.err());
+    }
+    assert_eq!(daemon.aegis(&["run", "--name", "box", "--", "true"]).code, 125);
+    assert_eq!(start(&["--memory", "160", "--", "sleep", "1000"]).code, 0, "equal to what is stored");
+    assert!(daemon.ok(&["instance", "stop", "box"]).contains("stopped"));
+    assert_eq!(start(&[]).code, 0);
+    let missing = daemon.aegis(&["instance", "start", "--name", "other"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.err().contains("no instance"), "{}", missing.err());
+}
+
+#[test]
+fn a_command_that_ends_leaves_its_exit_code_reason_and_log() {
+    let daemon = Daemon::start();
+    let id = daemon.instance("brief", &["sh", "-c", "echo hello; echo oops >&2; exit 3"]);
+    aegis_tests::eventually("it stops", aegis_tests::DEADLINE, || daemon.state("brief") == "stopped");
+    let text = daemon.ok(&["instance", "info", "brief"]);
+    assert!(text.contains("Exit code:   3"), "{text}");
+    assert!(text.contains("the command exited with code 3"), "{text}");
+    let labels: Vec<&str> =
+        text.lines().filter_map(|line| line.split_once(':').map(|(label, _)| label)).collect();
+    let expected = [
+        "ID",
+        "State",
+        "Handle",
+        "Command",
+        "Ports",
+        "Endpoints",
+        "Connections",
+        "Created",
+        "Last Active",
+        "Enabled",
+        "Image",
+        "Workspace",
+        "Secrets",
+        "Kit",
+        "Exit code",
+        "Reason",
+    ];
+    assert_eq!(labels, expected);
+    let logs = daemon.aegis(&["logs", &id]);
+    assert!(logs.out().contains("hello\n") && logs.out().contains("[system] boot 1\n"), "{}", logs.out());
+    assert!(logs.out().contains("exit code 3"), "{}", logs.out());
+    assert_eq!(logs.err(), "oops\n");
+    assert!(!logs.out().contains('\x1b'), "no colour outside a terminal");
+}
+
+#[test]
+fn a_failed_boot_keeps_the_record_and_its_reason() {
+    let daemon = Daemon::start();
+    let done = daemon.aegis(&["instance", "start", "--name", "bad", "--", "no-such-command"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err().contains("no-such-command"), "{}", done.err());
+    let info = daemon.info("bad").unwrap();
+    assert_eq!(
+        (info["state"].as_str(), info["stop_reason"]["code"].as_str()),
+        (Some("stopped"), Some("command_not_found"))
+    );
+    assert!(daemon.machines().is_empty());
+}
+
+#[test]
+fn running_out_of_memory_is_the_stated_reason() {
+    let daemon = Daemon::start();
+    let script = "x = bytearray()\nwhile True: x.extend(bytes(1 << 22))";
+    let _id = daemon.instance("hungry", &["python3", "-c", script]);
+    aegis_tests::eventually("it stops", aegis_tests::DEADLINE, || daemon.state("hungry") == "stopped");
+    let info = daemon.info("hungry").unwrap();
+    assert_eq!(
+        (info["exit_code"].as_i64(), info["stop_reason"]["code"].as_str()),
+        (Some(137), Some("out_of_memory"))
+    );
+}

@@ -1,0 +1,11 @@
+//! The whole system: real daemon, real client, real machines. Each test has a daemon in a home of its own.
+
+mod bounds;
+mod cleanliness;
+mod commands;
+mod crashes;
+mod documents;
+mod isolation;
+mod lifecycle;
+mod run;
+mod streams;

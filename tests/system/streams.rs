@@ -1,0 +1,102 @@
+//! Streams are bytes: no line limit, no encoding, no loss, back-pressure instead.
+
+use std::io::Read;
+
+use aegis_tests::{Daemon, read_exactly};
+use sha2::{Digest, Sha256};
+
+fn noise(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn an_endless_output_ends_with_its_reader() {
+    let daemon = Daemon::start();
+    let mut child = daemon.spawn(&["run", "--", "cat", "/dev/urandom"]);
+    let count = 100_000_000;
+    let mut stdout = child.stdout.take().unwrap();
+    let mut left = count;
+    let mut buffer = vec![0; 1 << 20];
+    while left > 0 {
+        let most = left.min(buffer.len());
+        let read = stdout.read(&mut buffer[..most]).unwrap();
+        assert_ne!(read, 0, "ended after {} bytes", count - left);
+        left -= read;
+    }
+    drop(stdout);
+    let done = aegis_tests::wait(child, None);
+    assert_eq!(done.code, 141, "as if killed by SIGPIPE: {}", done.err());
+    assert_eq!(daemon.ok(&["instance", "list"]).trim(), "No instances");
+}
+
+#[test]
+fn what_goes_in_through_exec_arrives_whole() {
+    let daemon = Daemon::start();
+    let id = daemon.instance("box", &["sleep", "1000"]);
+    let bytes = noise(50_000_000);
+    let expected: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let done = daemon.aegis_with_input(&["exec", "-i", &id, "--", "sha256sum"], bytes);
+    assert_eq!(done.out(), format!("{expected}  -\n"), "{}", done.err());
+}
+
+#[test]
+fn long_lines_and_bytes_that_are_no_text_pass_unaltered_both_ways_and_through_the_log() {
+    let daemon = Daemon::start();
+    let line = daemon.aegis(&["run", "--", "python3", "-c", "print('x' * 10_000_000)"]);
+    assert_eq!(line.stdout.len(), 10_000_001);
+    assert!(line.stdout[..10_000_000].iter().all(|byte| *byte == b'x'));
+    let bytes = noise(3_000_000);
+    let echoed = daemon.aegis_with_input(&["run", "-i", "--", "cat"], bytes.clone());
+    assert!(echoed.stdout == bytes, "{} of {} bytes: {}", echoed.stdout.len(), bytes.len(), echoed.err());
+    let id = daemon.instance("box", &["sh", "-c", "printf '\\377\\0\\n'; sleep 1000"]);
+    aegis_tests::eventually("the log has it", aegis_tests::DEADLINE, || {
+        daemon.aegis(&["logs", &id]).stdout.windows(3).any(|window| window == [0xFF, 0, b'\n'])
+    });
+}
+
+#[test]
+fn a_slow_reader_holds_the_command_up_and_loses_nothing() {
+    let daemon = Daemon::start();
+    let script = "import sys\nfor i in range(2000000): sys.stdout.write('%08d\\n' % i)";
+    let mut child = daemon.spawn(&["run", "--", "python3", "-c", script]);
+    let mut stdout = child.stdout.take().unwrap();
+    let begin = read_exactly(&mut stdout, 9);
+    assert_eq!(begin, b"00000000\n");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), 9 * 1_999_999);
+    assert!(
+        rest.chunks(9).enumerate().all(|(number, line)| line == format!("{:08}\n", number + 1).as_bytes())
+    );
+    assert_eq!(aegis_tests::wait(child, None).code, 0);
+}
+
+#[test]
+fn many_execs_at_once_keep_their_streams_apart() {
+    let daemon = Daemon::start();
+    let id = daemon.instance("box", &["sleep", "1000"]);
+    let children: Vec<_> = (0..12)
+        .map(|number| {
+            let script =
+                format!("for i in $(seq 200); do echo {number}; echo e{number} >&2; done; exit {number}");
+            daemon.spawn(&["exec", &id, "--", "sh", "-c", &script])
+        })
+        .collect();
+    for (number, child) in children.into_iter().enumerate() {
+        let done = aegis_tests::wait(child, None);
+        assert_eq!(done.out(), format!("{number}\n").repeat(200));
+        assert_eq!(done.err(), format!("e{number}\n").repeat(200));
+        assert_eq!(done.code, i32::try_from(number).unwrap());
+    }
+}
+
+#[test]
+fn a_child_that_keeps_the_pipe_does_not_keep_exec() {
+    let daemon = Daemon::start();
+    let id = daemon.instance("box", &["sleep", "1000"]);
+    let done = daemon.aegis(&["exec", &id, "--", "sh", "-c", "sleep 1000 & echo started"]);
+    assert_eq!((done.code, done.out().as_str()), (0, "started\n"));
+}
