@@ -51,12 +51,9 @@ fn a_full_host_disk_is_an_error_of_the_instance_and_of_nobody_else() {
     let daemon = Daemon::start_in(small.dir.path());
     let _calm = daemon.instance("calm", &["sleep", "1000"]);
     let _greedy = daemon.instance("greedy", &["sleep", "1000"]);
-    let fill = "dd if=/dev/zero of=/fill bs=1M count=400 2>&1; sync; echo status $?";
+    let fill = "dd if=/dev/zero of=/fill bs=1M count=400 conv=fsync";
     let done = daemon.aegis(&["exec", "--timeout", "60s", "greedy", "--", "sh", "-c", fill]);
-    let said = format!("{}{}", done.out(), done.err());
-    let hurt =
-        said.contains("error") || said.contains("No space") || said.contains("Read-only") || done.code != 0;
-    assert!(hurt, "nothing went wrong on a full disk: {said}");
+    assert_ne!(done.code, 0, "nothing went wrong on a full disk: {}", done.err());
     assert_eq!(daemon.ok(&["exec", "calm", "--", "echo", "well"]), "well\n");
     assert!(daemon.ok(&["instance", "delete", "greedy"]).contains("deleted"));
     daemon.crash();

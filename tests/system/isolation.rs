@@ -11,9 +11,9 @@ fn from_inside_there_is_no_host() {
     let script = format!(
         "ls {home} {secret} 2>&1 | grep -v 'No such file'; \
          ls /sys/class/net; \
-         cat /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -E 'aegisd|qemu'; \
+         cat /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -E '[a]egisd|[q]emu-system'; \
          ip route; ip -6 route | grep -v '^::1\\|^fe80\\|^local\\|^multicast'; \
-         find / -xdev -name 'aegisd.sock' 2>/dev/null; \
+         find / -xdev -name '[a]egisd.sock' 2>/dev/null; \
          hostname | grep -Fx '{name}'; \
          cat /proc/cmdline | grep -o 'secret'; \
          timeout 5 curl -s -m 2 http://10.0.2.2/ || echo unreachable; \

@@ -117,9 +117,10 @@ impl Frame {
         Some(match (kind, payload.as_ref()) {
             (0, _) => Frame::Stdin(payload),
             (1, []) => Frame::StdinEnd,
-            (2, &[a, b, c, d]) => {
-                Frame::Resize(TerminalSize { rows: u16::from_le_bytes([a, b]), cols: u16::from_le_bytes([c, d]) })
-            }
+            (2, &[a, b, c, d]) => Frame::Resize(TerminalSize {
+                rows: u16::from_le_bytes([a, b]),
+                cols: u16::from_le_bytes([c, d]),
+            }),
             (3, &[signal]) => Frame::Signal(signal),
             (4, json) => Frame::Started(serde_json::from_slice(json).ok()?),
             (5, _) => Frame::Stdout(payload),

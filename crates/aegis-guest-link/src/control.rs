@@ -38,7 +38,8 @@ impl Control {
         let waiting = Waiting::default();
         let (reading, writing) = pipe.stream.into_split();
         tokio::spawn(write(writing, queue, over.clone()));
-        let reader = Reader { decoder: pipe.decoder, waiting: Arc::clone(&waiting), tell, last_event: events_seen };
+        let reader =
+            Reader { decoder: pipe.decoder, waiting: Arc::clone(&waiting), tell, last_event: events_seen };
         tokio::spawn(reader.run(reading, over.clone()));
         (Control { frames, waiting, next_id: Arc::new(AtomicU64::new(1)), over }, events)
     }
@@ -59,7 +60,8 @@ impl Control {
         call: &C,
         answered: oneshot::Receiver<Answer>,
     ) -> Result<Value, LinkError> {
-        self.send(&Message::request(id, call).map_err(|error| LinkError::Protocol(error.to_string()))?).await?;
+        self.send(&Message::request(id, call).map_err(|error| LinkError::Protocol(error.to_string()))?)
+            .await?;
         let mut over = self.over.subscribe();
         tokio::select! {
             answer = answered => answer.map_err(|_| LinkError::Closed)?.map_err(LinkError::Guest),
@@ -69,7 +71,8 @@ impl Control {
     }
 
     pub(crate) async fn acknowledge(&self, seq: u64) -> Result<(), LinkError> {
-        let params = serde_json::to_value(AckNote { seq }).map_err(|error| LinkError::Protocol(error.to_string()))?;
+        let params =
+            serde_json::to_value(AckNote { seq }).map_err(|error| LinkError::Protocol(error.to_string()))?;
         self.send(&Message::Notification { method: ACK.to_owned(), params }).await
     }
 

@@ -287,7 +287,12 @@ async fn write_frame(pipe: &mut OwnedWriteHalf, frame: &Frame) -> std::io::Resul
     }
 }
 
-async fn read(mut pipe: OwnedReadHalf, mut decoder: Decoder, table: Arc<Mutex<Table>>, over: watch::Sender<bool>) {
+async fn read(
+    mut pipe: OwnedReadHalf,
+    mut decoder: Decoder,
+    table: Arc<Mutex<Table>>,
+    over: watch::Sender<bool>,
+) {
     let mut ended = over.subscribe();
     loop {
         if let Err(error) = drain(&mut decoder, &table) {

@@ -196,7 +196,9 @@ impl Decoder {
     /// How many bytes of an unfinished frame are still missing; 0 at a boundary.
     #[must_use]
     pub fn missing(&self) -> usize {
-        let Some(head) = self.buffer.get(..HEADER_LEN).and_then(|head| head.try_into().ok()) else { return 0 };
+        let Some(head) = self.buffer.get(..HEADER_LEN).and_then(|head| head.try_into().ok()) else {
+            return 0;
+        };
         match parse_header(head) {
             Some((_, _, len)) if !self.seeking => (HEADER_LEN + len).saturating_sub(self.buffer.len()),
             _ => 0,
@@ -256,11 +258,8 @@ mod tests {
 
     fn any_frame() -> impl Strategy<Value = Frame> {
         let kind = prop_oneof![Just(Kind::Rpc), Just(Kind::Data), Just(Kind::Eof), Just(Kind::Reset)];
-        (kind, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..300)).prop_map(|(kind, stream, payload)| Frame {
-            kind,
-            stream,
-            payload: payload.into(),
-        })
+        (kind, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(kind, stream, payload)| Frame { kind, stream, payload: payload.into() })
     }
 
     proptest! {

@@ -306,7 +306,7 @@ mod tests {
 
         #[test]
         fn arbitrary_text_as_an_event_never_panics(text in ".{0,200}") {
-            let _ = serde_json::from_str::<EventNote>(&text);
+            drop(serde_json::from_str::<EventNote>(&text));
         }
     }
 

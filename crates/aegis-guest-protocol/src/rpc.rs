@@ -136,13 +136,18 @@ impl Message {
     /// # Errors
     /// Practically none: values always serialise.
     pub fn to_json(&self) -> Result<Vec<u8>, MessageError> {
-        let empty = Wire { jsonrpc: Version::Two, id: None, method: None, params: None, result: None, error: None };
+        let empty =
+            Wire { jsonrpc: Version::Two, id: None, method: None, params: None, result: None, error: None };
         let wire = match self.clone() {
             Message::Request { id, method, params } => {
                 Wire { id: Some(id), method: Some(method), params: Some(params), ..empty }
             }
-            Message::Response { id, result: Ok(result) } => Wire { id: Some(id), result: Some(result), ..empty },
-            Message::Response { id, result: Err(error) } => Wire { id: Some(id), error: Some(error), ..empty },
+            Message::Response { id, result: Ok(result) } => {
+                Wire { id: Some(id), result: Some(result), ..empty }
+            }
+            Message::Response { id, result: Err(error) } => {
+                Wire { id: Some(id), error: Some(error), ..empty }
+            }
             Message::Notification { method, params } => {
                 Wire { method: Some(method), params: Some(params), ..empty }
             }
@@ -159,13 +164,13 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Message::parse(&bytes);
+            drop(Message::parse(&bytes));
         }
 
         #[test]
         fn arbitrary_json_never_panics(id in any::<i64>(), method in ".{0,20}", field in "[a-z]{0,8}") {
             let text = serde_json::json!({ "jsonrpc": "2.0", "id": id, "method": method, field: id }).to_string();
-            let _ = Message::parse(text.as_bytes());
+            drop(Message::parse(text.as_bytes()));
         }
 
         #[test]

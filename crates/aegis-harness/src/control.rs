@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Done, EVENT, Event, EventNote, Exec, Health, HealthReply, Hello, HelloReply, NEWEST_VERSION,
-    OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    self, ACK, AckNote, Done, EVENT, Event, EventNote, Exec, Health, HealthReply, Hello, HelloReply,
+    NEWEST_VERSION, OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR,
+    WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -154,7 +155,8 @@ impl Control {
 }
 
 fn parse<C: Call>(params: Value) -> Result<C, RpcError> {
-    serde_json::from_value(params).map_err(|error| RpcError::new(INVALID_PARAMS, format!("{}: {error}", C::METHOD)))
+    serde_json::from_value(params)
+        .map_err(|error| RpcError::new(INVALID_PARAMS, format!("{}: {error}", C::METHOD)))
 }
 
 fn reply<C: Call>(result: &C::Reply) -> Result<Value, RpcError> {
@@ -171,7 +173,8 @@ impl Shared {
     async fn say(&self, epoch: Epoch, message: &Message) {
         if let Ok(json) = message.to_json() {
             // A host that has gone hears it no more, and owes nothing to it.
-            let _over = self.outlet.send(epoch, Frame { kind: Kind::Rpc, stream: 0, payload: json.into() }).await;
+            let _over =
+                self.outlet.send(epoch, Frame { kind: Kind::Rpc, stream: 0, payload: json.into() }).await;
         }
     }
 
@@ -210,7 +213,9 @@ impl Shared {
         self.outbox.borrow_mut().acknowledge(hello.events_seen);
         let mut stdin_held = 0;
         if let Some(workload) = &*self.workload.borrow() {
-            for (output, held) in [(&workload.stdout, hello.stdout_held), (&workload.stderr, hello.stderr_held)] {
+            for (output, held) in
+                [(&workload.stdout, hello.stdout_held), (&workload.stderr, hello.stderr_held)]
+            {
                 let resumed = output.resume(&self.streams, held);
                 resumed.map_err(|error| RpcError::new(code::WRONG_STATE, error.to_string()))?;
             }
@@ -283,7 +288,12 @@ impl Shared {
         Ok(Started { pid })
     }
 
-    fn connect_workload(&self, child: Child, stdout: &Rc<Durable>, stderr: &Rc<Durable>) -> Result<(), RpcError> {
+    fn connect_workload(
+        &self,
+        child: Child,
+        stdout: &Rc<Durable>,
+        stderr: &Rc<Durable>,
+    ) -> Result<(), RpcError> {
         let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
         let input = match child.ends {
             Ends::Terminal(terminal) => {
@@ -293,14 +303,20 @@ impl Shared {
                 Some(Input::Terminal(terminal))
             }
             Ends::Pipes { stdin, stdout: out, stderr: err } => {
-                let (out, err) = (pump::asynchronous(out).map_err(to_error)?, pump::asynchronous(err).map_err(to_error)?);
+                let (out, err) =
+                    (pump::asynchronous(out).map_err(to_error)?, pump::asynchronous(err).map_err(to_error)?);
                 tokio::task::spawn_local(Rc::clone(stdout).fill(out, child.ended.clone()));
                 tokio::task::spawn_local(Rc::clone(stderr).fill(err, child.ended));
                 stdin.map(pump::asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
             }
         };
         if let Some(input) = input {
-            tokio::task::spawn_local(pump::input(Rc::clone(stdout.stream()), self.streams.clone(), input, true));
+            tokio::task::spawn_local(pump::input(
+                Rc::clone(stdout.stream()),
+                self.streams.clone(),
+                input,
+                true,
+            ));
         }
         Ok(())
     }
@@ -336,7 +352,12 @@ impl Shared {
         started.inspect_err(|_| self.streams.forget(exec.io))
     }
 
-    fn start_exec(self: &Rc<Self>, exec: &Exec, io: &Rc<Stream>, err: &Rc<Stream>) -> Result<Started, RpcError> {
+    fn start_exec(
+        self: &Rc<Self>,
+        exec: &Exec,
+        io: &Rc<Stream>,
+        err: &Rc<Stream>,
+    ) -> Result<Started, RpcError> {
         let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
         let target = Target::Exec(exec.exec_id);
         let (child, exit) = self.processes.start(target, &exec.process, &*self.platform)?;

@@ -76,7 +76,8 @@ pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, UnknownUse
             .ok_or_else(|| UnknownUser::Group(wanted.to_owned()))?,
     };
     let member_of = groups(group).filter(|(_, _, members)| members.split(',').any(|member| member == name));
-    let supplementary = if account.is_some() { member_of.map(|(_, gid, _)| gid).take(64).collect() } else { vec![] };
+    let supplementary =
+        if account.is_some() { member_of.map(|(_, gid, _)| gid).take(64).collect() } else { vec![] };
     let home = if home.is_empty() { "/" } else { home };
     Ok(User {
         identity: Identity { uid, gid, groups: supplementary },
@@ -100,7 +101,10 @@ mod tests {
         assert_eq!(ann.home, "/home/ann");
         assert_eq!(resolve("1000", PASSWD, GROUP).unwrap(), ann);
         assert_eq!(resolve("ann:wheel", PASSWD, GROUP).unwrap().identity.gid, 10);
-        assert_eq!(resolve("4242:77", PASSWD, GROUP).unwrap().identity, Identity { uid: 4242, gid: 77, groups: vec![] });
+        assert_eq!(
+            resolve("4242:77", PASSWD, GROUP).unwrap().identity,
+            Identity { uid: 4242, gid: 77, groups: vec![] }
+        );
     }
 
     #[test]
@@ -112,7 +116,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_files_never_panic(user in ".{0,12}", passwd in "[a-z0-9:,\n]{0,200}", group in "[a-z0-9:,\n]{0,200}") {
-            let _ = resolve(&user, &passwd, &group);
+            drop(resolve(&user, &passwd, &group));
         }
     }
 }

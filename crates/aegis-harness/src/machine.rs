@@ -24,8 +24,9 @@ const ROOT_SERIAL: &str = "aegis-root";
 const DATA_SERIAL: &str = "aegis-data";
 
 const CGROUP: &str = "/sys/fs/cgroup";
-/// Memory that the workload's group must leave to the harness and the kernel, bytes.
-const RESERVED_MEMORY: u64 = 24 << 20;
+/// For how long the kernel must be able to keep what is in use in memory; it kills something otherwise.
+const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
+const MIN_TTL_MS: &str = "1000";
 
 /// Prints to the console, where it ends up in front of the host's user if the boot fails.
 pub(crate) fn say(text: &str) {
@@ -48,7 +49,7 @@ pub(crate) fn mount_early() -> io::Result<()> {
     mount_at("proc", Path::new("/proc"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("sysfs", Path::new("/sys"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
-    Ok(aegis_sys::guest::protect_memory()?)
+    aegis_sys::guest::protect_memory()
 }
 
 /// Device of a port: `/dev/vportDpN`, D being the number of the device among all of virtio.
@@ -136,12 +137,18 @@ fn mount_system(root: &Path) -> io::Result<()> {
     mount_at("proc", &root.join("proc"), hard, "")?;
     mount_at("sysfs", &root.join("sys"), hard, "")?;
     mount_at("devtmpfs", &root.join("dev"), MountFlags::NOSUID, "mode=0755")?;
-    mount_at("devpts", &root.join("dev/pts"), MountFlags::NOSUID | MountFlags::NOEXEC, "mode=0620,ptmxmode=0666")?;
+    mount_at(
+        "devpts",
+        &root.join("dev/pts"),
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        "mode=0620,ptmxmode=0666",
+    )?;
     mount_at("tmpfs", &root.join("dev/shm"), plain(), "mode=1777")?;
     mount_at("tmpfs", &root.join("tmp"), plain(), "mode=1777")?;
     mount_at("tmpfs", &root.join("run"), plain(), "mode=0755")?;
     mount_at("cgroup2", &root.join("sys/fs/cgroup"), hard, "")?;
-    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
         match std::os::unix::fs::symlink(target, root.join("dev").join(link)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -171,15 +178,12 @@ fn name_machine(hostname: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the workload's group, with a limit that leaves the harness alive. Best effort: an older kernel lacks it.
-fn make_cgroup() -> io::Result<()> {
+/// Makes the workload's group, which tells what the kernel kills in it, and makes the kernel kill rather than thrash.
+/// Best effort: an older kernel lacks it.
+fn prepare_for_shortage() -> io::Result<()> {
+    fs::write(MIN_TTL, MIN_TTL_MS)?;
     fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory +pids")?;
-    fs::create_dir_all(format!("{CGROUP}/workload"))?;
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes: Option<u64> = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
-    let limit = kilobytes.map_or(u64::MAX, |kilobytes| (kilobytes << 10).saturating_sub(RESERVED_MEMORY));
-    fs::write(format!("{CGROUP}/workload/memory.max"), limit.to_string())
+    fs::create_dir_all(format!("{CGROUP}/workload"))
 }
 
 impl Platform for Guest {
@@ -189,7 +193,7 @@ impl Platform for Guest {
         enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
         name_machine(hostname).map_err(failed("name the machine"))?;
         let _without_loopback = aegis_sys::guest::loopback_up();
-        let _without_limit = make_cgroup();
+        let _unprepared = prepare_for_shortage();
         Ok(())
     }
 

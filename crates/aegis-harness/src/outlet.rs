@@ -100,7 +100,11 @@ impl Outlet {
     }
 }
 
-async fn write(port: Port, mut queue: mpsc::Receiver<(Epoch, Job)>, mut sessions: watch::Receiver<Option<Session>>) {
+async fn write(
+    port: Port,
+    mut queue: mpsc::Receiver<(Epoch, Job)>,
+    mut sessions: watch::Receiver<Option<Session>>,
+) {
     loop {
         let session = *sessions.borrow_and_update();
         tokio::select! {

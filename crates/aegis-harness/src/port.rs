@@ -45,7 +45,8 @@ impl Port {
     pub async fn changed(&self) -> io::Result<()> {
         loop {
             let mut ready = self.changes.readable().await?;
-            let mut event = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+            let mut event =
+                [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
             match epoll::wait(self.changes.get_ref(), &mut event, Some(&now)) {
                 Ok(0) => ready.clear_ready(),

@@ -72,7 +72,8 @@ impl Processes {
         platform: &dyn Platform,
     ) -> Result<(Child, watch::Receiver<Option<ExitStatus>>), RpcError> {
         let (mut command, user) = prepare(process)?;
-        let (ends, terminal) = connect(&mut command, process, &user).map_err(system("open standard streams"))?;
+        let (ends, terminal) =
+            connect(&mut command, process, &user).map_err(system("open standard streams"))?;
         let workload = Workload {
             identity: user.identity,
             controlling_terminal: process.tty.is_some(),
@@ -120,8 +121,10 @@ impl Processes {
     /// [`code::WRONG_STATE`] if it has ended or has no terminal.
     pub fn resize(&self, target: Target, size: TerminalSize) -> Result<(), RpcError> {
         let table = self.by_pid.borrow();
-        let terminal = table.values().find(|entry| entry.target == target).and_then(|entry| entry.terminal.as_ref());
-        let terminal = terminal.ok_or_else(|| RpcError::new(code::WRONG_STATE, "the process has no terminal"))?;
+        let terminal =
+            table.values().find(|entry| entry.target == target).and_then(|entry| entry.terminal.as_ref());
+        let terminal =
+            terminal.ok_or_else(|| RpcError::new(code::WRONG_STATE, "the process has no terminal"))?;
         set_size(terminal, size).map_err(system("resize the terminal"))
     }
 
@@ -158,9 +161,14 @@ fn prepare(process: &Process) -> Result<(Command, User), RpcError> {
     let workdir = Path::new(&process.workdir);
     match std::fs::metadata(workdir) {
         Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(RpcError::new(code::NO_WORKDIR, format!("{}: not a directory", process.workdir))),
+        Ok(_) => {
+            return Err(RpcError::new(code::NO_WORKDIR, format!("{}: not a directory", process.workdir)));
+        }
         Err(error) => {
-            return Err(RpcError::new(code::NO_WORKDIR, format!("working directory {}: {error}", process.workdir)));
+            return Err(RpcError::new(
+                code::NO_WORKDIR,
+                format!("working directory {}: {error}", process.workdir),
+            ));
         }
     }
     let env = environment(process, &user);
@@ -259,7 +267,9 @@ fn not_executed(process: &Process, error: &io::Error) -> RpcError {
         io::ErrorKind::NotFound => {
             RpcError::new(code::NOT_FOUND, format!("{name}: its interpreter or loader was not found"))
         }
-        io::ErrorKind::PermissionDenied => RpcError::new(code::NOT_EXECUTABLE, format!("{name}: permission denied")),
+        io::ErrorKind::PermissionDenied => {
+            RpcError::new(code::NOT_EXECUTABLE, format!("{name}: permission denied"))
+        }
         // ENOEXEC has no kind of its own.
         _ if error.raw_os_error() == Some(8) => {
             RpcError::new(code::NOT_EXECUTABLE, format!("{name}: not an executable format"))

@@ -162,7 +162,8 @@ impl Streams {
     pub fn start(port: OwnedFd) -> io::Result<Streams> {
         let (reading, writing) = Port::split(port)?;
         let (session, _) = watch::channel(None);
-        let streams = Streams { table: Rc::default(), outlet: Outlet::start(writing), session: Rc::new(session) };
+        let streams =
+            Streams { table: Rc::default(), outlet: Outlet::start(writing), session: Rc::new(session) };
         tokio::task::spawn_local(read(reading, streams.clone()));
         Ok(streams)
     }
@@ -243,9 +244,9 @@ impl Streams {
                 stream.peer_ended.set(true);
                 true
             }
-            Kind::Credit => {
-                frame.consumed().is_some_and(|consumed| stream.sender.borrow_mut().acknowledged(consumed).is_ok())
-            }
+            Kind::Credit => frame
+                .consumed()
+                .is_some_and(|consumed| stream.sender.borrow_mut().acknowledged(consumed).is_ok()),
             Kind::Reset | Kind::Rpc => {
                 self.forget(stream.id);
                 stream.close();

@@ -27,7 +27,12 @@ impl Durable {
     /// An output that goes out on `stream`.
     #[must_use]
     pub fn new(stream: Rc<Stream>) -> Rc<Durable> {
-        Rc::new(Durable { stream, replay: RefCell::default(), ended: Cell::new(false), changed: Notify::new() })
+        Rc::new(Durable {
+            stream,
+            replay: RefCell::default(),
+            ended: Cell::new(false),
+            changed: Notify::new(),
+        })
     }
 
     /// Its stream.

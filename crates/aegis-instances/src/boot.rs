@@ -7,7 +7,8 @@ use aegis_guest_protocol::messages::{Run, code};
 use aegis_store::disk::DiskMaker;
 use aegis_vmm::{End, Machine, MachineSpec, console_tail};
 
-use crate::actor::{Live, Message};
+use crate::actor::Message;
+use crate::live::Live;
 use crate::manager::Context;
 use crate::reason::StopReason;
 use crate::session::Session;

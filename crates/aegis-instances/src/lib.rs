@@ -15,6 +15,7 @@ mod boot;
 pub mod error;
 pub mod exec;
 pub mod lifecycle;
+mod live;
 pub mod manager;
 pub mod output;
 pub mod reason;

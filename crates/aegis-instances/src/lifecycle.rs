@@ -166,6 +166,8 @@ pub struct Lifecycle {
     for_stop: Vec<Waiter>,
     /// Wait until it is gone.
     for_removal: Vec<Waiter>,
+    /// Will not get what they waited for; told why as soon as it is stopped, so that it is when they look.
+    failed: Vec<(Waiter, Reply)>,
 }
 
 impl Lifecycle {
@@ -182,6 +184,7 @@ impl Lifecycle {
             for_pause: vec![],
             for_stop: vec![],
             for_removal: vec![],
+            failed: vec![],
         }
     }
 
@@ -379,9 +382,8 @@ impl Lifecycle {
 
     /// Ends the machine, or, if that is under way, changes what comes after. Removal is never taken back.
     fn stop_with(&mut self, reason: StopReason, manner: Manner, next: Next, out: &mut Vec<Effect>) {
-        let failed = Reply::Failed(reason.clone());
-        reply(&mut self.for_running, &failed, out);
-        reply(&mut self.for_pause, &failed, out);
+        let waiting = self.for_running.drain(..).chain(self.for_pause.drain(..));
+        self.failed.extend(waiting.map(|waiter| (waiter, Reply::Failed(reason.clone()))));
         if !matches!(self.phase, Phase::Stopping(_)) {
             self.before_stop = self.state();
             self.reason = Some(reason);
@@ -454,6 +456,7 @@ impl Lifecycle {
         self.phase = Phase::Stopped;
         self.before_stop = State::Stopped;
         reply(&mut self.for_stop, &Reply::Done, out);
+        out.extend(self.failed.drain(..).map(|(waiter, reply)| Effect::Reply(waiter, reply)));
         match next {
             Next::Rest => {}
             Next::Boot => self.begin_boot(out),

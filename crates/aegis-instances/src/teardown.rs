@@ -6,8 +6,8 @@ use std::time::Duration;
 use aegis_guest_protocol::messages::Shutdown;
 use aegis_vmm::Machine;
 
-use crate::actor::Live;
 use crate::lifecycle::Manner;
+use crate::live::Live;
 use crate::manager::Context;
 use crate::session::Session;
 
@@ -20,7 +20,6 @@ const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
 /// Ends the machine of `live`, if it has one, and returns when nothing of it is left but the log and the disk.
 pub(crate) async fn tear_down(context: &Context, id: &str, live: &Live, manner: Manner) {
-    live.cancel();
     live.boot_ended().await;
     if let Some(machine) = live.machine() {
         if manner == Manner::Graceful {

@@ -64,9 +64,13 @@ impl Vmm for Fake {
             if path.exists() {
                 std::fs::remove_file(&path).map_err(VmmError::io("bind the guest's sockets"))?;
             }
-            fds.push((UnixListener::bind(&path).map_err(VmmError::io("bind the guest's sockets"))?.into(), fd));
+            fds.push((
+                UnixListener::bind(&path).map_err(VmmError::io("bind the guest's sockets"))?.into(),
+                fd,
+            ));
         }
-        let console = std::fs::File::create(&spec.console_log).map_err(VmmError::io("make the console log"))?;
+        let console =
+            std::fs::File::create(&spec.console_log).map_err(VmmError::io("make the console log"))?;
         let mut command = Command::new(&self.guest);
         command.arg(&spec.name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
         let process = Process::spawn(command, fds).map_err(VmmError::io("start the guest"))?;

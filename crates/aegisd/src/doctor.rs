@@ -38,9 +38,9 @@ fn finding(name: &str, result: Result<String, (String, &str)>) -> Finding {
 
 fn monitor(qemu: &Qemu) -> Finding {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let probed = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        runtime.block_on(qemu.probe()).map_err(|error| error.to_string())
-    });
+    let probed = runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(qemu.probe()).map_err(|error| error.to_string()));
     finding(
         "qemu",
         probed
@@ -60,8 +60,13 @@ fn accelerator(qemu: &Qemu) -> Finding {
 }
 
 fn assets(home: &Home) -> [Finding; 3] {
-    let check = |name: &str, found: Result<std::path::PathBuf, aegis_store::home::HomeError>, remedy: &'static str| {
-        finding(name, found.map(|path| path.display().to_string()).map_err(|error| (error.to_string(), remedy)))
+    let check = |name: &str,
+                 found: Result<std::path::PathBuf, aegis_store::home::HomeError>,
+                 remedy: &'static str| {
+        finding(
+            name,
+            found.map(|path| path.display().to_string()).map_err(|error| (error.to_string(), remedy)),
+        )
     };
     [
         check("kernel", home.kernel(), "prepare it: make kernel"),

@@ -28,14 +28,17 @@ impl Environment {
     /// If there is no home directory, or a value makes no sense.
     pub fn read() -> Result<Environment, DaemonError> {
         let get = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let user_home = get("HOME").map(PathBuf::from).ok_or_else(|| DaemonError::Environment("HOME is not set".into()))?;
+        let user_home = get("HOME")
+            .map(PathBuf::from)
+            .ok_or_else(|| DaemonError::Environment("HOME is not set".into()))?;
         let default = user_home.join(".aegis");
         let root = get("AEGIS_HOME").map_or_else(|| default.clone(), PathBuf::from);
         let mut instances = Config::default();
         if let Some(seconds) = get("AEGIS_BOOT_TIMEOUT") {
             let seconds = seconds.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
-            let seconds =
-                seconds.ok_or_else(|| DaemonError::Environment("AEGIS_BOOT_TIMEOUT is no number of seconds".into()))?;
+            let seconds = seconds.ok_or_else(|| {
+                DaemonError::Environment("AEGIS_BOOT_TIMEOUT is no number of seconds".into())
+            })?;
             instances.boot_timeout = Duration::from_secs(seconds);
         }
         Ok(Environment {

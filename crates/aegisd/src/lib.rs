@@ -133,14 +133,17 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         None => Arc::new(Qemu::new(environment.accelerator.as_deref())),
     };
     let instances =
-        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), environment.instances.clone()).await?;
+        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), environment.instances.clone())
+            .await?;
     instances.sweep().await;
     let streams = TaskTracker::new();
     let end = End::default();
     let shown: Arc<str> = home.root.display().to_string().into();
-    let app = App { instances: instances.clone(), vmm, home: shown, streams: streams.clone(), end: end.clone() };
+    let app =
+        App { instances: instances.clone(), vmm, home: shown, streams: streams.clone(), end: end.clone() };
     tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
-    let server = axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
+    let server =
+        axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
     let background = tokio::spawn(background(instances.clone(), end.clone()));
     let serving = tokio::spawn(async move { server.await });
     end.wanted.cancelled().await;
@@ -163,7 +166,8 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
 
 /// Listens for signals, and sweeps every hour.
 async fn background(instances: Instances, end: End) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return;
     };

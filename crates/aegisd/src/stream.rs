@@ -53,7 +53,8 @@ impl Outgoing {
     /// Sends a frame; waits while the client does not take it.
     pub(crate) async fn send(&mut self, frame: &Frame) -> std::io::Result<()> {
         let (header, payload) = frame.encode();
-        let written = self.connection.write_vectored(&[IoSlice::new(&header), IoSlice::new(&payload)]).await?;
+        let written =
+            self.connection.write_vectored(&[IoSlice::new(&header), IoSlice::new(&payload)]).await?;
         match written.checked_sub(header.len()) {
             None => {
                 self.connection.write_all(header.get(written..).unwrap_or_default()).await?;

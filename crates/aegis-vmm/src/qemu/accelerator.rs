@@ -78,9 +78,10 @@ pub(crate) fn choose(wanted: Option<&str>, host: &Host) -> Choice {
     match &host.kvm {
         None => choice(Accelerator::Tcg, "there is no /dev/kvm"),
         Some(Err(error)) => choice(Accelerator::Tcg, &format!("/dev/kvm cannot be opened: {error}")),
-        Some(Ok(())) if !host.virtualisation_flag => {
-            choice(Accelerator::Tcg, "/dev/kvm is there, but the processor has no vmx or svm; AEGIS_ACCEL=kvm insists")
-        }
+        Some(Ok(())) if !host.virtualisation_flag => choice(
+            Accelerator::Tcg,
+            "/dev/kvm is there, but the processor has no vmx or svm; AEGIS_ACCEL=kvm insists",
+        ),
         Some(Ok(())) => choice(Accelerator::Kvm, "/dev/kvm works"),
     }
 }

@@ -134,8 +134,10 @@ mod tests {
             memory_mib: 64,
             vcpus: 1,
         };
-        let all: Vec<String> =
-            arguments(&spec, Accelerator::Tcg).iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let all: Vec<String> = arguments(&spec, Accelerator::Tcg)
+            .iter()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
         assert!(all.iter().any(|argument| argument.starts_with("on,") && argument.contains("spawn=deny")));
         assert!(!all.iter().any(|argument| argument.contains("net")));
     }

@@ -17,7 +17,9 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::process::{Process, find_program};
-use crate::{Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm, VmmError};
+use crate::{
+    Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm, VmmError,
+};
 pub use accelerator::{Accelerator, Choice};
 use arguments::{BULK_FD, CONSOLE_FD, CONTROL_FD, QMP_FD};
 
@@ -38,7 +40,8 @@ impl Qemu {
     }
 
     fn executable() -> Result<PathBuf, VmmError> {
-        find_program(arguments::PROGRAM).ok_or_else(|| VmmError::Missing { program: arguments::PROGRAM.to_owned() })
+        find_program(arguments::PROGRAM)
+            .ok_or_else(|| VmmError::Missing { program: arguments::PROGRAM.to_owned() })
     }
 }
 
@@ -89,7 +92,8 @@ impl Vmm for Qemu {
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
         let executable = Qemu::executable()?;
-        let log = std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
+        let log =
+            std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
         let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
         let mut command = Command::new(executable);
         command.args(arguments::arguments(spec, self.choice.accelerator));
@@ -111,7 +115,9 @@ impl Vmm for Qemu {
     async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError> {
         match Process::adopt(&handle.process).map_err(VmmError::io("find the machine's process"))? {
             None => Ok(None),
-            Some(process) => QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await.map(Some),
+            Some(process) => {
+                QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await.map(Some)
+            }
         }
     }
 }
@@ -125,7 +131,11 @@ struct QemuMachine {
 }
 
 impl QemuMachine {
-    async fn attach(process: Process, run_dir: &Path, console_log: &Path) -> Result<Arc<dyn Machine>, VmmError> {
+    async fn attach(
+        process: Process,
+        run_dir: &Path,
+        console_log: &Path,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
         let console = match UnixStream::connect(run_dir.join(CONSOLE_SOCKET)).await {
             Ok(stream) => Console::record(stream, console_log.to_owned()),
             Err(source) => {

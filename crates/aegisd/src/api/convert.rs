@@ -93,7 +93,8 @@ pub(super) fn new_spec(request: &CreateInstance, rootfs: String) -> Result<Insta
 
 /// Whether a request names nothing but an existing instance's handle.
 pub(super) fn names_only(request: &CreateInstance) -> bool {
-    let bare = CreateInstance { handle: request.handle.clone(), wait: request.wait, ..CreateInstance::default() };
+    let bare =
+        CreateInstance { handle: request.handle.clone(), wait: request.wait, ..CreateInstance::default() };
     *request == bare
 }
 

@@ -42,7 +42,9 @@ impl From<InstanceError> for Failure {
             InstanceError::Failed(reason) => stopped(&reason),
             InstanceError::Refused(_) => ApiError::new(ErrorCode::GuestFailed, text),
             InstanceError::Guest(LinkError::Guest(error)) => refused(error.code, error.message),
-            InstanceError::Guest(_) | InstanceError::NotReady(_) => ApiError::new(ErrorCode::GuestFailed, text),
+            InstanceError::Guest(_) | InstanceError::NotReady(_) => {
+                ApiError::new(ErrorCode::GuestFailed, text)
+            }
             InstanceError::Home(_) => {
                 ApiError::new(ErrorCode::HostNotReady, text).hint("see what is missing with: aegis doctor")
             }
@@ -75,7 +77,9 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
         "user_not_found" => ErrorCode::UserNotFound,
         "workdir_not_found" => ErrorCode::WorkdirNotFound,
         "insufficient_memory" => ErrorCode::InsufficientResources,
-        "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" => ErrorCode::Conflict,
+        "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" => {
+            ErrorCode::Conflict
+        }
         "guest_unreachable" | "guest_failed" => ErrorCode::GuestFailed,
         _ => ErrorCode::BootFailed,
     };
@@ -96,6 +100,9 @@ pub(crate) async fn no_such_path() -> Failure {
 }
 
 pub(crate) async fn no_such_method() -> Response {
-    let error = ApiError::new(ErrorCode::InvalidArgument, "this path does not take this method; see /v1/openapi.json");
+    let error = ApiError::new(
+        ErrorCode::InvalidArgument,
+        "this path does not take this method; see /v1/openapi.json",
+    );
     (StatusCode::METHOD_NOT_ALLOWED, Json(ErrorBody { error })).into_response()
 }

@@ -39,7 +39,8 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(filter): Query<ListFilter>,
 ) -> Result<Json<Vec<Instance>>, Failure> {
-    let states = [InstanceState::Stopped, InstanceState::Starting, InstanceState::Running, InstanceState::Paused];
+    let states =
+        [InstanceState::Stopped, InstanceState::Starting, InstanceState::Running, InstanceState::Paused];
     let wanted = match filter.state.as_deref() {
         None => None,
         Some(word) => {
@@ -59,7 +60,10 @@ pub(super) async fn list(
     (status = 200, description = "An existing one was started.", body = Instance),
     (status = 400, body = ErrorBody), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody),
     (status = 500, body = ErrorBody), (status = 503, body = ErrorBody), (status = 507, body = ErrorBody)))]
-pub(super) async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Instance>), Failure> {
+pub(super) async fn create(
+    State(app): State<App>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Instance>), Failure> {
     let request: CreateInstance = parse(&body)?;
     let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
     if let Some(existing) = existing {
@@ -75,7 +79,10 @@ pub(super) async fn create(State(app): State<App>, body: Bytes) -> Result<(Statu
     Ok((StatusCode::CREATED, Json(convert::instance(&created.view()))))
 }
 
-async fn start_existing(request: &CreateInstance, existing: &InstanceHandle) -> Result<Json<Instance>, Failure> {
+async fn start_existing(
+    request: &CreateInstance,
+    existing: &InstanceHandle,
+) -> Result<Json<Instance>, Failure> {
     let view = existing.view();
     let same = !request.ephemeral
         && (names_only(request) || new_spec(request, view.spec.rootfs.clone())? == *view.spec);
@@ -87,14 +94,21 @@ async fn start_existing(request: &CreateInstance, existing: &InstanceHandle) -> 
 }
 
 async fn begin(instance: &InstanceHandle, wait: bool) -> Result<(), Failure> {
-    if wait { instance.request(Request::Start).await? } else { instance.begin_start().await? }
+    if wait {
+        instance.request(Request::Start).await?
+    } else {
+        instance.begin_start().await?
+    }
     Ok(())
 }
 
 /// One instance.
 #[utoipa::path(get, path = "/v1/instances/{id}", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = Instance), (status = 404, body = ErrorBody)))]
-pub(super) async fn describe(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Instance>, Failure> {
+pub(super) async fn describe(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Instance>, Failure> {
     Ok(Json(convert::instance(&app.instances.find(&id)?.view())))
 }
 
@@ -108,7 +122,10 @@ async fn act(app: &App, id: &str, request: Request, outcome: &str) -> Result<Jso
 /// Deletes an instance in any state, with everything that is stored of it.
 #[utoipa::path(delete, path = "/v1/instances/{id}", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
-pub(super) async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionReply>, Failure> {
     act(&app, &id, Request::Delete, "deleted").await
 }
 
@@ -149,9 +166,12 @@ async fn power(
     let instance = app.instances.find(id)?;
     let view = instance.view();
     // Without patience, what can be refused at once still is.
-    if request == Request::Start && matches!(convert::state(view.state), InstanceState::Running | InstanceState::Starting)
+    if request == Request::Start
+        && matches!(convert::state(view.state), InstanceState::Running | InstanceState::Starting)
     {
-        return Err(aegis_instances::InstanceError::AlreadyRunning(convert::state(view.state).as_str()).into());
+        return Err(
+            aegis_instances::InstanceError::AlreadyRunning(convert::state(view.state).as_str()).into()
+        );
     }
     let id = view.id.clone();
     // Owned by the instance: ends with the boot.
@@ -162,27 +182,39 @@ async fn power(
 /// Ends an instance's machine: SIGTERM to its processes, grace, SIGKILL. It stays enabled.
 #[utoipa::path(post, path = "/v1/instances/{id}/stop", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
-pub(super) async fn stop(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+pub(super) async fn stop(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionReply>, Failure> {
     act(&app, &id, Request::Stop, "stopped").await
 }
 
 /// Like stop; from then on only an explicit start boots it.
 #[utoipa::path(post, path = "/v1/instances/{id}/disable", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody)))]
-pub(super) async fn disable(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+pub(super) async fn disable(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionReply>, Failure> {
     act(&app, &id, Request::Disable, "disabled").await
 }
 
 /// Makes an instance's machine stand still, keeping its memory.
 #[utoipa::path(post, path = "/v1/instances/{id}/pause", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-pub(super) async fn pause(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+pub(super) async fn pause(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionReply>, Failure> {
     act(&app, &id, Request::Pause, "paused").await
 }
 
 /// Lets a paused instance go on.
 #[utoipa::path(post, path = "/v1/instances/{id}/resume", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-pub(super) async fn resume(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionReply>, Failure> {
+pub(super) async fn resume(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionReply>, Failure> {
     act(&app, &id, Request::Resume, "running").await
 }

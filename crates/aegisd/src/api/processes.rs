@@ -231,7 +231,8 @@ impl Running {
     async fn narrate(mut self, mut sender: http_body_util::channel::Sender<Bytes>) {
         let name = self.name.clone();
         let line = |line: ExecLine| {
-            let mut json = serde_json::to_vec(&ExecLine { exec_id: name.clone(), ..line }).unwrap_or_default();
+            let mut json =
+                serde_json::to_vec(&ExecLine { exec_id: name.clone(), ..line }).unwrap_or_default();
             json.push(b'\n');
             Bytes::from(json)
         };
@@ -309,11 +310,15 @@ async fn client(
         match frame {
             Frame::Stdin(bytes) => drop(stdin.write(bytes).await),
             Frame::StdinEnd => drop(stdin.finish().await),
-            Frame::Signal(signal) => drop(session.link().call(&Signal { target, signal: signal.into() }).await),
+            Frame::Signal(signal) => {
+                drop(session.link().call(&Signal { target, signal: signal.into() }).await)
+            }
             Frame::Resize(size) => {
                 drop(session.link().call(&Resize { target, size: convert::size(size) }).await);
             }
-            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => return,
+            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => {
+                return;
+            }
         }
     }
 }
@@ -370,7 +375,8 @@ async fn deliver(mut attachment: Attachment, instance: &InstanceHandle, mut outg
             Piece::End(Ending::Failed(reason)) => Frame::Error(stopped(&reason)),
         };
         let last = matches!(frame, Frame::Exit(_) | Frame::Error(_));
-        let sent = if last { return drop(outgoing.finish(&frame).await) } else { outgoing.send(&frame).await };
+        let sent =
+            if last { return drop(outgoing.finish(&frame).await) } else { outgoing.send(&frame).await };
         if sent.is_err() {
             return;
         }
@@ -400,7 +406,8 @@ async fn replay(attachment: &mut Attachment, outgoing: &mut Outgoing) -> bool {
         }
         let keep = usize::try_from(end - record.offset).unwrap_or(usize::MAX).min(record.payload.len());
         let bytes = record.payload.slice(..keep);
-        let frame = if record.stream == LogStream::Stderr { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
+        let frame =
+            if record.stream == LogStream::Stderr { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
         if outgoing.send(&frame).await.is_err() {
             return false;
         }
@@ -418,11 +425,15 @@ async fn control(mut incoming: Incoming, instance: &InstanceHandle) {
         match frame {
             Frame::Stdin(bytes) => drop(session.stdin().write(bytes).await),
             Frame::StdinEnd => drop(session.stdin().finish().await),
-            Frame::Signal(signal) => drop(session.link().call(&Signal { target, signal: signal.into() }).await),
+            Frame::Signal(signal) => {
+                drop(session.link().call(&Signal { target, signal: signal.into() }).await)
+            }
             Frame::Resize(size) => {
                 drop(session.link().call(&Resize { target, size: convert::size(size) }).await);
             }
-            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => return,
+            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => {
+                return;
+            }
         }
     }
 }

@@ -1,0 +1,221 @@
+//! A machine and all that goes with it, from one boot to its teardown: the conversation with its guest, and the
+//! tasks that report to the actor.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use aegis_guest_link::{Events, GuestLink, Resume};
+use aegis_vmm::Machine;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::actor::Message;
+use crate::boot;
+use crate::lifecycle::{Boot, Event};
+use crate::output::Output;
+use crate::reason::StopReason;
+use crate::session::{Session, Teller};
+
+/// How long the death of a machine may take to show after its guest has fallen silent.
+const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A machine and all that goes with it, from boot to teardown.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) boot: Boot,
+    mailbox: mpsc::Sender<Message>,
+    output: Arc<Output>,
+    cancel: CancellationToken,
+    hurry: CancellationToken,
+    machine: OnceLock<Arc<dyn Machine>>,
+    session: watch::Sender<Option<Arc<Session>>>,
+    boot_over: CancellationToken,
+    guest_over: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Live {
+    pub(crate) fn new(boot: Boot, mailbox: mpsc::Sender<Message>, output: Arc<Output>) -> Arc<Live> {
+        Arc::new(Live {
+            boot,
+            mailbox,
+            output,
+            cancel: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            machine: OnceLock::new(),
+            session: watch::Sender::new(None),
+            boot_over: CancellationToken::new(),
+            guest_over: CancellationToken::new(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// Begins the end. Returns whether this was the first time.
+    pub(crate) fn cancel(&self) -> bool {
+        let first = !self.cancel.is_cancelled();
+        self.cancel.cancel();
+        first
+    }
+
+    /// Makes a graceful end an abrupt one.
+    pub(crate) fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
+    /// Notes that the boot is over, well or not.
+    pub(crate) fn end_boot(&self) {
+        self.boot_over.cancel();
+    }
+
+    pub(crate) async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    pub(crate) async fn hurried(&self) {
+        self.hurry.cancelled().await;
+    }
+
+    pub(crate) async fn boot_ended(&self) {
+        self.boot_over.cancelled().await;
+    }
+
+    pub(crate) async fn guest_ended(&self) {
+        if self.session.borrow().is_some() {
+            self.guest_over.cancelled().await;
+        }
+    }
+
+    pub(crate) fn machine(&self) -> Option<Arc<dyn Machine>> {
+        self.machine.get().cloned()
+    }
+
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone()
+    }
+
+    /// The session, as soon as there is one; `None` if the machine ends before.
+    pub(crate) async fn wait_for_session(&self) -> Option<Arc<Session>> {
+        let mut session = self.session.subscribe();
+        tokio::select! {
+            // The sender lives in `self`.
+            found = session.wait_for(Option::is_some) => found.ok().and_then(|session| session.clone()),
+            () = self.cancelled() => None,
+        }
+    }
+
+    pub(crate) fn abort_tasks(&self) {
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        self.session.send_replace(None);
+    }
+
+    pub(crate) fn keep(&self, task: JoinHandle<()>) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+
+    pub(crate) async fn tell(&self, message: Message) {
+        // An actor that has gone has no use for it.
+        let _gone = self.mailbox.send(message).await;
+    }
+
+    pub(crate) async fn tell_and_wait(&self, message: impl FnOnce(oneshot::Sender<()>) -> Message) {
+        let (done, wait) = oneshot::channel();
+        self.tell(message(done)).await;
+        let _gone = wait.await;
+    }
+
+    /// Notes the machine, and reports its death when it comes.
+    pub(crate) fn set_machine(self: &Arc<Self>, machine: Arc<dyn Machine>) {
+        if self.machine.set(Arc::clone(&machine)).is_err() {
+            return;
+        }
+        let live = Arc::clone(self);
+        self.keep(tokio::spawn(async move {
+            let end = machine.ended().await;
+            let lines = aegis_vmm::console_tail(&machine.handle().console_log, boot::CONSOLE_LINES);
+            let reason = StopReason::died(&end).with_console(lines);
+            live.tell(Message::Happened(Event::Died(live.boot, reason))).await;
+        }));
+    }
+
+    /// Takes up the conversation with the guest, and takes it up again whenever it breaks off.
+    pub(crate) fn begin_session(self: &Arc<Self>, session: &Arc<Session>, events: Events) {
+        self.session.send_replace(Some(Arc::clone(session)));
+        let (live, session) = (Arc::clone(self), Arc::clone(session));
+        self.keep(tokio::spawn(async move {
+            live.converse(session, events).await;
+            live.guest_over.cancel();
+        }));
+    }
+
+    async fn converse(&self, session: Arc<Session>, events: Events) {
+        let tell = Teller { boot: self.boot, mailbox: self.mailbox.clone() };
+        session.converse(events, &self.output, &tell).await;
+        drop(session);
+        loop {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            let Some(machine) = self.machine() else { return };
+            let [stdout_held, stderr_held] = self.output.offsets();
+            let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
+            let opened = tokio::select! {
+                opened = Session::open(&*machine, resume) => opened,
+                _ = machine.ended() => return,
+                () = self.cancel.cancelled() => return,
+            };
+            match opened {
+                Ok((session, events, _)) => {
+                    self.session.send_replace(Some(Arc::clone(&session)));
+                    session.converse(events, &self.output, &tell).await;
+                }
+                Err(error) => {
+                    // A machine that has just died reports that itself, and better.
+                    if tokio::time::timeout(LAST_BREATH, machine.ended()).await.is_ok() {
+                        return;
+                    }
+                    let reason = StopReason::unreachable(&error);
+                    return self.tell(Message::Happened(Event::Died(self.boot, reason))).await;
+                }
+            }
+        }
+    }
+}
+
+/// Opens a session with the guest of a machine that was found alive.
+pub(crate) fn adopt_guest(live: &Arc<Live>) {
+    let owner = Arc::clone(live);
+    live.keep(tokio::spawn(async move {
+        let Some(machine) = owner.machine() else { return };
+        let [stdout_held, stderr_held] = owner.output.offsets();
+        let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
+        let failure = match Session::open(&*machine, resume).await {
+            Ok((session, events, true)) => return owner.begin_session(&session, events),
+            Ok((_, _, false)) => {
+                StopReason::new("boot_failed", "the daemon died before the command was executed")
+            }
+            Err(error) => StopReason::unreachable(&error),
+        };
+        owner.tell(Message::Happened(Event::Died(owner.boot, failure))).await;
+    }));
+}
+
+/// Lets the machine go on, with the clock set before anybody is told that it runs.
+pub(crate) async fn resume(live: &Arc<Live>) -> Result<(), String> {
+    let machine = live.machine().ok_or("there is no machine")?;
+    machine.resume().await.map_err(|error| error.to_string())?;
+    match live.session() {
+        // Sets the clock before anybody is told that it runs.
+        Some(session) => {
+            session.link().call(&GuestLink::health_call()).await.map(drop).map_err(|error| error.to_string())
+        }
+        None => {
+            adopt_guest(live);
+            let mut session = live.session.subscribe();
+            let opened =
+                tokio::time::timeout(aegis_guest_link::CALL_TIMEOUT, session.wait_for(Option::is_some)).await;
+            opened.map(drop).map_err(|_| "the guest does not answer".to_owned())
+        }
+    }
+}
