@@ -81,6 +81,7 @@ impl Bare {
         Bare { dir, kernel: home.join(".aegis/kernel/vmlinux") }
     }
 
+    /// The kernel hands a word that it does not know to init. (Not behind `--`: QEMU appends its devices to the line.)
     fn start(&self, mode: &str) -> Running {
         let socket = |name: &str| self.dir.path().join(name);
         let chardev =
@@ -100,7 +101,7 @@ impl Bare {
             "512",
         ]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off -- {mode}")]);
+        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off {mode}")]);
         command.args([
             "-chardev",
             &chardev("console"),

@@ -100,3 +100,18 @@ fn a_child_that_keeps_the_pipe_does_not_keep_exec() {
     let done = daemon.aegis(&["exec", &id, "--", "sh", "-c", "sleep 1000 & echo started"]);
     assert_eq!((done.code, done.out().as_str()), (0, "started\n"));
 }
+
+#[test]
+fn floods_out_of_exec_arrive_whole() {
+    let daemon = Daemon::start();
+    // Fresh machines: a guest kernel was seen to crash over the first flood.
+    for _ in 0..if aegis_tests::short() { 1 } else { 4 } {
+        let _id = daemon.instance("box", &["sleep", "1000"]);
+        let mut child = daemon.spawn(&["exec", "box", "--", "head", "-c", "200M", "/dev/zero"]);
+        let mut stdout = child.stdout.take().unwrap();
+        let total = std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+        let done = aegis_tests::wait(child, None);
+        assert_eq!((done.code, total), (0, 200 << 20), "{}", done.err());
+        assert!(daemon.ok(&["instance", "delete", "box"]).contains("deleted"));
+    }
+}

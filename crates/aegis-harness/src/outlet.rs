@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::port::Port;
+use crate::port::{Port, Stage};
 
 /// How many jobs may wait: enough to keep the port busy, few enough to keep each stream's turn near.
 const QUEUE: usize = 32;
@@ -122,18 +122,20 @@ async fn converse(port: &Port, queue: &mut mpsc::Receiver<(Epoch, Job)>, session
     if port.write_all(&frame::greeting(&GUEST_MARKER, &session.nonce)).await.is_err() {
         return std::future::pending().await;
     }
+    // Anew for each session: the end of the last one may have left something in it.
+    let Ok(stage) = Stage::new() else { return std::future::pending().await };
     let mut small = BytesMut::new();
     while let Some((epoch, job)) = queue.recv().await {
         if epoch != session.epoch {
             continue;
         }
-        if perform(port, job, &mut small).await.is_err() {
+        if perform(port, job, &stage, &mut small).await.is_err() {
             return std::future::pending().await;
         }
     }
 }
 
-async fn perform(port: &Port, job: Job, small: &mut BytesMut) -> std::io::Result<()> {
+async fn perform(port: &Port, job: Job, stage: &Stage, small: &mut BytesMut) -> std::io::Result<()> {
     match job {
         Job::Frame(frame) if frame.payload.len() < 4096 => {
             small.clear();
@@ -147,7 +149,7 @@ async fn perform(port: &Port, job: Job, small: &mut BytesMut) -> std::io::Result
         Job::Splice { stream, pipe, len, done } => {
             let header: [u8; HEADER_LEN] = frame::header(Kind::Data, stream, len);
             port.write_all(&header).await?;
-            port.splice_all(pipe.get_ref().as_fd(), len).await?;
+            port.splice_all(pipe.get_ref().as_fd(), stage, len).await?;
             // The pump may have gone with its session.
             let _gone = done.send(());
             Ok(())

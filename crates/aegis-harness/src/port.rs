@@ -8,8 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use aegis_guest_protocol::frame::MAX_DATA;
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -90,21 +92,53 @@ impl Port {
         Ok(())
     }
 
-    /// Moves exactly `len` bytes from a pipe that holds them to the port, without copying them here.
+    /// Moves exactly `len` bytes from a pipe that holds them to the port, without copying them here, by way of `stage`.
+    ///
+    /// The stage is an empty pipe that nobody else writes to. Linux (6.1, `port_fops_splice_write`) hands the device
+    /// one entry for each buffer in the pipe, and crashes over the unfilled ones if it moves fewer; a pipe into which
+    /// a process writes may always hold more than was asked for, the stage never does.
     ///
     /// # Errors
     /// The system's; `UnexpectedEof` if the pipe ends before.
-    pub async fn splice_all(&self, pipe: BorrowedFd<'_>, mut len: usize) -> io::Result<()> {
-        use rustix::pipe::{SpliceFlags, splice};
+    pub async fn splice_all(&self, pipe: BorrowedFd<'_>, stage: &Stage, mut len: usize) -> io::Result<()> {
         while len > 0 {
-            match splice(pipe, None, &*self.fd, None, len, SpliceFlags::NONBLOCK) {
+            let mut staged = match splice(pipe, None, &stage.writer, None, len, SpliceFlags::NONBLOCK) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => len -= count.min(len),
-                Err(Errno::AGAIN) => self.changed().await?,
-                Err(Errno::INTR) => {}
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
+            };
+            len -= staged.min(len);
+            while staged > 0 {
+                match splice(&stage.reader, None, &*self.fd, None, staged, SpliceFlags::NONBLOCK) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(count) => staged -= count.min(staged),
+                    Err(Errno::AGAIN) => self.changed().await?,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// A private pipe on the way from a process's pipe to a port. One that was left half full is of no further use.
+#[derive(Debug)]
+pub struct Stage {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Stage {
+    /// An empty stage.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new() -> io::Result<Stage> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // A smaller one only takes more turns.
+        let _smaller = rustix::pipe::fcntl_setpipe_size(&writer, MAX_DATA);
+        Ok(Stage { reader, writer })
     }
 }
