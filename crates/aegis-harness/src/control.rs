@@ -270,7 +270,7 @@ impl Shared {
         let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
         let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;
         let err = self.streams.open(WORKLOAD_ERR).ok_or_else(no_stream)?;
-        let (child, exit) = self.processes.start(Target::Workload, &run.process, &*self.platform)?;
+        let (child, exit) = self.processes.start(Target::Workload, &run.process)?;
         let pid = child.pid;
         let (stdout, stderr) = (Durable::new(io), Durable::new(err));
         for output in [&stdout, &stderr] {
@@ -360,7 +360,7 @@ impl Shared {
     ) -> Result<Started, RpcError> {
         let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
         let target = Target::Exec(exec.exec_id);
-        let (child, exit) = self.processes.start(target, &exec.process, &*self.platform)?;
+        let (child, exit) = self.processes.start(target, &exec.process)?;
         let pid = child.pid;
         let mut outputs = Vec::new();
         let mut send = |from, stream: &Rc<Stream>| {

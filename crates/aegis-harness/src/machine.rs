@@ -23,7 +23,6 @@ const ROOT_SERIAL: &str = "aegis-root";
 /// Serial number of the disk that takes the instance's changes.
 const DATA_SERIAL: &str = "aegis-data";
 
-const CGROUP: &str = "/sys/fs/cgroup";
 /// For how long the kernel must be able to keep what is in use in memory; it kills something otherwise.
 const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
 const MIN_TTL_MS: &str = "1000";
@@ -49,6 +48,8 @@ pub(crate) fn mount_early() -> io::Result<()> {
     mount_at("proc", Path::new("/proc"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("sysfs", Path::new("/sys"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
+    // A process that floods its pipe fills it before we empty it: each of our turns carries more.
+    aegis_sys::guest::yield_to_others()?;
     aegis_sys::guest::protect_memory()
 }
 
@@ -178,14 +179,6 @@ fn name_machine(hostname: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the workload's group, which tells what the kernel kills in it, and makes the kernel kill rather than thrash.
-/// Best effort: an older kernel lacks it.
-fn prepare_for_shortage() -> io::Result<()> {
-    fs::write(MIN_TTL, MIN_TTL_MS)?;
-    fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory +pids")?;
-    fs::create_dir_all(format!("{CGROUP}/workload"))
-}
-
 impl Platform for Guest {
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError> {
         self.mount_root()?;
@@ -193,7 +186,8 @@ impl Platform for Guest {
         enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
         name_machine(hostname).map_err(failed("name the machine"))?;
         let _without_loopback = aegis_sys::guest::loopback_up();
-        let _unprepared = prepare_for_shortage();
+        // Best effort: an older kernel lacks it.
+        let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
     }
 
@@ -205,14 +199,9 @@ impl Platform for Guest {
         platform::add_entropy(bytes);
     }
 
-    fn workload_cgroup(&self) -> Option<OwnedFd> {
-        let file = File::options().write(true).open(format!("{CGROUP}/workload/cgroup.procs"));
-        file.ok().map(OwnedFd::from)
-    }
-
     fn oom_kills(&self) -> u64 {
-        let events = fs::read_to_string(format!("{CGROUP}/workload/memory.events")).unwrap_or_default();
-        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        let counters = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+        let count = counters.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
 

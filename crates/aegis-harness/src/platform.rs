@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 
 use aegis_guest_protocol::rpc::RpcError;
 
@@ -21,10 +20,7 @@ pub trait Platform: Debug {
     /// Stirs bytes into the kernel's random pool.
     fn add_entropy(&self, bytes: &[u8]);
 
-    /// The `cgroup.procs` file that a workload joins, opened for writing.
-    fn workload_cgroup(&self) -> Option<OwnedFd>;
-
-    /// How many processes of the workload the kernel killed for want of memory.
+    /// How many processes the kernel has killed for want of memory.
     fn oom_kills(&self) -> u64;
 
     /// Sends a signal to every process; `groups` are those that the host started.

@@ -17,7 +17,6 @@ use tokio::sync::watch;
 
 use crate::identity::{self, User};
 use crate::lookup::{self, DEFAULT_PATH};
-use crate::platform::Platform;
 
 /// The host's ends of a process's standard streams.
 #[derive(Debug)]
@@ -69,16 +68,11 @@ impl Processes {
         &self,
         target: Target,
         process: &Process,
-        platform: &dyn Platform,
     ) -> Result<(Child, watch::Receiver<Option<ExitStatus>>), RpcError> {
         let (mut command, user) = prepare(process)?;
         let (ends, terminal) =
             connect(&mut command, process, &user).map_err(system("open standard streams"))?;
-        let workload = Workload {
-            identity: user.identity,
-            controlling_terminal: process.tty.is_some(),
-            cgroup: platform.workload_cgroup(),
-        };
+        let workload = Workload { identity: user.identity, controlling_terminal: process.tty.is_some() };
         child::as_workload(&mut command, workload);
         let spawned = command.spawn();
         drop(command);

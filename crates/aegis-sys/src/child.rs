@@ -28,25 +28,20 @@ pub struct Workload {
     pub identity: Identity,
     /// Whether its standard input is a terminal that becomes its controlling one.
     pub controlling_terminal: bool,
-    /// An open `cgroup.procs` file to join, if any.
-    pub cgroup: Option<OwnedFd>,
 }
 
-/// Makes `command` start in a session of its own, with default signals, in its cgroup, as its user.
+/// Makes `command` start in a session of its own, with default signals and scheduling, as its user.
 pub fn as_workload(command: &mut Command, workload: Workload) {
-    let Workload { identity, controlling_terminal, cgroup } = workload;
+    let Workload { identity, controlling_terminal } = workload;
     let setup = move || {
         reset_signals();
-        // SAFETY: plain system calls on integers; the descriptor is owned by this closure and open; the group
-        // list outlives the call, and its length is passed with it.
+        // SAFETY: plain system calls on integers and on a structure that outlives the call; the group list outlives
+        // its call, and its length is passed with it.
         unsafe {
             check(libc::setsid())?;
+            check(libc::sched_setscheduler(0, libc::SCHED_OTHER, &libc::sched_param { sched_priority: 0 }))?;
             if controlling_terminal {
                 check(libc::ioctl(0, libc::TIOCSCTTY as _, 0))?;
-            }
-            if let Some(cgroup) = &cgroup {
-                // "0" stands for the writing process itself. A kernel without the group is no reason to fail.
-                libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1);
             }
             check(libc::setgroups(identity.groups.len() as _, identity.groups.as_ptr()))?;
             check(libc::setgid(identity.gid))?;
@@ -84,16 +79,14 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
     unsafe { command.pre_exec(setup) };
 }
 
-/// Default dispositions and an empty mask: what the parent ignores or blocks is its own affair.
+/// An empty mask, and the default for SIGPIPE, which Rust programs ignore. Handlers do not survive `exec` anyway.
 fn reset_signals() {
-    // SAFETY: the set is initialised by sigemptyset before use; signal numbers out of range only yield EINVAL.
+    // SAFETY: the set is initialised by sigemptyset before use; the disposition is a constant.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
-        for signal in 1..32 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }
 

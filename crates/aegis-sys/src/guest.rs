@@ -80,6 +80,17 @@ pub fn protect_memory() -> io::Result<()> {
     }
 }
 
+/// Makes this process one that does not interrupt others when it wakes (`SCHED_BATCH`). It runs at once on an idle
+/// processor, and otherwise when the one that woke it has nothing more to do for now.
+///
+/// # Errors
+/// The system's.
+pub fn yield_to_others() -> io::Result<()> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the structure outlives the call.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &none) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
