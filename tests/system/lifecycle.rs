@@ -141,3 +141,99 @@ fn running_out_of_memory_is_the_stated_reason() {
         (Some(137), Some("out_of_memory"))
     );
 }
+
+#[test]
+fn a_machine_that_cannot_boot_says_why_and_leaves_a_stopped_record() {
+    let daemon = Daemon::start();
+    std::fs::create_dir(daemon.root().join("kernel")).unwrap();
+    std::fs::write(daemon.root().join("kernel/vmlinux"), "no kernel").unwrap();
+    let done = daemon.aegis(&["instance", "start", "--name", "bad", "--", "true"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err().contains("kernel") && done.err().contains("aegis doctor"), "{}", done.err());
+    let info = daemon.info("bad").unwrap();
+    assert_eq!(
+        (info["state"].as_str(), info["stop_reason"]["code"].as_str()),
+        (Some("stopped"), Some("vmm_died"))
+    );
+    std::fs::remove_file(daemon.root().join("kernel/vmlinux")).unwrap();
+    assert!(
+        daemon.ok(&["instance", "start", "--name", "bad"]).contains("Handle: bad"),
+        "with a kernel it boots"
+    );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_guest_that_does_not_come_up_in_time_is_ended_with_that_reason() {
+    let daemon = Daemon::none();
+    std::fs::create_dir(daemon.root().join("kernel")).unwrap();
+    std::fs::write(daemon.root().join("kernel/initramfs.cpio"), sleeping_initramfs()).unwrap();
+    let up = daemon.command(&["up"]).env("AEGIS_BOOT_TIMEOUT", "4").status().unwrap();
+    assert!(up.success());
+    let done = daemon.aegis(&["instance", "start", "--name", "mute", "--", "true"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err().contains("within 4 seconds"), "{}", done.err());
+    let info = daemon.info("mute").unwrap();
+    assert_eq!(
+        (info["state"].as_str(), info["stop_reason"]["code"].as_str()),
+        (Some("stopped"), Some("boot_timeout"))
+    );
+    assert!(daemon.machines().is_empty());
+}
+
+#[cfg(target_arch = "x86_64")]
+/// An initramfs whose `/init` never answers: the least program that stays, a header and `jmp .`.
+fn sleeping_initramfs() -> Vec<u8> {
+    let code: [u8; 2] = [0xEB, 0xFE];
+    let mut elf = vec![0x7F, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    elf.extend(2u16.to_le_bytes());
+    elf.extend(62u16.to_le_bytes());
+    elf.extend(1u32.to_le_bytes());
+    for field in [0x40_0078u64, 64, 0] {
+        elf.extend(field.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for field in [64u16, 56, 1, 64, 0, 0] {
+        elf.extend(field.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes());
+    elf.extend(5u32.to_le_bytes());
+    for field in [0u64, 0x40_0000, 0x40_0000, 122, 122, 0x1000] {
+        elf.extend(field.to_le_bytes());
+    }
+    elf.extend(code);
+    let mut archive = Vec::new();
+    for (name, mode, content) in [("init", 0o100_755u32, &elf[..]), ("TRAILER!!!", 0, &[])] {
+        let head = format!(
+            "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
+            0,
+            0,
+            0,
+            1,
+            0,
+            content.len(),
+            0,
+            0,
+            0,
+            0,
+            name.len() + 1,
+            0
+        );
+        archive.extend_from_slice(head.as_bytes());
+        archive.extend_from_slice(name.as_bytes());
+        archive.push(0);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend_from_slice(content);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
+    archive
+}
+
+#[test]
+fn exec_waits_for_an_instance_that_is_starting() {
+    let daemon = Daemon::start();
+    let child = daemon.spawn(&["instance", "start", "--name", "box", "--", "sleep", "1000"]);
+    aegis_tests::eventually("it exists", aegis_tests::DEADLINE, || daemon.state("box") != "gone");
+    assert_eq!(daemon.ok(&["exec", "box", "--", "echo", "ready"]), "ready\n");
+    assert_eq!(aegis_tests::wait(child, None).code, 0);
+}

@@ -8,10 +8,10 @@ const POURED: usize = 200 << 20;
 fn main() {
     // The kernel has opened the console for us. Nobody is left to tell if any of this fails: the host waits in vain.
     let _mute = std::io::stdout().write_all(b"@user\n");
-    if std::env::args().any(|argument| argument == "pour") {
-        if let Err(error) = pour() {
-            let _mute = writeln!(std::io::stdout(), "@failed {error}");
-        }
+    if std::env::args().any(|argument| argument == "pour")
+        && let Err(error) = pour()
+    {
+        let _mute = writeln!(std::io::stdout(), "@failed {error}");
     }
     loop {
         std::thread::park();

@@ -8,9 +8,9 @@ use aegis_store::disk::DiskMaker;
 use aegis_vmm::{End, Machine, MachineSpec, console_tail};
 
 use crate::actor::Message;
-use crate::live::Live;
+use crate::live::{LAST_BREATH, Live};
 use crate::manager::Context;
-use crate::reason::StopReason;
+use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
 use crate::spec::InstanceSpec;
 
@@ -39,7 +39,13 @@ pub(crate) async fn boot(context: &Context, order: &Order) -> Result<(), StopRea
             () = order.live.cancelled() => Err(StopReason::stopped()),
             end = machine.ended() => Err(died_at_boot(context, order, &end)),
             opened = tokio::time::timeout(context.config.boot_timeout, execute(&*machine, order)) => match opened {
-                Ok(result) => result,
+                Ok(Err(reason)) if reason.code == UNREACHABLE => {
+                    // Its death, if that is the cause, explains more than the silence that came of it.
+                    let end = tokio::time::timeout(LAST_BREATH, machine.ended()).await;
+                    Err(end.map_or(reason, |end| died_at_boot(context, order, &end)))
+                }
+                Ok(Err(reason)) => Err(reason),
+                Ok(Ok(())) => Ok(()),
                 Err(_) => Err(timed_out(context, order)),
             },
         }

@@ -17,7 +17,7 @@ use crate::reason::StopReason;
 use crate::session::{Session, Teller};
 
 /// How long the death of a machine may take to show after its guest has fallen silent.
-const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(1);
+pub(crate) const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A machine and all that goes with it, from boot to teardown.
 #[derive(Debug)]

@@ -4,6 +4,9 @@ use aegis_guest_protocol::messages::ExitStatus;
 use aegis_vmm::End;
 use serde::{Deserialize, Serialize};
 
+/// Code of a guest that fell silent.
+pub(crate) const UNREACHABLE: &str = "guest_unreachable";
+
 /// A cause with a stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopReason {
@@ -58,7 +61,7 @@ impl StopReason {
     }
 
     pub(crate) fn unreachable(error: &dyn std::fmt::Display) -> StopReason {
-        StopReason::new("guest_unreachable", format!("the guest could not be reached: {error}"))
+        StopReason::new(UNREACHABLE, format!("the guest could not be reached: {error}"))
     }
 
     /// The command's own end.
@@ -94,8 +97,12 @@ impl StopReason {
             End::Killed(signal) => {
                 StopReason::new("vmm_died", format!("the machine's process was killed by signal {signal}"))
             }
-            End::Exited(code) => {
-                StopReason::new("vmm_died", format!("the machine's process ended by itself with code {code}"))
+            End::Exited(code, words) => {
+                let said = if words.is_empty() { String::new() } else { format!(", saying: {words}") };
+                StopReason::new(
+                    "vmm_died",
+                    format!("the machine's process ended by itself with code {code}{said}"),
+                )
             }
             End::Gone => StopReason::new("vmm_died", "the machine's process is gone"),
         }

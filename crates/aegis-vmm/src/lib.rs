@@ -100,8 +100,8 @@ pub struct MachineHandle {
 pub enum End {
     /// Its kernel panicked; the line that says so.
     Panic(String),
-    /// The monitor exited with this code.
-    Exited(i32),
+    /// The monitor exited with this code, and these last words, printable.
+    Exited(i32, String),
     /// The monitor was killed by this signal.
     Killed(i32),
     /// The monitor is gone; nobody was there to see how.

@@ -126,7 +126,7 @@ fn open(pid: i32) -> io::Result<OwnedFd> {
 fn end_of(status: std::process::ExitStatus) -> End {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exited(code),
+        (Some(code), _) => End::Exited(code, String::new()),
         (None, Some(signal)) => End::Killed(signal),
         (None, None) => End::Gone,
     }

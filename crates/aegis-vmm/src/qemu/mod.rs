@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::UnixStream;
 
+use crate::console;
 use crate::process::{Process, find_program};
 use crate::{
     Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm, VmmError,
@@ -66,6 +67,8 @@ const QMP_SOCKET: &str = "qmp.sock";
 const CONSOLE_SOCKET: &str = "console.sock";
 /// What QEMU itself says, mostly nothing.
 const MONITOR_LOG: &str = "monitor.log";
+/// How much of it explains an unexpected end.
+const MONITOR_LINES: usize = 3;
 
 #[async_trait]
 impl Vmm for Qemu {
@@ -199,7 +202,11 @@ impl Machine for QemuMachine {
             }} => Some(panic),
             end = self.process.ended() => match end {
                 // The console's end tells more than the process's.
-                End::Exited(0) | End::Gone => self.console.panicked().await,
+                End::Exited(0, _) | End::Gone => self.console.panicked().await,
+                End::Exited(code, _) => {
+                    let words = console::tail(&self.run_dir.join(MONITOR_LOG), MONITOR_LINES);
+                    return End::Exited(code, words.join("; "));
+                }
                 other => return other,
             },
         };

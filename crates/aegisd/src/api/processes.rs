@@ -306,21 +306,31 @@ async fn client(
     stdin: Arc<aegis_guest_link::GuestStream>,
 ) {
     while let Some(frame) = incoming.next().await {
-        // What the process does not want any more is dropped; its exit is told by the other direction.
-        match frame {
-            Frame::Stdin(bytes) => drop(stdin.write(bytes).await),
-            Frame::StdinEnd => drop(stdin.finish().await),
-            Frame::Signal(signal) => {
-                drop(session.link().call(&Signal { target, signal: signal.into() }).await)
-            }
-            Frame::Resize(size) => {
-                drop(session.link().call(&Resize { target, size: convert::size(size) }).await);
-            }
-            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => {
-                return;
-            }
+        if !pass_on(frame, &session, target, &stdin).await {
+            return;
         }
     }
+}
+
+/// Passes one frame of a client on. Returns false for what no client says.
+///
+/// What the process does not want any more is dropped: its exit is told by the other direction.
+async fn pass_on(
+    frame: Frame,
+    session: &Session,
+    target: Target,
+    stdin: &aegis_guest_link::GuestStream,
+) -> bool {
+    match frame {
+        Frame::Stdin(bytes) => drop(stdin.write(bytes).await),
+        Frame::StdinEnd => drop(stdin.finish().await),
+        Frame::Signal(signal) => drop(session.link().call(&Signal { target, signal: signal.into() }).await),
+        Frame::Resize(size) => drop(session.link().call(&Resize { target, size: convert::size(size) }).await),
+        Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => {
+            return false;
+        }
+    }
+    true
 }
 
 /// Where an attaching client stands.
@@ -421,19 +431,8 @@ async fn replay(attachment: &mut Attachment, outgoing: &mut Outgoing) -> bool {
 async fn control(mut incoming: Incoming, instance: &InstanceHandle) {
     while let Some(frame) = incoming.next().await {
         let Some(session) = instance.next_session().await else { return };
-        let target = Target::Workload;
-        match frame {
-            Frame::Stdin(bytes) => drop(session.stdin().write(bytes).await),
-            Frame::StdinEnd => drop(session.stdin().finish().await),
-            Frame::Signal(signal) => {
-                drop(session.link().call(&Signal { target, signal: signal.into() }).await)
-            }
-            Frame::Resize(size) => {
-                drop(session.link().call(&Resize { target, size: convert::size(size) }).await);
-            }
-            Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => {
-                return;
-            }
+        if !pass_on(frame, &session, Target::Workload, session.stdin()).await {
+            return;
         }
     }
 }
