@@ -139,7 +139,7 @@ impl Actor {
 
     /// Takes over a machine that an earlier daemon started. `paused` ones are spoken to when they go on.
     pub(crate) fn adopt(&mut self, machine: Arc<dyn Machine>, paused: bool) {
-        let live = Live::new(self.life.boot(), self.own_mailbox.clone(), Arc::clone(&self.output));
+        let live = Live::new(self.life.boot(), true, self.own_mailbox.clone(), Arc::clone(&self.output));
         live.end_boot();
         live.set_machine(machine);
         if let Err(error) = self.output.resume(self.life.boot()) {
@@ -288,7 +288,7 @@ impl Actor {
     }
 
     fn boot(&mut self, boot: Boot) {
-        let live = Live::new(boot, self.own_mailbox.clone(), Arc::clone(&self.output));
+        let live = Live::new(boot, false, self.own_mailbox.clone(), Arc::clone(&self.output));
         self.live.send_replace(Some(Arc::clone(&live)));
         let order = Order {
             id: self.id.clone(),

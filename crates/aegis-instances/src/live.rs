@@ -1,6 +1,7 @@
 //! A machine and all that goes with it, from one boot to its teardown: the conversation with its guest, and the
 //! tasks that report to the actor.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aegis_guest_link::{Events, GuestLink, Resume};
@@ -23,6 +24,8 @@ pub(crate) const LAST_BREATH: std::time::Duration = std::time::Duration::from_se
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) boot: Boot,
+    /// Whether an earlier daemon booted it: then there is a guest to connect to, even if there is no session yet.
+    adopted: bool,
     mailbox: mpsc::Sender<Message>,
     output: Arc<Output>,
     cancel: CancellationToken,
@@ -32,12 +35,20 @@ pub(crate) struct Live {
     boot_over: CancellationToken,
     guest_over: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether the session with an earlier daemon's guest is being opened.
+    adopting: AtomicBool,
 }
 
 impl Live {
-    pub(crate) fn new(boot: Boot, mailbox: mpsc::Sender<Message>, output: Arc<Output>) -> Arc<Live> {
+    pub(crate) fn new(
+        boot: Boot,
+        adopted: bool,
+        mailbox: mpsc::Sender<Message>,
+        output: Arc<Output>,
+    ) -> Arc<Live> {
         Arc::new(Live {
             boot,
+            adopted,
             mailbox,
             output,
             cancel: CancellationToken::new(),
@@ -47,6 +58,7 @@ impl Live {
             boot_over: CancellationToken::new(),
             guest_over: CancellationToken::new(),
             tasks: Mutex::default(),
+            adopting: AtomicBool::new(false),
         })
     }
 
@@ -87,6 +99,21 @@ impl Live {
 
     pub(crate) fn machine(&self) -> Option<Arc<dyn Machine>> {
         self.machine.get().cloned()
+    }
+
+    /// The session for a farewell; with the guest of an earlier daemon's machine it may have to be opened first.
+    pub(crate) async fn last_session(self: &Arc<Self>) -> Option<Arc<Session>> {
+        let session = self.session();
+        if session.is_some() || !self.adopted {
+            return session;
+        }
+        let mut opened = self.session.subscribe();
+        if !self.adopting.swap(true, Ordering::Relaxed) {
+            adopt_guest(self);
+        }
+        let opened =
+            tokio::time::timeout(aegis_guest_link::CALL_TIMEOUT, opened.wait_for(Option::is_some)).await;
+        opened.ok()?.ok()?.clone()
     }
 
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
@@ -185,6 +212,7 @@ impl Live {
 
 /// Opens a session with the guest of a machine that was found alive.
 pub(crate) fn adopt_guest(live: &Arc<Live>) {
+    live.adopting.store(true, Ordering::Relaxed);
     let owner = Arc::clone(live);
     live.keep(tokio::spawn(async move {
         let Some(machine) = owner.machine() else { return };

@@ -343,7 +343,10 @@ impl InstanceHandle {
         check_process(&process.command, &process.env, &process.workdir)?;
         let ready = tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await;
         ready.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))??;
-        let session = self.current_session().ok_or(InstanceError::Stopped)?;
+        // A daemon that has just started may still be about to connect.
+        let session = tokio::time::timeout(READY_TIMEOUT, self.next_session()).await;
+        let session = session.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))?;
+        let session = session.ok_or(InstanceError::Stopped)?;
         let handle = session.exec(process).await?;
         Ok((handle, session))
     }

@@ -14,6 +14,12 @@ use crate::spec::InstanceSpec;
 
 /// Takes over all rows. One that makes no sense is left alone and reported: a newer daemon may have written it.
 pub(crate) async fn recover(instances: &Instances, rows: Vec<InstanceRow>) {
+    let handles = rows.iter().filter_map(machine_handle);
+    let known: Vec<i32> = handles.map(|handle| handle.process.pid).collect();
+    let context = instances.context();
+    for name in context.vmm.end_strays(&context.home.disks(), &known).await {
+        tracing::warn!(name, "ended a machine that no record knows");
+    }
     for row in rows {
         match serde_json::from_str::<InstanceSpec>(&row.spec) {
             Ok(spec) => recover_one(instances, row, spec).await,
@@ -75,7 +81,7 @@ fn lost(row: &InstanceRow) -> StopReason {
 }
 
 async fn find_machine(instances: &Instances, row: &InstanceRow) -> Option<Arc<dyn Machine>> {
-    let handle: MachineHandle = serde_json::from_str(row.vm.as_deref()?).ok()?;
+    let handle = machine_handle(row)?;
     match instances.context().vmm.recover(&handle).await {
         Ok(machine) => machine,
         Err(error) => {
@@ -83,4 +89,8 @@ async fn find_machine(instances: &Instances, row: &InstanceRow) -> Option<Arc<dy
             None
         }
     }
+}
+
+fn machine_handle(row: &InstanceRow) -> Option<MachineHandle> {
+    serde_json::from_str(row.vm.as_deref()?).ok()
 }

@@ -9,7 +9,6 @@ use aegis_vmm::Machine;
 use crate::lifecycle::Manner;
 use crate::live::Live;
 use crate::manager::Context;
-use crate::session::Session;
 
 /// How long a command may take to end after SIGTERM.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
@@ -19,12 +18,12 @@ const GUEST_OVERHEAD: Duration = Duration::from_secs(8);
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
 /// Ends the machine of `live`, if it has one, and returns when nothing of it is left but the log and the disk.
-pub(crate) async fn tear_down(context: &Context, id: &str, live: &Live, manner: Manner) {
+pub(crate) async fn tear_down(context: &Context, id: &str, live: &Arc<Live>, manner: Manner) {
     live.boot_ended().await;
     if let Some(machine) = live.machine() {
         if manner == Manner::Graceful {
             tokio::select! {
-                () = shut_down(&machine, live.session()) => {}
+                () = shut_down(&machine, live) => {}
                 () = live.hurried() => {}
                 _ = machine.ended() => {}
             }
@@ -39,12 +38,12 @@ pub(crate) async fn tear_down(context: &Context, id: &str, live: &Live, manner: 
     }
 }
 
-async fn shut_down(machine: &Arc<dyn Machine>, session: Option<Arc<Session>>) {
-    let Some(session) = session else { return };
+async fn shut_down(machine: &Arc<dyn Machine>, live: &Arc<Live>) {
     // A paused guest hears nothing; one that runs does not mind.
     if machine.is_paused().await.unwrap_or(false) && machine.resume().await.is_err() {
         return;
     }
+    let Some(session) = live.last_session().await else { return };
     let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
     let farewell = async {
         if session.link().call(&Shutdown { grace_ms }).await.is_ok() {

@@ -17,7 +17,7 @@ mod process;
 pub mod qemu;
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -167,6 +167,10 @@ pub trait Vmm: Debug + Send + Sync {
     /// # Errors
     /// If it lives and cannot be taken over.
     async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError>;
+
+    /// Ends machines whose disk is in `disks` and whose process is none of `known`: an earlier daemon died between
+    /// starting them and storing that it had. Returns their names.
+    async fn end_strays(&self, disks: &Path, known: &[i32]) -> Vec<String>;
 }
 
 /// A machine whose process runs, or has just ended.

@@ -118,6 +118,20 @@ impl Process {
     }
 }
 
+/// Living processes with their arguments.
+pub(crate) fn all() -> Vec<(ProcessId, Vec<String>)> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        let (state, start_ticks) = stat(pid)?;
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|_| state != 'Z')?;
+        let arguments =
+            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        Some((ProcessId { pid, start_ticks, executable: executable(pid)? }, arguments))
+    })
+    .collect()
+}
+
 fn open(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)

@@ -109,6 +109,20 @@ pub(crate) fn arguments(spec: &MachineSpec, with: Accelerator) -> Vec<OsString> 
     all
 }
 
+/// The name of the machine that a process with these arguments is, if its own disk is in `disks`.
+pub(crate) fn machine_name(words: &[String], disks: &Path) -> Option<String> {
+    let program = Path::new(words.first()?).file_name()?;
+    let after =
+        |flag: &'static str| words.windows(2).filter(move |pair| pair[0] == flag).map(|pair| &pair[1]);
+    let name = after("-name").next()?;
+    let own = after("-blockdev").any(|text| {
+        let disk: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        let path = disk["file"]["filename"].as_str().map(Path::new);
+        disk["node-name"] == "data" && path.and_then(Path::parent) == Some(disks)
+    });
+    (program == PROGRAM && own).then(|| name.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +154,23 @@ mod tests {
             .collect();
         assert!(all.iter().any(|argument| argument.starts_with("on,") && argument.contains("spawn=deny")));
         assert!(!all.iter().any(|argument| argument.contains("net")));
+    }
+
+    #[test]
+    fn a_stray_is_known_by_its_disk_alone() {
+        let words = |program: &str, disk: &str| -> Vec<String> {
+            let own = super::disk("data", Path::new(disk), false);
+            ["/usr/bin/", program]
+                .concat()
+                .split(' ')
+                .chain(["-name", "inst-x", "-blockdev", &own])
+                .map(str::to_owned)
+                .collect()
+        };
+        let found = |words: &[String]| machine_name(words, Path::new("/home/disks"));
+        assert_eq!(found(&words(PROGRAM, "/home/disks/inst-x.ext4")).as_deref(), Some("inst-x"));
+        assert_eq!(found(&words(PROGRAM, "/other/disks/inst-x.ext4")), None);
+        assert_eq!(found(&words("vim", "/home/disks/inst-x.ext4")), None);
+        assert_eq!(found(&[]), None);
     }
 }

@@ -115,6 +115,21 @@ impl Vmm for Qemu {
         QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await
     }
 
+    async fn end_strays(&self, disks: &Path, known: &[i32]) -> Vec<String> {
+        let mut ended = Vec::new();
+        for (id, words) in crate::process::all() {
+            if known.contains(&id.pid) {
+                continue;
+            }
+            let Some(name) = arguments::machine_name(&words, disks) else { continue };
+            if let Ok(Some(stray)) = Process::adopt(&id) {
+                stray.kill().await;
+                ended.push(name);
+            }
+        }
+        ended
+    }
+
     async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError> {
         match Process::adopt(&handle.process).map_err(VmmError::io("find the machine's process"))? {
             None => Ok(None),
