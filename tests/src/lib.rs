@@ -18,6 +18,8 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Daemon {
     home: tempfile::TempDir,
     root: PathBuf,
+    /// Added to the environment of every command.
+    environment: Vec<(String, String)>,
 }
 
 /// What a finished command left.
@@ -122,7 +124,7 @@ impl Daemon {
     pub fn start_below(tail: &str) -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().join(tail);
-        let daemon = Daemon { home, root };
+        let daemon = Daemon { home, root, environment: Vec::new() };
         daemon.up();
         daemon
     }
@@ -135,7 +137,20 @@ impl Daemon {
     pub fn start_in(dir: &Path) -> Daemon {
         let home = tempfile::Builder::new().prefix("h").tempdir_in(dir).expect("make a home");
         let root = home.path().to_owned();
-        let daemon = Daemon { home, root };
+        let daemon = Daemon { home, root, environment: Vec::new() };
+        daemon.up();
+        daemon
+    }
+
+    /// Starts a daemon in a new home with these variables in its environment.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_with(variables: &[(&str, &str)]) -> Daemon {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let mut daemon = Daemon::none();
+        daemon.environment = variables.iter().map(owned).collect();
         daemon.up();
         daemon
     }
@@ -148,7 +163,7 @@ impl Daemon {
     pub fn none() -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().to_owned();
-        Daemon { home, root }
+        Daemon { home, root, environment: Vec::new() }
     }
 
     /// `aegis up`.
@@ -197,6 +212,7 @@ impl Daemon {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(bin().join("aegis"));
         command.args(arguments).env("AEGIS_HOME", &self.root);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

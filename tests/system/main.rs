@@ -7,6 +7,7 @@ mod cleanliness;
 mod commands;
 mod crashes;
 mod documents;
+mod fake;
 mod isolation;
 mod lifecycle;
 mod run;

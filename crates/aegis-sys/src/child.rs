@@ -4,7 +4,7 @@
 //! before the fork, and never allocate, lock or format.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -77,6 +77,18 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
     };
     // SAFETY: the closure is async-signal-safe, see the module's head.
     unsafe { command.pre_exec(setup) };
+}
+
+/// A descriptor that the parent left open under this number.
+///
+/// # Errors
+/// `EBADF` if there is none.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only; a number that is no descriptor yields EBADF.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    check(copy)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// An empty mask, and the default for SIGPIPE, which Rust programs ignore. Handlers do not survive `exec` anyway.

@@ -1,0 +1,86 @@
+//! A guest without a machine, for the fake monitor: the real harness on this host, behind the sockets of a machine.
+//!
+//! Its ports never tell the harness that the host has gone or come back, which is the worst that a port may do: only
+//! the greeting of a new session tells.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::rc::Rc;
+
+use aegis_guest_protocol::rpc::RpcError;
+use aegis_harness::platform::Platform;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// This host as a guest: nothing is mounted, set or ended but what the harness itself started.
+#[derive(Debug)]
+struct Host;
+
+impl Platform for Host {
+    fn prepare_root(&self, _hostname: &str) -> Result<(), RpcError> {
+        Ok(())
+    }
+
+    fn set_clock(&self, _unix_time_ns: u64) {}
+
+    fn add_entropy(&self, _bytes: &[u8]) {}
+
+    fn oom_kills(&self) -> u64 {
+        0
+    }
+
+    fn signal_everyone(&self, groups: &[u32], signal: i32) {
+        for group in groups {
+            // One that has ended needs no signal.
+            let _gone = aegis_sys::guest::signal_group(*group, signal);
+        }
+    }
+
+    fn anyone_left(&self, groups: &[u32]) -> bool {
+        !groups.is_empty()
+    }
+
+    fn release_root(&self) -> bool {
+        true
+    }
+}
+
+fn main() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(async {
+        let [control, bulk] = aegis_vmm::fake::GUEST_FDS;
+        aegis_harness::serve(port(control)?, port(bulk)?, Rc::new(Host)).await
+    }))
+}
+
+/// The guest's end of a port whose host end listens on an inherited descriptor.
+fn port(number: i32) -> io::Result<OwnedFd> {
+    let listener = StdListener::from(aegis_sys::child::inherited(number)?);
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let (host, guest) = std::os::unix::net::UnixStream::pair()?;
+    host.set_nonblocking(true)?;
+    let mut inside = UnixStream::from_std(host)?;
+    tokio::task::spawn_local(async move {
+        while let Ok((mut outside, _)) = listener.accept().await {
+            // Ends when the host disconnects; the next connection goes on in the middle of whatever was said.
+            let _broken = carry(&mut inside, &mut outside).await;
+        }
+    });
+    Ok(guest.into())
+}
+
+async fn carry(inside: &mut UnixStream, outside: &mut UnixStream) -> io::Result<()> {
+    let (mut from_guest, mut from_host) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        tokio::select! {
+            count = inside.read(&mut from_guest) => outside.write_all(&from_guest[..count?]).await?,
+            count = outside.read(&mut from_host) => match count? {
+                0 => return Ok(()),
+                count => inside.write_all(&from_host[..count]).await?,
+            },
+        }
+    }
+}
