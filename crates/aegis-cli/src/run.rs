@@ -17,6 +17,8 @@ use crate::{Context, values};
 
 /// Exit code of an interrupted run: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
+/// Exit code of a run whose time was up, as of `timeout(1)` and of `exec`.
+const TIMED_OUT: i32 = 124;
 /// How long an interrupted command may take to end.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
 /// How long to wait for a daemon that has gone.
@@ -87,7 +89,7 @@ impl Belonging {
             let code = match end {
                 Ok(End::Exit(exit)) => {
                     explain(&exit);
-                    Ok(exit.code)
+                    Ok(exit_code(&exit))
                 }
                 Ok(End::Failed(failure)) => Err(failure.of_process()),
                 Ok(End::ReaderGone) => Ok(READER_GONE),
@@ -171,6 +173,12 @@ impl Belonging {
             Err(error) => complain(&Failure::from(error)),
         }
     }
+}
+
+/// The command's exit code, unless its time was up.
+fn exit_code(exit: &Exit) -> i32 {
+    let timed_out = exit.reason.as_ref().is_some_and(|reason| reason.code == "timeout");
+    if timed_out { TIMED_OUT } else { exit.code }
 }
 
 /// Says why a command ended where its exit code does not.
