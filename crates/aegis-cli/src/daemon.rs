@@ -43,8 +43,16 @@ fn program() -> PathBuf {
 /// # Errors
 /// If it does not answer.
 pub async fn up(context: &Context) -> Result<i32, Failure> {
-    if let Liveness::Alive(pid) = alive(context)? {
-        return output::line(format!("aegisd is already running ({})", name(pid)));
+    let begun = Instant::now();
+    // Whoever holds the home may be on its way in or out.
+    while let Liveness::Alive(pid) = alive(context)? {
+        if context.client().status().await.is_ok() {
+            return output::line(format!("aegisd is already running ({})", name(pid)));
+        }
+        if begun.elapsed() > START_TIMEOUT {
+            return Err(Failure::new(format!("aegisd ({}) runs and does not answer", name(pid))));
+        }
+        tokio::time::sleep(LOOK).await;
     }
     let log = context.home.join("data/aegisd.log");
     let mut child = spawn(&log).map_err(|error| Failure::new(format!("cannot start aegisd: {error}")))?;

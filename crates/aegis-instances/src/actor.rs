@@ -279,11 +279,13 @@ impl Actor {
                 live.tell(Message::Happened(Event::ResumeEnded(live.boot, result))).await;
             }),
             Effect::Remove => self.remove().await,
-            Effect::Reply(waiter, reply) => {
-                if let Some(waiting) = self.waiters.remove(&waiter) {
-                    let _gave_up = waiting.send(reply);
-                }
-            }
+            Effect::Reply(waiter, reply) => self.answer(waiter, reply),
+        }
+    }
+
+    fn answer(&mut self, waiter: Waiter, reply: Reply) {
+        if let Some(waiting) = self.waiters.remove(&waiter) {
+            let _gave_up = waiting.send(reply);
         }
     }
 
@@ -362,10 +364,8 @@ impl Actor {
         }
         // No task would report this.
         for effect in self.life.step(Event::Removed) {
-            if let Effect::Reply(waiter, reply) = effect
-                && let Some(waiting) = self.waiters.remove(&waiter)
-            {
-                let _gave_up = waiting.send(reply);
+            if let Effect::Reply(waiter, reply) = effect {
+                self.answer(waiter, reply);
             }
         }
     }

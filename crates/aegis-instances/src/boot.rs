@@ -8,6 +8,7 @@ use aegis_store::disk::DiskMaker;
 use aegis_vmm::{End, Machine, MachineSpec, console_tail};
 
 use crate::actor::Message;
+use crate::error::chain;
 use crate::live::{LAST_BREATH, Live};
 use crate::manager::Context;
 use crate::reason::{StopReason, UNREACHABLE};
@@ -33,24 +34,20 @@ pub(crate) struct Order {
 /// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
 pub(crate) async fn boot(context: &Context, order: &Order) -> Result<(), StopReason> {
     let machine = start_machine(context, order).await?;
-    let opening = async {
-        tokio::select! {
-            biased;
-            () = order.live.cancelled() => Err(StopReason::stopped()),
-            end = machine.ended() => Err(died_at_boot(context, order, &end)),
-            opened = tokio::time::timeout(context.config.boot_timeout, execute(&*machine, order)) => match opened {
-                Ok(Err(reason)) if reason.code == UNREACHABLE => {
-                    // Its death, if that is the cause, explains more than the silence that came of it.
-                    let end = tokio::time::timeout(LAST_BREATH, machine.ended()).await;
-                    Err(end.map_or(reason, |end| died_at_boot(context, order, &end)))
-                }
-                Ok(Err(reason)) => Err(reason),
-                Ok(Ok(())) => Ok(()),
-                Err(_) => Err(timed_out(context, order)),
-            },
-        }
-    };
-    opening.await
+    tokio::select! {
+        biased;
+        () = order.live.cancelled() => Err(StopReason::stopped()),
+        end = machine.ended() => Err(died_at_boot(context, order, &end)),
+        opened = tokio::time::timeout(context.config.boot_timeout, execute(&*machine, order)) => match opened {
+            Ok(Err(reason)) if reason.code == UNREACHABLE => {
+                // Its death, if that is the cause, explains more than the silence that came of it.
+                let end = tokio::time::timeout(LAST_BREATH, machine.ended()).await;
+                Err(end.map_or(reason, |end| died_at_boot(context, order, &end)))
+            }
+            Ok(result) => result,
+            Err(_) => Err(timed_out(context, order)),
+        },
+    }
 }
 
 fn console(context: &Context, id: &str) -> Vec<String> {
@@ -124,20 +121,6 @@ async fn make_disk(context: &Context, order: &Order) -> Result<(), StopReason> {
         Ok(Err(error)) => Err(failed("the instance's disk could not be made", &chain(&error))),
         Err(_) => Err(failed("the instance's disk could not be made", &"an internal fault")),
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 async fn execute(machine: &dyn Machine, order: &Order) -> Result<(), StopReason> {

@@ -219,12 +219,6 @@ impl Instances {
         }
     }
 
-    /// Whether the daemon is ending.
-    #[must_use]
-    pub fn is_closing(&self) -> bool {
-        *self.closing.borrow()
-    }
-
     /// Removes files that belong to no instance.
     pub async fn sweep(&self) {
         let (home, known) = (self.context.home.clone(), self.ids().into_iter().collect());
