@@ -1,13 +1,14 @@
 //! Whether this machine has what it takes. Needs no running daemon.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use aegis_api::status::Finding;
 use aegis_instances::manager::host_memory_mib;
 use aegis_store::disk::DiskMaker;
-use aegis_store::home::{DaemonLiveness, Home, daemon_alive};
-use aegis_vmm::Vmm;
+use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
 use aegis_vmm::qemu::Qemu;
+use aegis_vmm::{Architecture, Vmm};
 
 use crate::environment::Environment;
 
@@ -20,9 +21,9 @@ const LEAST_DISK_MIB: u64 = 1024;
 #[must_use]
 pub fn examine(environment: &Environment) -> Vec<Finding> {
     let home = &environment.home;
-    let qemu = Qemu::new(environment.accelerator.as_deref());
-    let mut findings = vec![monitor(&qemu), accelerator(&qemu)];
-    findings.extend(assets(home));
+    let (qemu, guest) = (environment.qemu(), environment.guest);
+    let mut findings = vec![architecture(guest), monitor(&qemu, guest), accelerator(&qemu, guest)];
+    findings.extend(assets(home, guest));
     findings.extend([filesystem_tools(home), memory(), disk(home), daemon(home)]);
     findings
 }
@@ -36,42 +37,48 @@ fn finding(name: &str, result: Result<String, (String, &str)>) -> Finding {
     }
 }
 
-fn monitor(qemu: &Qemu) -> Finding {
+fn architecture(guest: Architecture) -> Finding {
+    let whose = if guest.is_foreign() { "AEGIS_GUEST_ARCH; foreign to this host" } else { "this host's own" };
+    finding("guest", Ok(format!("{guest}: {whose}")))
+}
+
+fn monitor(qemu: &Qemu, guest: Architecture) -> Finding {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let probed = runtime
         .map_err(|error| error.to_string())
         .and_then(|runtime| runtime.block_on(qemu.probe()).map_err(|error| error.to_string()));
+    let remedy = format!("install it: apt-get install {}", guest.package());
     finding(
         "qemu",
         probed
             .map(|probe| format!("{} ({})", probe.version, probe.executable.display()))
-            .map_err(|error| (error, "install it: apt-get install qemu-system-x86 (or qemu-system-arm)")),
+            .map_err(|error| (error, remedy.as_str())),
     )
 }
 
-fn accelerator(qemu: &Qemu) -> Finding {
+fn accelerator(qemu: &Qemu, guest: Architecture) -> Finding {
     let capabilities = qemu.capabilities();
     let detail = format!("{}: {}", capabilities.accelerator, capabilities.accelerator_reason);
     let mut found = finding("accelerator", Ok(detail));
     if capabilities.accelerator == "tcg" {
-        found.remedy = Some("works; instances are several times faster where /dev/kvm works".to_owned());
+        let faster =
+            if guest.is_foreign() { "on a host of their own architecture" } else { "where /dev/kvm works" };
+        found.remedy = Some(format!("works; instances are several times faster {faster}"));
     }
     found
 }
 
-fn assets(home: &Home) -> [Finding; 3] {
-    let check = |name: &str,
-                 found: Result<std::path::PathBuf, aegis_store::home::HomeError>,
-                 remedy: &'static str| {
-        finding(
-            name,
-            found.map(|path| path.display().to_string()).map_err(|error| (error.to_string(), remedy)),
-        )
+fn assets(home: &Home, guest: Architecture) -> [Finding; 3] {
+    let check = |name: &str, found: Result<PathBuf, HomeError>, target: &str| {
+        // One target prepares all that a foreign guest boots from.
+        let remedy = format!("prepare it: make {}", if guest.is_foreign() { guest.name() } else { target });
+        let found = found.map(|path| path.display().to_string());
+        finding(name, found.map_err(|error| (error.to_string(), remedy.as_str())))
     };
     [
-        check("kernel", home.kernel(), "prepare it: make kernel"),
-        check("initramfs", home.initramfs(), "prepare it: make harness"),
-        check("base-rootfs", home.base_rootfs(), "prepare it: make base-rootfs"),
+        check("kernel", home.kernel(), "kernel"),
+        check("initramfs", home.initramfs(), "harness"),
+        check("base-rootfs", home.base_rootfs(), "base-rootfs"),
     ]
 }
 

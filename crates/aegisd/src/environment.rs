@@ -1,10 +1,13 @@
 //! What the daemon takes from its environment. Nothing else reads it.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aegis_instances::Config;
 use aegis_store::home::Home;
+use aegis_vmm::Architecture;
+use aegis_vmm::qemu::Qemu;
 
 use crate::DaemonError;
 
@@ -15,6 +18,8 @@ pub struct Environment {
     pub home: Home,
     /// The accelerator that the user insists on (`AEGIS_ACCEL`).
     pub accelerator: Option<String>,
+    /// What processor the guests have (`AEGIS_GUEST_ARCH`); the host's, unless it is set.
+    pub guest: Architecture,
     /// A guest program for the backend without virtualisation (`AEGIS_FAKE_GUEST`); for tests.
     pub fake_guest: Option<PathBuf>,
     /// Settings of instances.
@@ -41,11 +46,42 @@ impl Environment {
             })?;
             instances.boot_timeout = Duration::from_secs(seconds);
         }
+        let guest = get("AEGIS_GUEST_ARCH").map_or(Ok(Architecture::host()), |name| guest(&name))?;
+        let home = Home::new(root, default);
         Ok(Environment {
-            home: Home::new(root, default),
+            home: if guest.is_foreign() { home.with_assets_below(guest.name()) } else { home },
+            guest,
             accelerator: get("AEGIS_ACCEL").and_then(|value| value.into_string().ok()),
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
         })
+    }
+
+    /// The backend that all this asks for.
+    pub(crate) fn qemu(&self) -> Qemu {
+        Qemu::new(self.accelerator.as_deref(), self.guest)
+    }
+}
+
+fn guest(name: &OsStr) -> Result<Architecture, DaemonError> {
+    let parsed = name.to_string_lossy().parse::<Architecture>();
+    parsed.map_err(|error| DaemonError::Environment(format!("AEGIS_GUEST_ARCH: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_architecture_is_named_beside_those_there_are() {
+        assert_eq!(guest(OsStr::new(Architecture::host().name())).unwrap(), Architecture::host());
+        let error = guest(OsStr::new("pdp11")).unwrap_err().to_string();
+        let known = Architecture::ALL.map(Architecture::name).join(", ");
+        assert_eq!(
+            error,
+            format!(
+                "AEGIS_GUEST_ARCH: \"pdp11\" is no architecture that a guest can have; there are {known}"
+            )
+        );
     }
 }

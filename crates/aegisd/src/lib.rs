@@ -14,7 +14,6 @@ use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
-use aegis_vmm::qemu::Qemu;
 use environment::Environment;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -121,7 +120,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let registry = Registry::open(home.database())?;
     let vmm: Arc<dyn Vmm> = match &environment.fake_guest {
         Some(guest) => Arc::new(Fake::new(guest.clone())),
-        None => Arc::new(Qemu::new(environment.accelerator.as_deref())),
+        None => Arc::new(environment.qemu()),
     };
     let instances =
         Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), environment.instances.clone())

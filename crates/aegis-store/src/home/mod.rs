@@ -11,6 +11,7 @@
 //!   run/<id>/                sockets of its VM (or a short directory below /tmp, see `run_dir`)
 //!   cache/ images/ templates/
 //!   kernel/ base-rootfs/     boot assets; a second home may share those of the default one
+//!   <architecture>/          the same for guests of a foreign architecture
 //! ```
 
 mod lock;
@@ -129,6 +130,14 @@ impl Home {
             assets.push(default_root);
         }
         Self { root, assets }
+    }
+
+    /// The same with boot assets from the sub-directory `name` of each place, so that what a foreign guest boots from
+    /// never mixes with what the host's own guests do.
+    #[must_use]
+    pub fn with_assets_below(mut self, name: &str) -> Self {
+        self.assets.iter_mut().for_each(|directory| directory.push(name));
+        self
     }
 
     /// Makes the home and its sub-directories, and makes the root private (mode 0700) if it is not.

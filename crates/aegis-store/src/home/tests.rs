@@ -45,6 +45,21 @@ fn assets_come_from_the_home_first_then_from_the_default() {
 }
 
 #[test]
+fn assets_of_a_foreign_guest_come_from_a_directory_of_its_own() {
+    let (dir, home) = home();
+    let home = home.with_assets_below("z80");
+    put(&dir.path().join("h/kernel/vmlinux"));
+    put(&dir.path().join("default/kernel/vmlinux"));
+    let error = home.kernel().unwrap_err().to_string();
+    assert!(
+        error.contains("h/z80/kernel/vmlinux") && error.contains("default/z80/kernel/vmlinux"),
+        "{error}"
+    );
+    put(&dir.path().join("default/z80/kernel/vmlinux"));
+    assert_eq!(home.kernel().unwrap(), dir.path().join("default/z80/kernel/vmlinux"));
+}
+
+#[test]
 fn base_rootfs_is_the_real_file() {
     let (dir, home) = home();
     let real = dir.path().join("default/base-rootfs/base-abc.erofs");

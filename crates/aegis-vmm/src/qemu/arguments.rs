@@ -1,4 +1,4 @@
-//! QEMU's command line. All knowledge of machine types and architectures is here.
+//! QEMU's command line. What differs between architectures is in [`Architecture`].
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -6,32 +6,13 @@ use std::path::Path;
 use serde_json::json;
 
 use super::Accelerator;
-use crate::MachineSpec;
+use crate::{Architecture, MachineSpec};
 
 /// Descriptor numbers of the listening sockets in the QEMU process.
 pub(crate) const CONTROL_FD: i32 = 10;
 pub(crate) const BULK_FD: i32 = 11;
 pub(crate) const QMP_FD: i32 = 12;
 pub(crate) const CONSOLE_FD: i32 = 13;
-
-/// What differs between guest architectures. The guest's is always the host's.
-struct Architecture {
-    program: &'static str,
-    machine: &'static str,
-    console: &'static str,
-}
-
-/// `microvm` boots without firmware tables or PCI. `pic=off`, which one reads is faster, was measured to hang every
-/// second boot under emulation (no timer interrupt), and `rtc=off` to cost a second; neither gains anything.
-#[cfg(target_arch = "x86_64")]
-const GUEST: Architecture =
-    Architecture { program: "qemu-system-x86_64", machine: "microvm,acpi=off", console: "ttyS0" };
-#[cfg(target_arch = "aarch64")]
-const GUEST: Architecture =
-    Architecture { program: "qemu-system-aarch64", machine: "virt,gic-version=max", console: "ttyAMA0" };
-
-/// Name of the program for this host.
-pub(crate) const PROGRAM: &str = GUEST.program;
 
 /// Most memory that emulation may use for translated code, MiB. Unbounded it grows to a share of the host's.
 const TRANSLATION_CACHE_MIB: u32 = 128;
@@ -45,12 +26,9 @@ fn accelerator(accelerator: Accelerator) -> (String, &'static str) {
 }
 
 /// The kernel's command line. A panic ends the machine at once; nothing else is said here, secrets least of all.
-fn kernel_arguments(accelerator: Accelerator) -> String {
-    // Mitigations guard against hardware that emulation does not have. And the kernel's check that the timer ticks
-    // gives it a few milliseconds to do so, which a host with twenty guests on two cores was seen not to grant: the
-    // kernel then takes the timer for broken, and never comes up.
-    let emulated = if accelerator == Accelerator::Tcg { " mitigations=off no_timer_check" } else { "" };
-    format!("console={} quiet panic=-1 reboot=t oops=panic{emulated}", GUEST.console)
+fn kernel_arguments(guest: Architecture, accelerator: Accelerator) -> String {
+    let (console, more) = (guest.console(), guest.kernel_arguments(accelerator));
+    format!("console={console} quiet panic=-1 oops=panic{more}")
 }
 
 /// A raw disk as `-blockdev` takes it. JSON, because its other syntax gives commas in paths a meaning.
@@ -70,7 +48,7 @@ fn socket(id: &str, fd: i32) -> String {
 }
 
 /// All arguments for a machine.
-pub(crate) fn arguments(spec: &MachineSpec, with: Accelerator) -> Vec<OsString> {
+pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerator) -> Vec<OsString> {
     let (accel, cpu) = accelerator(with);
     let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory_mib);
     let kernel: OsString = spec.kernel.clone().into();
@@ -78,7 +56,7 @@ pub(crate) fn arguments(spec: &MachineSpec, with: Accelerator) -> Vec<OsString> 
     let mut all: Vec<OsString> = Vec::new();
     let mut add = |flag: &str, value: &str| all.extend([flag.into(), value.into()]);
     add("-name", &spec.name);
-    add("-machine", &format!("{},memory-backend=ram", GUEST.machine));
+    add("-machine", &format!("{},memory-backend=ram", guest.machine()));
     add("-accel", &accel);
     add("-cpu", cpu);
     add("-smp", &spec.vcpus.to_string());
@@ -86,7 +64,7 @@ pub(crate) fn arguments(spec: &MachineSpec, with: Accelerator) -> Vec<OsString> 
     add("-object", &memory);
     add("-display", "none");
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-    add("-append", &kernel_arguments(with));
+    add("-append", &kernel_arguments(guest, with));
     for (id, fd) in [("control", CONTROL_FD), ("bulk", BULK_FD), ("qmp", QMP_FD), ("console", CONSOLE_FD)] {
         add("-chardev", &socket(id, fd));
     }
@@ -111,7 +89,8 @@ pub(crate) fn arguments(spec: &MachineSpec, with: Accelerator) -> Vec<OsString> 
     all
 }
 
-/// The name of the machine that a process with these arguments is, if its own disk is in `disks`.
+/// The name of the machine that a process with these arguments is, if its own disk is in `disks`. Its architecture is of
+/// no matter: an earlier daemon may have had another.
 pub(crate) fn machine_name(words: &[String], disks: &Path) -> Option<String> {
     let program = Path::new(words.first()?).file_name()?;
     let after =
@@ -122,7 +101,8 @@ pub(crate) fn machine_name(words: &[String], disks: &Path) -> Option<String> {
         let path = disk["file"]["filename"].as_str().map(Path::new);
         disk["node-name"] == "data" && path.and_then(Path::parent) == Some(disks)
     });
-    (program == PROGRAM && own).then(|| name.clone())
+    let monitor = Architecture::ALL.iter().any(|one| program == one.program());
+    (monitor && own).then(|| name.clone())
 }
 
 #[cfg(test)]
@@ -137,8 +117,7 @@ mod tests {
         assert_eq!(parsed["read-only"], true);
     }
 
-    #[test]
-    fn every_machine_is_sandboxed_and_has_no_network() {
+    fn words_of(guest: Architecture, accelerator: Accelerator) -> Vec<String> {
         let spec = MachineSpec {
             name: "inst-x".into(),
             run_dir: "/r".into(),
@@ -150,12 +129,34 @@ mod tests {
             memory_mib: 64,
             vcpus: 1,
         };
-        let all: Vec<String> = arguments(&spec, Accelerator::Tcg)
-            .iter()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect();
-        assert!(all.iter().any(|argument| argument.starts_with("on,") && argument.contains("spawn=deny")));
-        assert!(!all.iter().any(|argument| argument.contains("net")));
+        let words = arguments(&spec, guest, accelerator);
+        words.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn every_machine_is_sandboxed_and_has_no_network() {
+        for guest in Architecture::ALL {
+            let all = words_of(guest, Accelerator::Tcg);
+            assert!(
+                all.iter().any(|argument| argument.starts_with("on,") && argument.contains("spawn=deny"))
+            );
+            assert!(!all.iter().any(|argument| argument.contains("net")));
+        }
+    }
+
+    #[test]
+    fn a_machine_and_its_kernel_are_told_the_guests_architecture() {
+        let after = |guest, accelerator, flag: &str| {
+            let words = words_of(guest, accelerator);
+            words.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1].clone()).unwrap()
+        };
+        let (x86, arm) = (Architecture::X86_64, Architecture::Aarch64);
+        assert_eq!(after(x86, Accelerator::Tcg, "-machine"), "microvm,acpi=off,memory-backend=ram");
+        assert_eq!(after(arm, Accelerator::Tcg, "-machine"), "virt,gic-version=max,memory-backend=ram");
+        let kernel = after(arm, Accelerator::Tcg, "-append");
+        assert_eq!(kernel, "console=ttyAMA0 quiet panic=-1 oops=panic mitigations=off");
+        let kernel = after(x86, Accelerator::Kvm, "-append");
+        assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic reboot=t");
     }
 
     #[test]
@@ -170,8 +171,10 @@ mod tests {
                 .collect()
         };
         let found = |words: &[String]| machine_name(words, Path::new("/home/disks"));
-        assert_eq!(found(&words(PROGRAM, "/home/disks/inst-x.ext4")).as_deref(), Some("inst-x"));
-        assert_eq!(found(&words(PROGRAM, "/other/disks/inst-x.ext4")), None);
+        for program in Architecture::ALL.map(Architecture::program) {
+            assert_eq!(found(&words(program, "/home/disks/inst-x.ext4")).as_deref(), Some("inst-x"));
+            assert_eq!(found(&words(program, "/other/disks/inst-x.ext4")), None);
+        }
         assert_eq!(found(&words("vim", "/home/disks/inst-x.ext4")), None);
         assert_eq!(found(&[]), None);
     }

@@ -19,7 +19,8 @@ use tokio::net::UnixStream;
 use crate::console;
 use crate::process::{Process, find_program};
 use crate::{
-    Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm, VmmError,
+    Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm,
+    VmmError,
 };
 pub use accelerator::{Accelerator, Choice};
 use arguments::{BULK_FD, CONSOLE_FD, CONTROL_FD, QMP_FD};
@@ -30,19 +31,21 @@ pub const NAME: &str = "qemu";
 /// The QEMU backend.
 #[derive(Debug)]
 pub struct Qemu {
+    guest: Architecture,
     choice: Choice,
 }
 
 impl Qemu {
-    /// A backend with the best accelerator of this host; `wanted` is the user's word (`AEGIS_ACCEL`).
+    /// A backend for guests of this architecture, with the best accelerator that this host has for them; `wanted` is
+    /// the user's word (`AEGIS_ACCEL`).
     #[must_use]
-    pub fn new(wanted: Option<&str>) -> Qemu {
-        Qemu { choice: accelerator::choose(wanted, &accelerator::look()) }
+    pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
+        Qemu { guest, choice: accelerator::choose(wanted, &accelerator::look(), guest) }
     }
 
-    fn executable() -> Result<PathBuf, VmmError> {
-        find_program(arguments::PROGRAM)
-            .ok_or_else(|| VmmError::Missing { program: arguments::PROGRAM.to_owned() })
+    fn executable(&self) -> Result<PathBuf, VmmError> {
+        let program = self.guest.program();
+        find_program(program).ok_or_else(|| VmmError::Missing { program: program.to_owned() })
     }
 }
 
@@ -86,7 +89,7 @@ impl Vmm for Qemu {
     }
 
     async fn probe(&self) -> Result<Probe, VmmError> {
-        let executable = Qemu::executable()?;
+        let executable = self.executable()?;
         let output = tokio::process::Command::new(&executable).arg("--version").output().await;
         let output = output.map_err(VmmError::io("run QEMU"))?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -94,12 +97,12 @@ impl Vmm for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        let executable = Qemu::executable()?;
+        let executable = self.executable()?;
         let log =
             std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
         let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
         let mut command = Command::new(executable);
-        command.args(arguments::arguments(spec, self.choice.accelerator));
+        command.args(arguments::arguments(spec, self.guest, self.choice.accelerator));
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
         let sockets = [
             (socket_name(Endpoint::Control), CONTROL_FD),
