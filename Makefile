@@ -2,13 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help all run deps aegisd aegis harness kernel base-rootfs test unit integration bench lint deny docs clean
+.PHONY: help all run deps aegisd aegis harness kernel base-rootfs aarch64 test unit integration bench lint deny docs clean
 
 export AEGIS_ASSETS ?= $(HOME)/.aegis
 export CARGO_TERM_QUIET ?= false
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 all: aegisd aegis harness kernel base-rootfs ## Build everything and prepare the guest's parts
 
@@ -35,6 +35,14 @@ kernel: ## Build the guest kernel (cached)
 
 base-rootfs: ## Build the default root file system (cached)
 	@cargo build --release --package aegis-erofs
+	guest/base-rootfs/build
+
+aarch64: ## Prepare an aarch64 guest beside the host's own (cached); AEGIS_GUEST_ARCH=aarch64 boots it
+	@scripts/dependencies aarch64
+	cargo build --release --package aegis-erofs
+	export ARCH=aarch64 AEGIS_ASSETS=$(AEGIS_ASSETS)/aarch64
+	guest/kernel/build
+	guest/initramfs/build
 	guest/base-rootfs/build
 
 test: unit integration ## Run all tests; SHORT=1 skips the slow ones
