@@ -11,6 +11,7 @@ use std::rc::Rc;
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::platform::Platform;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 /// This host as a guest: nothing is mounted, set or ended but what the harness itself started.
@@ -72,15 +73,21 @@ fn port(number: i32) -> io::Result<OwnedFd> {
     Ok(guest.into())
 }
 
+/// Both directions, neither waiting for the other: a host that writes before it reads would otherwise hang.
 async fn carry(inside: &mut UnixStream, outside: &mut UnixStream) -> io::Result<()> {
-    let (mut from_guest, mut from_host) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let ((mut from_guest, mut to_guest), (mut from_host, mut to_host)) = (inside.split(), outside.split());
+    tokio::select! {
+        ended = copy(&mut from_guest, &mut to_host) => ended,
+        ended = copy(&mut from_host, &mut to_guest) => ended,
+    }
+}
+
+async fn copy(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
     loop {
-        tokio::select! {
-            count = inside.read(&mut from_guest) => outside.write_all(&from_guest[..count?]).await?,
-            count = outside.read(&mut from_host) => match count? {
-                0 => return Ok(()),
-                count => inside.write_all(&from_host[..count]).await?,
-            },
+        match from.read(&mut buffer).await? {
+            0 => return Ok(()),
+            count => to.write_all(&buffer[..count]).await?,
         }
     }
 }
