@@ -23,6 +23,21 @@ fn up_down_and_status_say_exactly_this() {
 }
 
 #[test]
+fn down_says_which_instances_it_waits_for() {
+    if aegis_tests::short() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let _stubborn = daemon.instance("stubborn", &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]);
+    let _pliant = daemon.instance("pliant", &["sleep", "1000"]);
+    let done = daemon.aegis(&["down"]);
+    assert_eq!(done.code, 0, "{}", done.err());
+    let lines: Vec<String> = done.out().lines().map(str::to_owned).collect();
+    assert!(lines[1].starts_with("waiting for: ") && lines[1].contains("stubborn"), "{lines:?}");
+    assert_eq!(lines[2], "aegisd stopped");
+}
+
+#[test]
 fn without_a_daemon_every_other_command_names_the_remedy() {
     let daemon = Daemon::none();
     for arguments in [

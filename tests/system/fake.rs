@@ -49,3 +49,17 @@ fn a_host_that_comes_and_goes_unseen_loses_and_repeats_nothing() {
     assert!(numbers.len() > 10_000 && holes.is_empty(), "{} lines, {holes:?}", numbers.len());
     assert!(daemon.ok(&["instance", "delete", "loud"]).contains("deleted"));
 }
+
+#[test]
+fn a_guest_of_another_era_is_refused_with_both_versions() {
+    let daemon = Daemon::start_with(&[
+        ("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest")),
+        ("AEGIS_FAKE_GUEST_STRANGER", "1"),
+    ]);
+    let done = daemon.aegis(&["instance", "start", "--name", "box", "--", "true"]);
+    assert_eq!(done.code, 1);
+    let expected = "host speaks protocol 1 to 1, guest 7000 to 9000";
+    assert!(done.err().contains(expected), "{}", done.err());
+    let info = daemon.info("box").unwrap();
+    assert!(info["stop_reason"]["message"].as_str().unwrap().contains(expected), "{info}");
+}

@@ -13,3 +13,4 @@ mod isolation;
 mod lifecycle;
 mod run;
 mod streams;
+mod terminals;

@@ -371,6 +371,12 @@ impl Shared {
             Ends::Terminal(terminal) => {
                 let terminal = pump::asynchronous(terminal).map_err(to_error)?;
                 send(Rc::clone(&terminal), io);
+                // A terminal has one output; the host waits for the end of both streams.
+                let ended = Frame::bare(Kind::Eof, err.id());
+                let (outlet, epoch) = (self.streams.outlet().clone(), err.epoch());
+                outputs.push(tokio::task::spawn_local(async move {
+                    let _over = outlet.send(epoch, ended).await;
+                }));
                 Some(Input::Terminal(terminal))
             }
             Ends::Pipes { stdin, stdout, stderr } => {

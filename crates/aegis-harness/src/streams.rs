@@ -204,9 +204,12 @@ impl Streams {
         stream.wake();
     }
 
-    /// Forgets a stream that has come to its end.
+    /// Forgets a stream that has come to its end; whoever still waits for input on it need wait no longer.
     pub fn forget(&self, id: u32) {
-        self.table.borrow_mut().remove(&id);
+        let gone = self.table.borrow_mut().remove(&id);
+        if let Some(stream) = gone {
+            stream.close();
+        }
     }
 
     fn begin(&self, nonce: Nonce) {
@@ -249,7 +252,6 @@ impl Streams {
                 .is_some_and(|consumed| stream.sender.borrow_mut().acknowledged(consumed).is_ok()),
             Kind::Reset | Kind::Rpc => {
                 self.forget(stream.id);
-                stream.close();
                 return None;
             }
         };
@@ -258,7 +260,6 @@ impl Streams {
             return None;
         }
         self.forget(stream.id);
-        stream.close();
         Some(Frame::bare(Kind::Reset, stream.id))
     }
 }

@@ -1,18 +1,26 @@
 //! A guest without a machine, for the fake monitor: the real harness on this host, behind the sockets of a machine.
 //!
 //! Its ports never tell the harness that the host has gone or come back, which is the worst that a port may do: only
-//! the greeting of a new session tells.
+//! the greeting of a new session tells. With [`STRANGER`] in its environment it is the guest of another era, which has
+//! no version of the protocol in common with anybody.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::rc::Rc;
 
-use aegis_guest_protocol::rpc::RpcError;
+use aegis_guest_protocol::frame::{self, Decoder, Frame, GUEST_MARKER, HOST_MARKER, Item, Kind};
+use aegis_guest_protocol::messages::{Hello, agree};
+use aegis_guest_protocol::rpc::{Message, RpcError};
 use aegis_harness::platform::Platform;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+
+/// Makes the guest a stranger.
+const STRANGER: &str = "AEGIS_FAKE_GUEST_STRANGER";
+/// What a stranger speaks.
+const STRANGE_VERSIONS: (u32, u32) = (7000, 9000);
 
 /// This host as a guest: nothing is mounted, set or ended but what the harness itself started.
 #[derive(Debug)]
@@ -52,15 +60,51 @@ fn main() -> io::Result<()> {
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async {
         let [control, bulk] = aegis_vmm::fake::GUEST_FDS;
+        if std::env::var_os(STRANGER).is_some() {
+            return tokio::try_join!(estrange(listen(control)?), estrange(listen(bulk)?)).map(drop);
+        }
         aegis_harness::serve(port(control)?, port(bulk)?, Rc::new(Host)).await
     }))
 }
 
-/// The guest's end of a port whose host end listens on an inherited descriptor.
-fn port(number: i32) -> io::Result<OwnedFd> {
+fn listen(number: i32) -> io::Result<UnixListener> {
     let listener = StdListener::from(aegis_sys::child::inherited(number)?);
     listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
+    UnixListener::from_std(listener)
+}
+
+/// Greets whoever greets, and has no version in common with whoever says hello.
+async fn estrange(listener: UnixListener) -> io::Result<()> {
+    loop {
+        let (mut host, _) = listener.accept().await?;
+        let mut decoder = Decoder::new(HOST_MARKER);
+        while host.read_buf(decoder.buffer_mut()).await? > 0 {
+            while let Some(item) = decoder.next_item() {
+                match item {
+                    Item::Greeting(nonce) => {
+                        host.write_all(&frame::greeting(&GUEST_MARKER, &nonce)).await?;
+                    }
+                    Item::Frame(said) => host.write_all(&refusal(&said)?).await?,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn refusal(said: &Frame) -> io::Result<Vec<u8>> {
+    let Message::Request { id, params, .. } = Message::parse(&said.payload).map_err(io::Error::other)? else {
+        return Ok(Vec::new());
+    };
+    let hello: Hello = serde_json::from_value(params)?;
+    let result = agree((hello.oldest, hello.newest), STRANGE_VERSIONS).map(|version| version.into());
+    let answer = Message::Response { id, result }.to_json().map_err(io::Error::other)?;
+    Ok([&frame::header(Kind::Rpc, 0, answer.len())[..], &answer].concat())
+}
+
+/// The guest's end of a port whose host end listens on an inherited descriptor.
+fn port(number: i32) -> io::Result<OwnedFd> {
+    let listener = listen(number)?;
     let (host, guest) = std::os::unix::net::UnixStream::pair()?;
     host.set_nonblocking(true)?;
     let mut inside = UnixStream::from_std(host)?;

@@ -68,8 +68,9 @@ fn has_flag(cpuinfo: &str) -> bool {
     flags.is_some_and(|flags| flags.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
 
-/// Chooses. Hardware executes its own instructions only, so a foreign guest is emulated whatever the user wants. A host may offer `/dev/kvm` without a processor that virtualises (paravirtual nesting); ordinary
-/// kernels were seen to die there, so only the user's own word makes us use it.
+/// Chooses. Hardware executes its own instructions only, so a foreign guest is emulated whatever the user wants. A host
+/// may offer `/dev/kvm` without a processor that virtualises (paravirtual nesting); ordinary kernels were seen to die
+/// there, so only the user's own word makes us use it.
 pub(crate) fn choose(wanted: Option<&str>, host: &Host, guest: Architecture) -> Choice {
     let choice = |accelerator, reason: &str| Choice { accelerator, reason: reason.to_owned() };
     if guest != host.architecture {

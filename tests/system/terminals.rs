@@ -1,0 +1,63 @@
+//! Commands on a terminal: what they pass through, and what they show only there.
+
+use std::process::{Child, Command, Stdio};
+
+use aegis_tests::{Daemon, read_until, wait};
+
+/// Runs a shell script with a terminal of its own.
+fn on_a_terminal(daemon: &Daemon, script: &str) -> Child {
+    Command::new("script")
+        .args(["-qec", script, "/dev/null"])
+        .env("AEGIS_HOME", daemon.root())
+        .env("AEGIS", aegis_tests::bin().join("aegis"))
+        .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_terminal_is_a_terminal() {
+    let daemon = Daemon::start();
+    let script = "stty rows 33 cols 77; \
+        $AEGIS run -i -t -- sh -c 'test -t 0 && test -t 1 && stty size && echo term=$TERM'";
+    let done = wait(on_a_terminal(&daemon, script), None);
+    assert!(done.out().contains("33 77\r\nterm=xterm"), "{:?} {:?}", done.out(), done.err());
+    assert_eq!(done.code, 0);
+}
+
+#[test]
+fn a_terminal_through_exec_follows_its_size() {
+    let daemon = Daemon::start();
+    let _box = daemon.instance("box", &["sleep", "1000"]);
+    let go = daemon.root().join("go");
+    let inside = "trap 'stty size; exit 9' WINCH; stty size; echo ready; while :; do sleep 0.1; done";
+    let script = format!(
+        "stty rows 33 cols 77; (while ! test -e {}; do sleep 0.1; done; stty rows 44 cols 99 </dev/tty) & \
+         $AEGIS exec -i -t box -- sh -c \"{inside}\"",
+        go.display()
+    );
+    let mut child = on_a_terminal(&daemon, &script);
+    let begun = read_until(child.stdout.as_mut().unwrap(), "ready");
+    assert!(begun.contains("33 77"), "{begun:?}");
+    std::fs::write(&go, "").unwrap();
+    let done = wait(child, None);
+    assert!(done.out().contains("44 99"), "{:?} {:?}", done.out(), done.err());
+    assert_eq!(done.code, 9);
+}
+
+#[test]
+fn prefixes_in_the_log_are_coloured_on_a_terminal_only() {
+    let daemon = Daemon::start();
+    let _box = daemon.instance("box", &["sleep", "1000"]);
+    assert_eq!(daemon.ok(&["exec", "box", "--", "echo", "hello"]), "hello\n");
+    let plain = daemon.ok(&["logs", "box"]);
+    assert!(plain.contains("[exec] hello\n") && plain.contains("[system] boot 1\n"), "{plain:?}");
+    assert!(!plain.contains('\x1b'), "{plain:?}");
+    let shown = wait(on_a_terminal(&daemon, "$AEGIS logs box"), None).out();
+    assert!(shown.contains("\x1b[36m[exec]\x1b[0m hello"), "{shown:?}");
+    assert!(shown.contains("\x1b[33m[system]\x1b[0m boot 1"), "{shown:?}");
+}
