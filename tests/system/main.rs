@@ -8,6 +8,7 @@ mod cleanliness;
 mod commands;
 mod crashes;
 mod documents;
+mod events;
 mod fake;
 mod isolation;
 mod lifecycle;

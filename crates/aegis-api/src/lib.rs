@@ -4,6 +4,7 @@
 //! Byte streams (`exec`, `attach`) are connections upgraded to the protocol of [`stream`].
 
 pub mod error;
+pub mod events;
 pub mod handle;
 pub mod instance;
 pub mod logs;

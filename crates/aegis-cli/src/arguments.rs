@@ -34,6 +34,8 @@ pub enum Command {
     Exec(Exec),
     /// Show an instance's log
     Logs(Logs),
+    /// Show what happened to instances: all that is kept, or with --follow what happens from now on
+    Events(Events),
     /// Manage instances
     Instance {
         /// What to do with them.
@@ -210,6 +212,23 @@ pub struct Logs {
     /// Only what came since then: a duration such as 10m, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = values::since)]
     pub since: Option<String>,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on with what happens, until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only those after the event of this number; with --follow none between is lost
+    #[arg(long, value_name = "NUMBER")]
+    pub after: Option<u64>,
+    /// Only those of this instance: handle or id, also of a deleted one
+    #[arg(value_name = "INSTANCE")]
+    pub instance: Option<String>,
     /// The format.
     #[command(flatten)]
     pub format: Format,

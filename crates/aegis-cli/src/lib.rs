@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod daemon;
+pub mod events;
 pub mod exec;
 pub mod failure;
 pub mod instance;

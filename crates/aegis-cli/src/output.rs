@@ -41,6 +41,14 @@ pub fn json(value: &impl serde::Serialize) -> Result<i32, Failure> {
     line(text)
 }
 
+/// Prints a value as JSON on a line of its own.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn json_line(value: &impl serde::Serialize) -> Result<i32, Failure> {
+    line(serde_json::to_string(value).map_err(|error| Failure::new(error.to_string()))?)
+}
+
 /// Says something to the user.
 pub fn say(text: &str) {
     // Nobody is left to tell if this fails.

@@ -1,7 +1,9 @@
 //! Typed client of the daemon, over its unix socket.
 
 pub mod daemon;
-mod ndjson;
+mod events;
+mod lines;
+mod logs;
 mod process;
 mod transport;
 
@@ -15,7 +17,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-pub use ndjson::LogLines;
+pub use events::{Events, Told};
+use lines::Lines;
+pub use logs::LogLines;
 pub use process::{ProcessReader, ProcessWriter};
 use transport::{Body, Connection};
 
@@ -57,6 +61,17 @@ pub struct LogQuery {
     pub tail: Option<usize>,
     /// Only what came at or after this time, RFC 3339.
     pub since: Option<String>,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    /// Those after this number; 0 for all that are kept, `None` for those that happen from now on.
+    pub after: Option<u64>,
+    /// Go on with what happens.
+    pub follow: bool,
+    /// Only those of the instance with this id or handle.
+    pub instance: Option<String>,
 }
 
 /// The daemon. Keeps one connection open for requests that follow each other.
@@ -171,9 +186,28 @@ impl Client {
         if let Some(since) = &query.since {
             path = format!("{path}&since={}", escape(since));
         }
+        Ok(LogLines::new(self.lines(&path).await?))
+    }
+
+    /// What happens to instances.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn events(&self, query: &EventQuery) -> Result<Events, ClientError> {
+        let mut path = format!("/v1/events?follow={}", query.follow);
+        if let Some(after) = query.after {
+            path = format!("{path}&after={after}");
+        }
+        if let Some(instance) = &query.instance {
+            path = format!("{path}&instance={}", escape(instance));
+        }
+        Ok(Events::new(self.lines(&path).await?))
+    }
+
+    async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let mut connection = Connection::open(&self.socket).await?;
-        let reply = connection.request(Method::GET, &path, Body::empty()).await?;
-        Ok(LogLines::new(transport::checked(reply).await?, connection))
+        let reply = connection.request(Method::GET, path, Body::empty()).await?;
+        Ok(Lines::new(transport::checked(reply).await?, connection))
     }
 
     /// Executes a process in an instance and connects to its standard streams.

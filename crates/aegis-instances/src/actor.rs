@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::boot::{self, Order};
+use crate::events::{Detail, Outline, event};
 use crate::lifecycle::{Boot, Effect, Event, Lifecycle, Manner, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest, resume};
 use crate::manager::Context;
@@ -178,7 +179,7 @@ impl Actor {
             }
             Message::MachineUp(boot, done) => {
                 if boot == self.life.boot() {
-                    self.store("machine_started").await;
+                    self.store(Some("machine_started")).await;
                 }
                 let _gone = done.send(());
             }
@@ -199,13 +200,13 @@ impl Actor {
     }
 
     async fn step(&mut self, event: Event) {
-        let before = (self.life.state(), self.life.enabled(), self.life.reason().cloned());
+        let (state, before) = (self.life.state(), Outline::of(&self.life));
         let effects = self.life.step(event);
-        let after = (self.life.state(), self.life.enabled(), self.life.reason().cloned());
+        let after = Outline::of(&self.life);
         let removed = effects.contains(&Effect::Remove) || self.life.is_gone();
         if before != after && !removed {
-            self.changed(before.0, &effects);
-            self.store(word(self.life.state())).await;
+            self.changed(state, &effects);
+            self.store(before.became(&after)).await;
         }
         for effect in effects {
             self.perform(effect).await;
@@ -370,25 +371,21 @@ impl Actor {
         }
     }
 
-    fn event(&self, kind: &str) -> NewEvent {
-        let detail = serde_json::json!({
-            "handle": self.handle,
-            "boot": self.life.boot(),
-            "reason": self.life.reason(),
-            "exit_code": self.exit_code,
-        });
-        NewEvent {
-            at_ms: now_ms(),
-            instance_id: self.id.clone(),
-            kind: kind.to_owned(),
-            detail: detail.to_string(),
-        }
+    /// An event that tells how the instance is now.
+    pub(crate) fn event(&self, kind: &str) -> NewEvent {
+        let detail = Detail {
+            handle: self.handle.clone(),
+            boot: self.life.boot(),
+            reason: self.life.reason().cloned(),
+            exit_code: self.exit_code,
+        };
+        event(&self.id, kind, &detail)
     }
 
-    async fn store(&mut self, kind: &str) {
+    async fn store(&mut self, kind: Option<&str>) {
         self.publish();
-        let event = self.event(kind);
-        if let Err(error) = self.context.registry.update(self.row(), Some(event)).await {
+        let event = kind.map(|kind| self.event(kind));
+        if let Err(error) = self.context.registry.update(self.row(), event).await {
             // What runs goes on; the next change tries again.
             tracing::error!(id = self.id, %error, "record not stored");
         }

@@ -13,6 +13,7 @@
 mod actor;
 mod boot;
 pub mod error;
+pub mod events;
 pub mod exec;
 pub mod lifecycle;
 mod live;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aegis_store::home::Home;
 use aegis_store::logs::{LogLimits, LogReader};
-use aegis_store::registry::{InstanceRow, NewEvent, Registry};
+use aegis_store::registry::{InstanceRow, Registry};
 use aegis_vmm::Vmm;
 use tokio::sync::{oneshot, watch};
 
@@ -164,13 +164,7 @@ impl Instances {
             stopped_ms: Some(now),
         };
         let (actor, reference) = Actor::new(Arc::clone(&self.context), stored);
-        let event = NewEvent {
-            at_ms: now,
-            instance_id: id.clone(),
-            kind: "created".to_owned(),
-            detail: "{}".to_owned(),
-        };
-        self.context.registry.insert(actor.row(), Some(event)).await?;
+        self.context.registry.insert(actor.row(), Some(actor.event("created"))).await?;
         self.context.enter(&id, handle.as_deref(), reference.clone());
         Ok(self.launch(actor, reference, ephemeral))
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aegis_store::registry::{InstanceRow, NewEvent};
+use aegis_store::registry::InstanceRow;
 use aegis_vmm::{Machine, MachineHandle};
 
 use crate::actor::{Actor, Stored};
@@ -61,9 +61,7 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         Some(machine) => actor.adopt(machine, paused),
         None if was_live => {
             reference.output.log_system("stopped: the machine was gone when the daemon started");
-            let kind = "stopped".to_owned();
-            let event = NewEvent { at_ms: now, instance_id: row.id.clone(), kind, detail: "{}".to_owned() };
-            if let Err(error) = context.registry.update(actor.row(), Some(event)).await {
+            if let Err(error) = context.registry.update(actor.row(), Some(actor.event("stopped"))).await {
                 tracing::error!(id = row.id, %error, "record not stored");
             }
         }

@@ -1,6 +1,7 @@
 //! HTTP handlers: requests in, calls to the instances, replies out. No decisions of their own.
 
 mod convert;
+mod events;
 mod failure;
 mod instances;
 mod logs;
@@ -43,6 +44,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(processes::exec))
         .routes(routes!(processes::attach))
         .routes(routes!(logs::logs))
+        .routes(routes!(events::events))
 }
 
 /// The API's OpenAPI document.

@@ -1,0 +1,153 @@
+//! What happened to instances, as the registry keeps it.
+
+use aegis_store::registry::{EventRow, NewEvent};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::error::InstanceError;
+use crate::lifecycle::{Lifecycle, State};
+use crate::manager::Instances;
+use crate::now_ms;
+use crate::reason::StopReason;
+use crate::view::word;
+
+/// What an event tells beside what the registry itself knows of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detail {
+    /// The instance's handle.
+    pub handle: Option<String>,
+    /// Number of the instance's boot; 0 before the first.
+    #[serde(default)]
+    pub boot: u32,
+    /// Why it stopped, or stops.
+    pub reason: Option<StopReason>,
+    /// Exit code of its command.
+    pub exit_code: Option<i32>,
+}
+
+/// Something that happened to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happening {
+    /// Its number; rises by one from one to the next.
+    pub seq: u64,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+    /// A stable word for what.
+    pub kind: String,
+    /// Whose.
+    pub instance_id: String,
+    /// More about it.
+    pub detail: Detail,
+}
+
+/// What of an instance its events tell of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outline {
+    state: State,
+    enabled: bool,
+    reason: Option<StopReason>,
+}
+
+impl Outline {
+    pub(crate) fn of(life: &Lifecycle) -> Outline {
+        Outline { state: life.state(), enabled: life.enabled(), reason: life.reason().cloned() }
+    }
+
+    /// The word for what happened between this and a later outline; `None` if nothing that anybody sees.
+    pub(crate) fn became(&self, later: &Outline) -> Option<&'static str> {
+        if later.state != self.state {
+            Some(word(later.state))
+        } else if later.state != State::Stopped && later.reason.is_some() && self.reason != later.reason {
+            Some("stopping")
+        } else if later.enabled != self.enabled {
+            Some(if later.enabled { "enabled" } else { "disabled" })
+        } else {
+            None
+        }
+    }
+}
+
+/// An event to be stored now.
+pub(crate) fn event(instance_id: &str, kind: &str, detail: &Detail) -> NewEvent {
+    NewEvent {
+        at_ms: now_ms(),
+        instance_id: instance_id.to_owned(),
+        kind: kind.to_owned(),
+        // Plain data; cannot fail.
+        detail: serde_json::to_string(detail).unwrap_or_default(),
+    }
+}
+
+impl From<EventRow> for Happening {
+    /// A detail that an older release wrote differently counts as empty.
+    fn from(row: EventRow) -> Happening {
+        let EventRow { seq, event } = row;
+        Happening {
+            seq: u64::try_from(seq).unwrap_or(0),
+            at_ms: event.at_ms,
+            kind: event.kind,
+            instance_id: event.instance_id,
+            detail: serde_json::from_str(&event.detail).unwrap_or_default(),
+        }
+    }
+}
+
+impl Instances {
+    /// The oldest `limit` kept events with a number above `after`, oldest first.
+    ///
+    /// # Errors
+    /// If the registry cannot be read.
+    pub async fn events(&self, after: u64, limit: u32) -> Result<Vec<Happening>, InstanceError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let rows = self.context().registry.events(after, limit).await?;
+        Ok(rows.into_iter().map(Happening::from).collect())
+    }
+
+    /// The number of the newest event, and notice of newer ones.
+    #[must_use]
+    pub fn newest_event(&self) -> watch::Receiver<i64> {
+        self.context().registry.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_event_comes_back_as_it_was_stored() {
+        let detail = Detail {
+            handle: Some("web".into()),
+            boot: 3,
+            reason: Some(StopReason::new("exited", "the command exited with code 7")),
+            exit_code: Some(7),
+        };
+        let stored = EventRow { seq: 9, event: event("inst-1", "stopped", &detail) };
+        let back = Happening::from(stored.clone());
+        assert_eq!((back.seq, back.kind.as_str(), back.instance_id.as_str()), (9, "stopped", "inst-1"));
+        assert_eq!((back.at_ms, back.detail), (stored.event.at_ms, detail));
+    }
+
+    #[test]
+    fn each_visible_change_has_its_word() {
+        let running = Outline { state: State::Running, enabled: true, reason: None };
+        let stopping = Outline { reason: Some(StopReason::stopped()), ..running.clone() };
+        let stopped = Outline { state: State::Stopped, ..stopping.clone() };
+        let disabled = Outline { enabled: false, ..stopped.clone() };
+        assert_eq!(running.became(&running), None);
+        assert_eq!(running.became(&stopping), Some("stopping"));
+        assert_eq!(stopping.became(&stopped), Some("stopped"));
+        assert_eq!(stopped.became(&disabled), Some("disabled"));
+        assert_eq!(disabled.became(&stopped), Some("enabled"));
+        assert_eq!(stopped.became(&running), Some("running"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_detail_of_whatever_shape_is_survived(seq: i64, detail in ".{0,64}") {
+            let event = NewEvent { at_ms: 0, instance_id: String::new(), kind: String::new(), detail };
+            drop(Happening::from(EventRow { seq, event }));
+        }
+    }
+}
