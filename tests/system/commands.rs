@@ -139,6 +139,10 @@ fn the_api_answers_in_its_own_words() {
     assert!(body["error"]["message"].as_str().unwrap().contains("colour"));
     let (status, body) = ask(&["http://x/v1/openapi.json"]);
     assert_eq!((status.as_str(), body["info"]["title"].as_str()), ("200", Some("Aegis")));
+    let (status, body) = ask(&["-X", "POST", "http://x/v1/instances/prune"]);
+    assert_eq!((status.as_str(), body["error"]["code"].as_str()), ("400", Some("invalid_argument")));
+    let (status, body) = ask(&["-X", "POST", "http://x/v1/instances/box?older_than=1s"]);
+    assert_eq!((status.as_str(), body["error"]["code"].as_str()), ("405", Some("invalid_argument")));
     let (status, _) = ask(&["http://x/v1/no/such/path"]);
     assert_eq!(status, "404");
 }

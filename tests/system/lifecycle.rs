@@ -3,6 +3,26 @@
 use aegis_tests::Daemon;
 
 #[test]
+fn prune_deletes_what_has_been_stopped_for_long_and_nothing_else() {
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    for name in ["prune", "paused", "stopped", "disabled"] {
+        let started =
+            daemon.ok(&["instance", "start", "--name", name, "--workdir", "/tmp", "--", "sleep", "1000"]);
+        assert!(started.contains("Instance started"));
+    }
+    for (verb, name) in [("pause", "paused"), ("stop", "stopped"), ("disable", "disabled")] {
+        assert_eq!(daemon.aegis(&["instance", verb, name]).code, 0);
+    }
+    let prune = |age: &str| daemon.aegis(&["instance", "prune", "--stopped-older-than", age]);
+    assert_eq!(prune("7d").out(), "Pruned 0 stopped instances\n");
+    assert_eq!(prune("1ms").out(), "Pruned 2 stopped instances\n");
+    let states = ["prune", "paused", "stopped", "disabled"].map(|name| daemon.state(name));
+    assert_eq!(states, ["running", "paused", "gone", "gone"]);
+    assert_eq!(daemon.aegis(&["instance", "prune"]).code, 2, "an age is required");
+    assert_eq!(prune("always").code, 2);
+}
+
+#[test]
 fn each_operation_does_what_the_table_says() {
     let daemon = Daemon::start();
     let _id = daemon.instance("box", &["sleep", "1000"]);

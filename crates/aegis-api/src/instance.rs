@@ -165,6 +165,15 @@ pub struct ActionReply {
     pub status: String,
 }
 
+/// Reply to `POST /v1/instances/prune`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PruneReply {
+    /// How many instances were deleted.
+    pub pruned: usize,
+    /// Their ids.
+    pub ids: Vec<String>,
+}
+
 /// Body of `POST /v1/instances/{id}/exec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -3,6 +3,7 @@
 //! JSON over HTTP/1.1 on a unix socket. Times are RFC 3339 in UTC. `{id}` in a path is an instance's id or handle.
 //! Byte streams (`exec`, `attach`) are connections upgraded to the protocol of [`stream`].
 
+pub mod duration;
 pub mod error;
 pub mod events;
 pub mod handle;

@@ -79,6 +79,8 @@ pub enum InstanceCommand {
     Resume(Names),
     /// Stop and start instances
     Restart(Names),
+    /// Delete instances that have been stopped for long
+    Prune(Prune),
 }
 
 /// How to print.
@@ -254,6 +256,17 @@ pub struct Info {
     /// Handle or id
     #[arg(value_name = "INSTANCE")]
     pub instance: String,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `instance prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Only those that have been stopped for at least this time, e.g. 12h, 7d
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub stopped_older_than: String,
     /// The format.
     #[command(flatten)]
     pub format: Format,

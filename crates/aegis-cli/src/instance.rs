@@ -3,7 +3,7 @@
 use aegis_api::instance::{CreateInstance, Instance, State};
 
 use crate::Context;
-use crate::arguments::{Info, List, Names, OutputFormat, Start};
+use crate::arguments::{Info, List, Names, OutputFormat, Prune, Start};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, complain};
 use crate::render;
@@ -52,6 +52,21 @@ pub async fn info(context: &Context, arguments: &Info) -> Result<i32, Failure> {
     match arguments.format.output {
         OutputFormat::Json => output::json(&instance),
         OutputFormat::Text => output::line(render::info(&instance)),
+    }
+}
+
+/// Deletes instances that have been stopped for long.
+///
+/// # Errors
+/// If the daemon cannot be asked.
+pub async fn prune(context: &Context, arguments: &Prune) -> Result<i32, Failure> {
+    let reply = context.client().prune(&arguments.stopped_older_than).await?;
+    match arguments.format.output {
+        OutputFormat::Json => output::json(&reply),
+        OutputFormat::Text => output::line(match reply.pruned {
+            1 => "Pruned 1 stopped instance".to_owned(),
+            count => format!("Pruned {count} stopped instances"),
+        }),
     }
 }
 

@@ -41,6 +41,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             InstanceCommand::Delete(names) => instance::act(context, &names, "delete", "deleted").await,
             InstanceCommand::Pause(names) => instance::act(context, &names, "pause", "paused").await,
             InstanceCommand::Resume(names) => instance::act(context, &names, "resume", "resumed").await,
+            InstanceCommand::Prune(arguments) => instance::prune(context, &arguments).await,
             InstanceCommand::Restart(names) => instance::act(context, &names, "restart", "restarted").await,
         },
         Command::Completions { shell } => {

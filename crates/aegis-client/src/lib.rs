@@ -10,7 +10,7 @@ mod transport;
 use std::path::PathBuf;
 
 use aegis_api::error::ApiError;
-use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, SignalRequest};
+use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
 use aegis_api::status::{ShutdownReply, ShutdownRequest, Status};
 use hyper::Method;
 use serde::Serialize;
@@ -163,6 +163,15 @@ impl Client {
     /// [`ClientError`].
     pub async fn act(&mut self, name: &str, verb: &str) -> Result<ActionReply, ClientError> {
         let path = instance_path(name, &format!("/{verb}?wait=true"));
+        self.send(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Deletes all instances that have been stopped for this duration at least, e.g. `7d`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn prune(&mut self, older_than: &str) -> Result<PruneReply, ClientError> {
+        let path = format!("/v1/instances/prune?older_than={}", escape(older_than));
         self.send(Method::POST, &path, None::<&()>).await
     }
 

@@ -63,6 +63,8 @@ pub enum Request {
     Restart,
     /// Cease to exist.
     Delete,
+    /// Cease to exist if it is stopped at this very moment; otherwise nothing.
+    Prune,
 }
 
 /// What happens to an instance.
@@ -312,6 +314,11 @@ impl Lifecycle {
                     }
                 }
             }
+            Request::Prune if self.phase == Phase::Stopped => {
+                self.for_removal.push(waiter);
+                self.remove(out);
+            }
+            Request::Prune => out.push(Effect::Reply(waiter, Reply::AlreadyRunning)),
             Request::Delete => {
                 self.for_removal.push(waiter);
                 match self.phase {

@@ -24,11 +24,15 @@ struct World {
 
 impl World {
     fn feed(&mut self, life: &mut Lifecycle, event: Event) {
+        let mut pruned = false;
         if let Event::Wanted(request, waiter) = event {
             assert!(self.waiting.insert(waiter));
             self.delete_wanted |= request == Request::Delete;
+            pruned = request == Request::Prune && life.state() == State::Stopped;
         }
-        for effect in life.step(event) {
+        let effects = life.step(event);
+        self.delete_wanted |= pruned && effects.contains(&Effect::Remove);
+        for effect in effects {
             self.perform(effect);
         }
     }
@@ -135,7 +139,7 @@ fn is_late(event: &Event, life: &Lifecycle) -> bool {
     matches!(event, Event::TornDown(boot) | Event::Died(boot, _) if *boot != life.boot())
 }
 
-const REQUESTS: [Request; 10] = [
+const REQUESTS: [Request; 11] = [
     Request::Start,
     Request::Ensure,
     Request::Pause,
@@ -146,6 +150,7 @@ const REQUESTS: [Request; 10] = [
     Request::Disable,
     Request::Restart,
     Request::Delete,
+    Request::Prune,
 ];
 
 proptest! {
@@ -153,7 +158,7 @@ proptest! {
 
     #[test]
     fn any_order_of_events_answers_everyone_once_and_ends_as_asked(
-        steps in proptest::collection::vec((any::<bool>(), 0usize..10, any::<bool>()), 0..60),
+        steps in proptest::collection::vec((any::<bool>(), 0usize..REQUESTS.len(), any::<bool>()), 0..60),
         deletes in any::<bool>(),
     ) {
         let mut life = Lifecycle::stopped(true, 0, None);
@@ -161,7 +166,7 @@ proptest! {
         for (request, pick, ok) in steps {
             if request {
                 let wanted = REQUESTS[pick];
-                if wanted == Request::Delete && !deletes { continue }
+                if matches!(wanted, Request::Delete | Request::Prune) && !deletes { continue }
                 world.next_waiter += 1;
                 let waiter = world.next_waiter;
                 world.feed(&mut life, Event::Wanted(wanted, waiter));
@@ -212,6 +217,9 @@ fn each_operation_does_what_the_table_says_in_each_state() {
     assert_eq!(ask(&mut paused(), Request::Ensure), [Effect::Resume(1)]);
     assert_eq!(replies(&ask(&mut stopped(), Request::Disable)), [&Reply::Done]);
     assert_eq!(ask(&mut stopped(), Request::Delete), [Effect::Remove]);
+    assert_eq!(ask(&mut stopped(), Request::Prune), [Effect::Remove]);
+    assert_eq!(replies(&ask(&mut running(), Request::Prune)), [&Reply::AlreadyRunning]);
+    assert_eq!(replies(&ask(&mut paused(), Request::Prune)), [&Reply::AlreadyRunning]);
     assert_eq!(ask(&mut running(), Request::Delete), [Effect::TearDown(1, Manner::AtOnce)]);
 }
 

@@ -213,6 +213,25 @@ impl Instances {
         }
     }
 
+    /// Deletes every instance that has been stopped for at least so long, and returns their ids. One that is started
+    /// meanwhile stays, and so does one that belongs to a `run`, which deletes it itself.
+    pub async fn prune(&self, stopped_for_ms: u64) -> Vec<String> {
+        let before = now_ms().saturating_sub(i64::try_from(stopped_for_ms).unwrap_or(i64::MAX));
+        let mut pruned = Vec::new();
+        for view in self.list() {
+            let old = view.stopped_ms.is_some_and(|stopped| stopped <= before);
+            if !old || view.state != State::Stopped || view.spec.ephemeral {
+                continue;
+            }
+            if let Ok(handle) = self.find(&view.id)
+                && handle.request(Request::Prune).await.is_ok()
+            {
+                pruned.push(view.id.clone());
+            }
+        }
+        pruned
+    }
+
     /// Removes files that belong to no instance.
     pub async fn sweep(&self) {
         let (home, known) = (self.context.home.clone(), self.ids().into_iter().collect());
@@ -278,7 +297,7 @@ impl InstanceHandle {
         let (reply, outcome) = oneshot::channel();
         let sent = self.reference.mailbox.send(Message::Wanted(request, reply)).await;
         let gone = || match request {
-            Request::Delete => Ok(()),
+            Request::Delete | Request::Prune => Ok(()),
             _ => Err(InstanceError::Removed),
         };
         if sent.is_err() {

@@ -1,18 +1,20 @@
 //! Creating, describing, starting, stopping, deleting.
 
+use aegis_api::duration;
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
-use aegis_api::instance::{ActionReply, CreateInstance, Instance, State as InstanceState};
+use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
 use aegis_instances::lifecycle::Request;
 use aegis_instances::manager::InstanceHandle;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::convert::{self, names_only, new_spec, parse};
-use super::failure::Failure;
+use super::failure::{Failure, no_such_method};
 use crate::App;
 
 /// Filter of the list.
@@ -127,6 +129,33 @@ pub(super) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<ActionReply>, Failure> {
     act(&app, &id, Request::Delete, "deleted").await
+}
+
+/// Which instances are old enough.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Age {
+    /// How long they have been stopped at least, e.g. `12h` or `7d`. Required.
+    older_than: Option<String>,
+}
+
+/// `POST /v1/instances/prune`: deletes all instances that have been stopped for long, disabled or not. The path is
+/// shared with the instance of that handle, which has no use for this method.
+#[utoipa::path(post, path = "/v1/instances/{id}", params(("id" = String, description = "The word `prune`."), Age),
+    responses((status = 200, body = PruneReply), (status = 400, body = ErrorBody), (status = 405, body = ErrorBody)))]
+pub(super) async fn prune(
+    State(app): State<App>,
+    Path(word): Path<String>,
+    Query(age): Query<Age>,
+) -> Result<Response, Failure> {
+    if word != "prune" {
+        return Ok(no_such_method().await);
+    }
+    let text = age.older_than.ok_or_else(|| Failure::invalid("older_than is missing, e.g. older_than=7d"))?;
+    let older_than = duration::parse_ms(&text)
+        .map_err(|error| Failure::invalid(format!("older_than={text:?}: {error}")))?;
+    let ids = app.instances.prune(older_than).await;
+    Ok(Json(PruneReply { pruned: ids.len(), ids }).into_response())
 }
 
 /// Boots a stopped instance, enabling it; resumes a paused one.

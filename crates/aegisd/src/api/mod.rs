@@ -33,7 +33,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(system::status))
         .routes(routes!(system::shutdown))
         .routes(routes!(instances::list, instances::create))
-        .routes(routes!(instances::describe, instances::delete))
+        .routes(routes!(instances::describe, instances::delete, instances::prune))
         .routes(routes!(instances::start))
         .routes(routes!(instances::restart))
         .routes(routes!(instances::stop))
