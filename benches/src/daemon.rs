@@ -161,6 +161,7 @@ fn stored(number: usize) -> InstanceRow {
         updated_at_ms: at,
         last_active_at_ms: at,
         stopped_at_ms: Some(at),
+        started_at_ms: Some(at),
     }
 }
 

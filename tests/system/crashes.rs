@@ -85,6 +85,22 @@ fn a_kernel_panic_is_the_stated_reason_with_the_consoles_end() {
 }
 
 #[test]
+fn a_timeout_goes_on_over_a_crash_of_the_daemon() {
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    let start =
+        ["instance", "start", "--name", "box", "--workdir", "/tmp", "--timeout", "4s", "--", "sleep", "1000"];
+    assert!(daemon.ok(&start).contains("Handle: box"));
+    let started = daemon.info("box").unwrap()["started_at"].clone();
+    assert!(started.is_string());
+    daemon.crash();
+    daemon.up();
+    assert_eq!(daemon.info("box").unwrap()["started_at"], started);
+    eventually("its time is up", aegis_tests::DEADLINE, || daemon.state("box") == "stopped");
+    let info = daemon.info("box").unwrap();
+    assert_eq!((&info["stop_reason"]["code"], &info["started_at"]), (&"timeout".into(), &started));
+}
+
+#[test]
 fn a_paused_machine_is_found_paused_after_a_crash() {
     let daemon = Daemon::start();
     let _id = daemon.instance("box", &["sleep", "1000"]);

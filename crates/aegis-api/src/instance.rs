@@ -120,6 +120,9 @@ pub struct Instance {
     pub updated_at: String,
     /// When it was last seen at work.
     pub last_active_at: String,
+    /// When its command was last executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
     /// When it stopped, if it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<String>,

@@ -101,6 +101,7 @@ mod tests {
             created_at: "2026-01-02T03:04:05Z".into(),
             updated_at: "2026-01-02T03:04:05Z".into(),
             last_active_at: "2026-01-02T03:04:06Z".into(),
+            started_at: None,
             stopped_at: None,
             exit_code: Some(3),
             stop_reason: None,

@@ -63,6 +63,7 @@ pub(crate) struct Actor {
     created_ms: i64,
     active_ms: i64,
     stopped_ms: Option<i64>,
+    started_ms: Option<i64>,
     mailbox: mpsc::Receiver<Message>,
     /// For tasks to report back; while the actor lives the mailbox stays open.
     own_mailbox: mpsc::Sender<Message>,
@@ -85,12 +86,14 @@ pub(crate) struct Stored {
     pub(crate) created_ms: i64,
     pub(crate) active_ms: i64,
     pub(crate) stopped_ms: Option<i64>,
+    pub(crate) started_ms: Option<i64>,
 }
 
 impl Actor {
     /// An actor for a stored instance, and what others hold of it.
     pub(crate) fn new(context: Arc<Context>, stored: Stored) -> (Actor, InstanceRef) {
-        let Stored { id, handle, spec, life, exit_code, created_ms, active_ms, stopped_ms } = stored;
+        let Stored { id, handle, spec, life, exit_code, created_ms, active_ms, stopped_ms, started_ms } =
+            stored;
         let (own_mailbox, mailbox) = mpsc::channel(MAILBOX);
         let ending =
             (life.state() == State::Stopped && life.boot() > 0).then(|| ending(exit_code, life.reason()));
@@ -109,6 +112,7 @@ impl Actor {
             updated_ms: active_ms,
             active_ms,
             stopped_ms,
+            started_ms,
         }));
         let actor = Actor {
             id,
@@ -119,6 +123,7 @@ impl Actor {
             created_ms,
             active_ms,
             stopped_ms,
+            started_ms,
             mailbox,
             own_mailbox: own_mailbox.clone(),
             waiters: HashMap::new(),
@@ -221,6 +226,7 @@ impl Actor {
             (state == State::Stopped).then(|| self.stopped_ms.filter(|_| before == state).unwrap_or(now));
         if state == State::Starting && before != State::Starting {
             self.exit_code = None;
+            self.started_ms = None;
         }
         for effect in effects {
             if let Effect::Boot(boot) = effect {
@@ -231,13 +237,18 @@ impl Actor {
         match (before, state) {
             (State::Paused, State::Running) => self.output.log_system("resumed"),
             (State::Running, State::Paused) => self.output.log_system("paused"),
-            (State::Starting, State::Running) => self.start_timer(),
+            (State::Starting, State::Running) => {
+                self.started_ms = Some(now);
+                self.start_timer();
+            }
             _ => {}
         }
     }
 
+    /// Ends the command when its time is up, which counts from its execution, also over daemons.
     fn start_timer(&mut self) {
-        let Some(after) = self.spec.timeout_ms else { return };
+        let Some(timeout) = self.spec.timeout_ms else { return };
+        let after = remaining_ms(timeout, self.started_ms, now_ms());
         let mailbox = self.own_mailbox.clone();
         self.stop_timer();
         self.timer = Some(tokio::spawn(async move {
@@ -405,6 +416,7 @@ impl Actor {
             updated_ms: now_ms(),
             active_ms: self.active_ms,
             stopped_ms: self.stopped_ms,
+            started_ms: self.started_ms,
         }));
     }
 
@@ -426,8 +438,15 @@ impl Actor {
             updated_at_ms: now_ms(),
             last_active_at_ms: self.active_ms,
             stopped_at_ms: self.stopped_ms,
+            started_at_ms: self.started_ms,
         }
     }
+}
+
+/// What is left of a timeout. A clock that was set back adds nothing to it.
+fn remaining_ms(timeout: u64, started: Option<i64>, now: i64) -> u64 {
+    let used = started.map_or(0, |started| now.saturating_sub(started));
+    timeout.saturating_sub(u64::try_from(used).unwrap_or(0))
 }
 
 /// How the last run of a stopped instance ended.
@@ -436,5 +455,18 @@ fn ending(exit_code: Option<i32>, reason: Option<&StopReason>) -> Ending {
     match exit_code {
         Some(code) => Ending::Exit(code, reason),
         None => Ending::Failed(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_counts_from_the_commands_execution() {
+        assert_eq!(remaining_ms(1000, None, 5000), 1000);
+        assert_eq!(remaining_ms(1000, Some(4700), 5000), 700);
+        assert_eq!(remaining_ms(1000, Some(1000), 5000), 0);
+        assert_eq!(remaining_ms(1000, Some(6000), 5000), 1000);
     }
 }

@@ -162,6 +162,7 @@ impl Instances {
             created_ms: now,
             active_ms: now,
             stopped_ms: Some(now),
+            started_ms: None,
         };
         let (actor, reference) = Actor::new(Arc::clone(&self.context), stored);
         self.context.registry.insert(actor.row(), Some(actor.event("created"))).await?;

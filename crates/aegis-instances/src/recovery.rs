@@ -55,6 +55,7 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         created_ms: row.created_at_ms,
         active_ms: row.last_active_at_ms,
         stopped_ms: if machine.is_some() { None } else { row.stopped_at_ms.or(Some(now)) },
+        started_ms: row.started_at_ms,
     };
     let (mut actor, reference) = Actor::new(Arc::clone(context), stored);
     match machine {

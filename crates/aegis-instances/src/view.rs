@@ -33,6 +33,8 @@ pub struct View {
     pub active_ms: i64,
     /// When it stopped, if it is stopped.
     pub stopped_ms: Option<i64>,
+    /// When its command was last executed.
+    pub started_ms: Option<i64>,
 }
 
 impl View {

@@ -8,7 +8,8 @@ use rusqlite::Connection;
 use super::RegistryError;
 
 /// One step per version; step `n` brings a database from version `n` to `n + 1`. Released steps never change.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE instances (
         id TEXT PRIMARY KEY NOT NULL,
         handle TEXT UNIQUE,
@@ -32,7 +33,11 @@ pub(super) const MIGRATIONS: &[&str] = &["
         kind TEXT NOT NULL,
         detail TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE instances ADD COLUMN started_at_ms INTEGER;
+",
+];
 
 /// Brings the database to the newest version, each step in a transaction of its own.
 pub(super) fn migrate(conn: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), RegistryError> {

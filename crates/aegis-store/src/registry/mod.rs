@@ -113,6 +113,8 @@ pub struct InstanceRow {
     pub last_active_at_ms: i64,
     /// When it last stopped.
     pub stopped_at_ms: Option<i64>,
+    /// When its command was last executed.
+    pub started_at_ms: Option<i64>,
 }
 
 /// An event to be stored.

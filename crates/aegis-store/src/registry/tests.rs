@@ -21,6 +21,7 @@ fn row(id: &str) -> InstanceRow {
         updated_at_ms: 2,
         last_active_at_ms: 3,
         stopped_at_ms: None,
+        started_at_ms: None,
     }
 }
 
@@ -49,6 +50,7 @@ async fn rows_come_back_as_they_went_in() {
         boot: u32::MAX,
         enabled: false,
         stopped_at_ms: Some(i64::MAX),
+        started_at_ms: Some(17),
         ..row("b")
     };
     registry.insert(full.clone(), None).await.unwrap();
@@ -170,15 +172,30 @@ fn migrations_apply_once_and_never_backwards() {
         assert_eq!(version(&conn), i64::try_from(MIGRATIONS.len()).unwrap());
     }
     // A step that fails half way leaves nothing, and the steps before it stay.
-    let steps = ["", "CREATE TABLE one (a INTEGER) STRICT", "CREATE TABLE two (a INTEGER) STRICT; nonsense"];
+    let more = ["CREATE TABLE one (a INTEGER) STRICT", "CREATE TABLE two (a INTEGER) STRICT; nonsense"];
+    let steps = [MIGRATIONS, &more].concat();
     assert!(matches!(migrate(&mut conn, &path, &steps), Err(RegistryError::Storage { .. })));
-    assert_eq!(version(&conn), 2);
+    assert_eq!(version(&conn), i64::try_from(MIGRATIONS.len() + 1).unwrap());
     let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('one', 'two')";
     assert_eq!(conn.query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
 
     conn.pragma_update(None, "user_version", 99).unwrap();
     drop(conn);
     assert!(matches!(Registry::open(&path), Err(RegistryError::TooNew { found: 99, .. })));
+}
+
+#[tokio::test]
+async fn an_instance_of_the_first_release_is_still_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aegis.db");
+    let mut conn = rusqlite::Connection::open(&path).unwrap();
+    migrate(&mut conn, &path, &MIGRATIONS[..1]).unwrap();
+    let row = "INSERT INTO instances VALUES ('inst-1', 'web', '{}', 1, 'stopped', 3, NULL, NULL, 2, 10, 20, 30, 40)";
+    conn.execute(row, []).unwrap();
+    drop(conn);
+    let all = Registry::open(&path).unwrap().all().await.unwrap();
+    assert_eq!((all.len(), all[0].handle.as_deref(), all[0].boot), (1, Some("web"), 2));
+    assert_eq!((all[0].stopped_at_ms, all[0].started_at_ms), (Some(40), None));
 }
 
 #[test]

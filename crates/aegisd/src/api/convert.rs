@@ -53,6 +53,7 @@ pub(super) fn instance(view: &View) -> Instance {
         created_at: timestamp(view.created_ms),
         updated_at: timestamp(view.updated_ms),
         last_active_at: timestamp(view.active_ms),
+        started_at: view.started_ms.map(timestamp),
         stopped_at: view.stopped_ms.map(timestamp),
         exit_code: view.exit_code,
         stop_reason: view.reason.as_ref().map(reason),
