@@ -48,7 +48,6 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Write man pages to a directory
-    #[command(hide = true)]
     Man {
         /// The directory.
         dir: PathBuf,
