@@ -286,15 +286,24 @@ impl Daemon {
     #[must_use]
     pub fn machines(&self) -> Vec<i32> {
         let home = self.home.path().to_string_lossy().into_owned();
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            if line.contains("qemu-system") && line.contains(&home) {
-                found.push(pid);
-            }
-        }
+        processes(|process| {
+            let line = read_lossy(&process.join("cmdline"));
+            line.contains("qemu-system") && line.contains(&home)
+        })
+    }
+
+    /// Fake guests of this daemon, and the processes that they started.
+    fn fake_guests(&self) -> Vec<i32> {
+        let home = format!("AEGIS_HOME={}\0", self.root.display());
+        let mut found = processes(|process| {
+            read_lossy(&process.join("comm")).trim() == "fake-guest"
+                && read_lossy(&process.join("environ")).contains(&home)
+        });
+        let children = found.iter().flat_map(|pid| {
+            let list = read_lossy(Path::new(&format!("/proc/{pid}/task/{pid}/children")));
+            list.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<i32>>()
+        });
+        found.extend(children.collect::<Vec<_>>());
         found
     }
 
@@ -337,10 +346,22 @@ impl Drop for Daemon {
         {
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
-        for pid in self.machines().into_iter().filter_map(rustix::process::Pid::from_raw) {
+        let left = self.machines().into_iter().chain(self.fake_guests());
+        for pid in left.filter_map(rustix::process::Pid::from_raw) {
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// Processes whose directory in `/proc` is as wanted.
+fn processes(wanted: impl Fn(&Path) -> bool) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+    all.filter(|(_, path)| wanted(path)).map(|(pid, _)| pid).collect()
+}
+
+fn read_lossy(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
 fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 
 use crate::process::Process;
@@ -98,6 +98,12 @@ impl Vmm for Fake {
     }
 }
 
+/// The processes that the guest started: all by its main thread, the only one it has.
+fn children(guest: i32) -> Vec<Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{guest}/task/{guest}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)).collect()
+}
+
 #[derive(Debug)]
 struct FakeMachine {
     process: Process,
@@ -137,7 +143,12 @@ impl Machine for FakeMachine {
         Ok(self.process.is_stopped())
     }
 
+    /// A machine takes its processes with it when it ends; this guest's are this host's and would stay.
     async fn stop(&self) {
+        for child in children(self.process.id().pid) {
+            // One that has ended meanwhile needs no end.
+            let _gone = kill_process(child, Signal::KILL);
+        }
         self.process.kill().await;
     }
 
