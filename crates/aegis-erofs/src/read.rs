@@ -225,11 +225,6 @@ impl<R: ReadAt> Image<R> {
         Ok(Self { source, size, superblock })
     }
 
-    /// Number of files, as the superblock has it.
-    pub fn inode_count(&self) -> u64 {
-        self.superblock.inodes
-    }
-
     /// The root directory.
     ///
     /// # Errors

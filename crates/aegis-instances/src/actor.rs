@@ -205,12 +205,12 @@ impl Actor {
     }
 
     async fn step(&mut self, event: Event) {
-        let (state, before) = (self.life.state(), Outline::of(&self.life));
+        let before = Outline::of(&self.life);
         let effects = self.life.step(event);
         let after = Outline::of(&self.life);
         let removed = effects.contains(&Effect::Remove) || self.life.is_gone();
         if before != after && !removed {
-            self.changed(state, &effects);
+            self.changed(before.state, &effects);
             self.store(before.became(&after)).await;
         }
         for effect in effects {

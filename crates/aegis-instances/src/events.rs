@@ -43,7 +43,7 @@ pub struct Happening {
 /// What of an instance its events tell of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outline {
-    state: State,
+    pub(crate) state: State,
     enabled: bool,
     reason: Option<StopReason>,
 }

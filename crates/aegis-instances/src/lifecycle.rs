@@ -314,12 +314,10 @@ impl Lifecycle {
                     }
                 }
             }
-            Request::Prune if self.phase == Phase::Stopped => {
-                self.for_removal.push(waiter);
-                self.remove(out);
+            Request::Prune if self.phase != Phase::Stopped => {
+                out.push(Effect::Reply(waiter, Reply::AlreadyRunning));
             }
-            Request::Prune => out.push(Effect::Reply(waiter, Reply::AlreadyRunning)),
-            Request::Delete => {
+            Request::Delete | Request::Prune => {
                 self.for_removal.push(waiter);
                 match self.phase {
                     Phase::Stopped => self.remove(out),

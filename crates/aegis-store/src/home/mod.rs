@@ -167,12 +167,6 @@ impl Home {
         self.root.join("data/aegisd.lock")
     }
 
-    /// The daemon's own log.
-    #[must_use]
-    pub fn daemon_log(&self) -> PathBuf {
-        self.root.join("data/aegisd.log")
-    }
-
     /// The registry's database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
