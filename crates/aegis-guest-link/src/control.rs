@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, Item, Kind};
 use aegis_guest_protocol::messages::{ACK, AckNote, EVENT, EventNote};
@@ -14,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{CALL_TIMEOUT, FrameQueue, Greeted, LinkError, QUEUE};
+use crate::{FrameQueue, Greeted, LinkError, QUEUE};
 
 /// The guest's events, in order, each once. Ends with the session.
 pub type Events = mpsc::Receiver<EventNote>;
@@ -44,11 +45,11 @@ impl Control {
         (Control { frames, waiting, next_id: Arc::new(AtomicU64::new(1)), over }, events)
     }
 
-    pub(crate) async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, LinkError> {
+    pub(crate) async fn call<C: Call>(&self, call: &C, patience: Duration) -> Result<C::Reply, LinkError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         lock(&self.waiting).insert(id, answer);
-        let result = self.converse(id, call, answered).await;
+        let result = self.converse(id, call, answered, patience).await;
         lock(&self.waiting).remove(&id);
         serde_json::from_value(result?)
             .map_err(|error| LinkError::Protocol(format!("answer to {}: {error}", C::METHOD)))
@@ -59,6 +60,7 @@ impl Control {
         id: u64,
         call: &C,
         answered: oneshot::Receiver<Answer>,
+        patience: Duration,
     ) -> Result<Value, LinkError> {
         self.send(&Message::request(id, call).map_err(|error| LinkError::Protocol(error.to_string()))?)
             .await?;
@@ -66,7 +68,7 @@ impl Control {
         tokio::select! {
             answer = answered => answer.map_err(|_| LinkError::Closed)?.map_err(LinkError::Guest),
             _ = over.wait_for(|over| *over) => Err(LinkError::Closed),
-            () = tokio::time::sleep(CALL_TIMEOUT) => Err(LinkError::Timeout(C::METHOD)),
+            () = tokio::time::sleep(patience) => Err(LinkError::Timeout(C::METHOD)),
         }
     }
 

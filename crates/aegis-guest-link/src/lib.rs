@@ -7,11 +7,13 @@
 //! Everything the guest sends is hostile. Frames are bounded by the protocol crate, stream data by flow control,
 //! events by the channel's capacity; exceeding any of them ends the session.
 
+mod connection;
 mod control;
 mod streams;
 
 use std::time::Duration;
 
+use aegis_guest_protocol::flow::{CONNECTION_WINDOW, WINDOW};
 use aegis_guest_protocol::frame::{self, Decoder, GUEST_MARKER, HOST_MARKER, Item, MAX_PAYLOAD, Nonce};
 use aegis_guest_protocol::messages::{self, Hello, HelloReply};
 use aegis_guest_protocol::rpc::{Call, RpcError};
@@ -20,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+pub use connection::GuestConnection;
 pub use control::Events;
 pub use streams::GuestStream;
 
@@ -100,7 +103,19 @@ impl GuestLink {
     /// # Errors
     /// [`LinkError::Guest`] with the guest's own error, or why there was no answer.
     pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, LinkError> {
-        self.control.call(call).await
+        self.control.call(call, CALL_TIMEOUT).await
+    }
+
+    /// Connects to a TCP port of the guest. A refusal counts as an answer only after `patience`.
+    ///
+    /// # Errors
+    /// [`LinkError::Guest`] with [`messages::code::REFUSED`] if nothing listens there.
+    pub async fn connect(&self, port: u16, patience: Duration) -> Result<GuestConnection, LinkError> {
+        let stream = self.streams.open(CONNECTION_WINDOW);
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let call = messages::Connect { stream: stream.id(), port, patience_ms };
+        self.control.call(&call, patience.saturating_add(CALL_TIMEOUT)).await?;
+        Ok(GuestConnection::new(stream))
     }
 
     /// Tells the guest that all events up to `seq` have been dealt with.
@@ -114,7 +129,7 @@ impl GuestLink {
     /// A new stream. It exists for the guest once a call names its number.
     #[must_use]
     pub fn open_stream(&self) -> GuestStream {
-        self.streams.open()
+        self.streams.open(WINDOW)
     }
 
     /// One of the workload's own streams; each can be taken once.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use aegis_guest_protocol::flow::{Receiver, Sender};
 use aegis_guest_protocol::frame::{Decoder, Frame, Item, Kind, MAX_DATA};
@@ -18,48 +19,64 @@ use crate::{FrameQueue, Greeted, LinkError, QUEUE, Resume};
 const READ_CHUNK: usize = 256 << 10;
 
 #[derive(Debug)]
-struct State {
-    sender: Sender,
-    receiver: Receiver,
-    inbox: VecDeque<Bytes>,
-    peer_ended: bool,
-    ended: bool,
-    closed: bool,
+pub(crate) struct State {
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
+    pub(crate) inbox: VecDeque<Bytes>,
+    pub(crate) peer_ended: bool,
+    pub(crate) ended: bool,
+    pub(crate) closed: bool,
+    /// Who polls for data, and who polls for credit.
+    pub(crate) reader: Option<Waker>,
+    pub(crate) writer: Option<Waker>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    id: u32,
+pub(crate) struct Shared {
+    pub(crate) id: u32,
     state: Mutex<State>,
     readable: Notify,
     writable: Notify,
 }
 
 impl Shared {
-    fn new(id: u32, received: u64) -> Arc<Shared> {
+    fn new(id: u32, sender: Sender, receiver: Receiver) -> Arc<Shared> {
         let state = State {
-            sender: Sender::at(0),
-            receiver: Receiver::at(received),
+            sender,
+            receiver,
             inbox: VecDeque::new(),
             peer_ended: false,
             ended: false,
             closed: false,
+            reader: None,
+            writer: None,
         };
         Arc::new(Shared { id, state: Mutex::new(state), readable: Notify::new(), writable: Notify::new() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self) {
+    fn tell_reader(&self, mut state: MutexGuard<'_, State>) {
+        let waker = state.reader.take();
+        drop(state);
         self.readable.notify_waiters();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn tell_writer(&self, mut state: MutexGuard<'_, State>) {
+        let waker = state.writer.take();
+        drop(state);
         self.writable.notify_waiters();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     fn close(&self) {
-        self.lock().closed = true;
-        self.wake();
+        let mut state = self.lock();
+        state.closed = true;
+        self.tell_reader(state);
+        self.tell_writer(self.lock());
     }
 }
 
@@ -85,8 +102,9 @@ const DROPPED: usize = 4096;
 
 impl Streams {
     pub(crate) fn start(pipe: Greeted, resume: Resume) -> Streams {
-        let untaken =
-            vec![Shared::new(WORKLOAD_IO, resume.stdout_held), Shared::new(WORKLOAD_ERR, resume.stderr_held)];
+        let untaken = [(WORKLOAD_IO, resume.stdout_held), (WORKLOAD_ERR, resume.stderr_held)]
+            .map(|(id, held)| Shared::new(id, Sender::at(0), Receiver::at(held)))
+            .to_vec();
         let streams = untaken.iter().map(|stream| (stream.id, Arc::clone(stream))).collect();
         let table = Arc::new(Mutex::new(Table { streams, untaken, next: FIRST_FREE_STREAM }));
         let (frames, queue) = mpsc::channel(QUEUE);
@@ -112,12 +130,12 @@ impl Streams {
         let _over = over.wait_for(|over| *over).await;
     }
 
-    pub(crate) fn open(&self) -> GuestStream {
+    pub(crate) fn open(&self, window: u64) -> GuestStream {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let id = table.next;
         // After four billion streams a number may still be in use; the guest then refuses it.
         table.next = table.next.checked_add(1).unwrap_or(FIRST_FREE_STREAM);
-        let shared = Shared::new(id, 0);
+        let shared = Shared::new(id, Sender::with_window(window), Receiver::with_window(window));
         if *self.over.borrow() {
             shared.close();
         } else {
@@ -146,8 +164,8 @@ impl Streams {
 /// One stream to or from the guest. Dropping it tells the guest that nobody listens any more.
 #[derive(Debug)]
 pub struct GuestStream {
-    shared: Arc<Shared>,
-    frames: FrameQueue,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) frames: FrameQueue,
     dropped: mpsc::Sender<u32>,
     table: Arc<Mutex<Table>>,
 }
@@ -340,24 +358,20 @@ fn accept(stream: &Shared, frame: Frame) -> Result<(), LinkError> {
             if !frame.payload.is_empty() {
                 state.inbox.push_back(frame.payload);
             }
-            drop(state);
-            stream.readable.notify_waiters();
+            stream.tell_reader(state);
         }
         Kind::Eof => {
             state.peer_ended = true;
-            drop(state);
-            stream.readable.notify_waiters();
+            stream.tell_reader(state);
         }
         Kind::Credit => {
             let consumed = frame.consumed().ok_or_else(|| broken(&"a credit without a number"))?;
             state.sender.acknowledged(consumed).map_err(|error| broken(&error))?;
-            drop(state);
-            stream.writable.notify_waiters();
+            stream.tell_writer(state);
         }
         Kind::Reset => {
-            state.closed = true;
             drop(state);
-            stream.wake();
+            stream.close();
         }
         Kind::Rpc => return Err(broken(&"a message on the bulk pipe")),
     }

@@ -1,13 +1,15 @@
 //! Flow control of one direction of a stream, as arithmetic.
 //!
 //! Both sides count bytes from the beginning of the stream. The receiver tells how many it has consumed; the
-//! sender may be [`WINDOW`] bytes ahead of that and no more. Counting absolutely makes a repeated or late credit
+//! sender may be a window of bytes ahead of that and no more. Counting absolutely makes a repeated or late credit
 //! harmless and lets a durable stream go on at a stated offset after a reconnect.
 
 use thiserror::Error;
 
-/// How far a sender may be ahead of what the receiver has consumed, bytes.
+/// How far a process's output or input may be ahead of what the receiver has consumed, bytes.
 pub const WINDOW: u64 = 1 << 20;
+/// The same for a connection to a port: there may be thousands of those, and a guest may be small.
+pub const CONNECTION_WINDOW: u64 = 256 << 10;
 
 /// The peer broke the rules of flow control.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -30,19 +32,26 @@ pub enum FlowError {
 pub struct Sender {
     sent: u64,
     acked: u64,
+    window: u64,
 }
 
 impl Sender {
     /// A stream that goes on at `offset`, everything before being consumed.
     #[must_use]
     pub fn at(offset: u64) -> Sender {
-        Sender { sent: offset, acked: offset }
+        Sender { sent: offset, acked: offset, window: WINDOW }
+    }
+
+    /// A stream that begins, with a window of its own.
+    #[must_use]
+    pub fn with_window(window: u64) -> Sender {
+        Sender { window, ..Sender::at(0) }
     }
 
     /// How many bytes may be sent now.
     #[must_use]
     pub fn available(&self) -> u64 {
-        WINDOW.saturating_sub(self.sent - self.acked)
+        self.window.saturating_sub(self.sent - self.acked)
     }
 
     /// Notes that `bytes` were sent; callers stay within [`Sender::available`].
@@ -81,13 +90,20 @@ pub struct Receiver {
     received: u64,
     consumed: u64,
     announced: u64,
+    window: u64,
 }
 
 impl Receiver {
     /// A stream that goes on at `offset`, everything before being consumed.
     #[must_use]
     pub fn at(offset: u64) -> Receiver {
-        Receiver { received: offset, consumed: offset, announced: offset }
+        Receiver { received: offset, consumed: offset, announced: offset, window: WINDOW }
+    }
+
+    /// A stream that begins, with a window of its own.
+    #[must_use]
+    pub fn with_window(window: u64) -> Receiver {
+        Receiver { window, ..Receiver::at(0) }
     }
 
     /// Notes received data.
@@ -95,7 +111,7 @@ impl Receiver {
     /// # Errors
     /// [`FlowError::Overrun`] if the sender had no credit for it.
     pub fn received(&mut self, bytes: u64) -> Result<(), FlowError> {
-        let limit = self.announced + WINDOW;
+        let limit = self.announced + self.window;
         let end = self.received.saturating_add(bytes);
         if end > limit {
             return Err(FlowError::Overrun(end - limit));
@@ -107,7 +123,7 @@ impl Receiver {
     /// Notes that `bytes` were consumed. Returns the number to announce when it is worth a frame.
     pub fn consumed(&mut self, bytes: u64) -> Option<u64> {
         self.consumed = (self.consumed + bytes).min(self.received);
-        if self.consumed - self.announced < WINDOW / 4 {
+        if self.consumed - self.announced < self.window / 4 {
             return None;
         }
         self.announced = self.consumed;
@@ -128,8 +144,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_honest_pair_never_errs_and_never_stalls(steps in proptest::collection::vec((1u64..300_000, 0u64..400_000), 1..200)) {
-            let (mut sender, mut receiver) = (Sender::at(5), Receiver::at(5));
+        fn an_honest_pair_never_errs_and_never_stalls(
+            steps in proptest::collection::vec((1u64..300_000, 0u64..400_000), 1..200),
+            connection in any::<bool>(),
+        ) {
+            let (mut sender, mut receiver) = if connection {
+                (Sender::with_window(CONNECTION_WINDOW), Receiver::with_window(CONNECTION_WINDOW))
+            } else {
+                (Sender::at(5), Receiver::at(5))
+            };
             let mut unread = 0;
             for (want, read) in steps {
                 let bytes = want.min(sender.available());

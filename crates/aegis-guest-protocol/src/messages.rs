@@ -9,7 +9,7 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 1;
+pub const NEWEST_VERSION: u32 = 2;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -41,6 +41,8 @@ pub mod code {
     pub const SYSTEM: i64 = 7;
     /// The two ends have no version in common.
     pub const VERSION: i64 = 8;
+    /// Nothing listens on the port.
+    pub const REFUSED: i64 = 9;
 }
 
 /// First request of a session.
@@ -134,6 +136,18 @@ pub struct Exec {
     pub io: u32,
     /// Stream of its standard error; silent with a terminal.
     pub err: u32,
+}
+
+/// Connects a stream to a TCP port of the guest: `127.0.0.1`, then `::1`. Answered when it is connected; the stream's
+/// windows are [`crate::flow::CONNECTION_WINDOW`]. Since version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// The stream.
+    pub stream: u32,
+    /// The port.
+    pub port: u16,
+    /// For how long a refusal is not taken as an answer, milliseconds: the server may still be about to listen.
+    pub patience_ms: u64,
 }
 
 /// Answer to [`Run`] and [`Exec`]: the command has been executed.
@@ -245,7 +259,19 @@ pub enum Event {
     Activity {
         /// Over all processors, since the last event of this kind.
         cpu_ms: u64,
+        /// Connections that it has opened itself to somewhere outside.
+        #[serde(default)]
+        connections: u32,
     },
+    /// The guest wants to stay awake. The last one counts. Since version 2.
+    KeepAlive {
+        /// For how long, milliseconds.
+        ttl_ms: u64,
+        /// Why, in its words.
+        reason: String,
+    },
+    /// The guest does not want to stay awake any more. Since version 2.
+    KeepAliveReleased,
     /// The guest has nothing more to do or to lose: the host may end the machine.
     Goodbye {
         /// Whether the file systems were left clean.
@@ -284,6 +310,7 @@ calls! {
     Hello, "hello" => HelloReply;
     Run, "run" => Started;
     Exec, "exec" => Started;
+    Connect, "connect" => Done;
     Signal, "signal" => Done;
     Resize, "resize" => Done;
     Health, "health" => HealthReply;

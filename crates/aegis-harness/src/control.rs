@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Done, EVENT, Event, EventNote, Exec, Health, HealthReply, Hello, HelloReply,
+    self, ACK, AckNote, Connect, Done, EVENT, Event, EventNote, Exec, Health, HealthReply, Hello, HelloReply,
     NEWEST_VERSION, OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR,
     WORKLOAD_IO, code,
 };
@@ -19,6 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::activity;
+use crate::connections::Connections;
+use crate::listening::Listening;
 use crate::outlet::{Epoch, Outlet};
 use crate::platform::Platform;
 use crate::port::Port;
@@ -52,6 +54,7 @@ pub struct Control {
 struct Shared {
     outlet: Outlet,
     streams: Streams,
+    connections: Rc<Connections>,
     platform: Rc<dyn Platform>,
     processes: Processes,
     outbox: RefCell<Outbox<Event>>,
@@ -69,9 +72,11 @@ impl Control {
     /// The system's.
     pub fn start(port: OwnedFd, streams: Streams, platform: Rc<dyn Platform>) -> io::Result<Control> {
         let (reading, writing) = Port::split(port)?;
+        let connections = Connections::new(streams.clone(), Listening::start().subscribe());
         let shared = Rc::new(Shared {
             outlet: Outlet::start(writing),
             streams,
+            connections: Rc::new(connections),
             platform,
             processes: Processes::default(),
             outbox: RefCell::default(),
@@ -128,6 +133,10 @@ impl Control {
     async fn hear(&mut self, frame: &Frame) {
         let Some((epoch, nonce)) = self.session else { return };
         match Message::parse(&frame.payload) {
+            Ok(Message::Request { id, method, params }) if method == Connect::METHOD => {
+                // It may take its time; what else the host says does not wait for it.
+                tokio::task::spawn_local(Rc::clone(&self.shared).connect(epoch, id, params));
+            }
             Ok(Message::Request { id, method, params }) => {
                 let result = if method == Hello::METHOD {
                     self.shared.hello(params, epoch, nonce).await
@@ -228,6 +237,14 @@ impl Shared {
             workload_started: self.workload.borrow().is_some(),
             stdin_held,
         })
+    }
+
+    async fn connect(self: Rc<Self>, epoch: Epoch, id: u64, params: Value) {
+        let result = match parse::<Connect>(params) {
+            Ok(call) => self.connections.connect(&call).await.and_then(|()| reply::<Connect>(&Done {})),
+            Err(error) => Err(error),
+        };
+        self.say(epoch, &Message::Response { id, result }).await;
     }
 
     fn answer(self: &Rc<Self>, method: &str, params: Value) -> Result<Value, RpcError> {
@@ -461,7 +478,7 @@ async fn report_activity(shared: Rc<Shared>) {
         let cpu_ms = now.zip(before).map_or(0, |(now, before)| u64::saturating_sub(now, before));
         before = now;
         if cpu_ms >= activity::THRESHOLD_MS && shared.open_session.get() != 0 {
-            shared.push(Event::Activity { cpu_ms }).await;
+            shared.push(Event::Activity { cpu_ms, connections: 0 }).await;
         }
     }
 }

@@ -12,8 +12,10 @@
 //! tested on any Linux host. Nothing that the host sends, or fails to send, ends the harness.
 
 pub mod activity;
+pub mod connections;
 pub mod control;
 pub mod identity;
+pub mod listening;
 pub mod lookup;
 pub mod outlet;
 pub mod platform;

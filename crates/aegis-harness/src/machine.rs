@@ -53,6 +53,18 @@ pub(crate) fn mount_early() -> io::Result<()> {
     aegis_sys::guest::protect_memory()
 }
 
+/// Most descriptors of a process, here and in everything that is started here: each connection of the host takes one
+/// of ours and one of the server's.
+const MOST_DESCRIPTORS: u64 = 65_536;
+
+/// Lets this process and its children have many descriptors.
+pub(crate) fn allow_many_descriptors() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let limit = Rlimit { current: Some(MOST_DESCRIPTORS), maximum: Some(MOST_DESCRIPTORS) };
+    // With fewer there are fewer connections at a time, and that is said then.
+    let _fewer = setrlimit(Resource::Nofile, limit);
+}
+
 /// Device of a port: `/dev/vportDpN`, D being the number of the device among all of virtio.
 fn port_device(number: u32) -> io::Result<Option<PathBuf>> {
     let suffix = format!("p{number}");

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
 
 fn run() -> std::io::Result<()> {
     machine::mount_early()?;
+    machine::allow_many_descriptors();
     let control = machine::open_port(machine::CONTROL)?;
     let bulk = machine::open_port(machine::BULK)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use aegis_guest_protocol::flow::{Receiver, Sender};
+use aegis_guest_protocol::flow::{CONNECTION_WINDOW, Receiver, Sender, WINDOW};
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use bytes::Bytes;
 use tokio::sync::futures::Notified;
@@ -33,12 +33,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    fn new(id: u32, epoch: Epoch) -> Rc<Stream> {
+    fn new(id: u32, epoch: Epoch, window: u64) -> Rc<Stream> {
         Rc::new(Stream {
             id,
             epoch: Cell::new(epoch),
-            sender: RefCell::new(Sender::at(0)),
-            receiver: RefCell::new(Receiver::at(0)),
+            sender: RefCell::new(Sender::with_window(window)),
+            receiver: RefCell::new(Receiver::with_window(window)),
             inbox: RefCell::default(),
             peer_ended: Cell::new(false),
             reset: Cell::new(false),
@@ -184,11 +184,21 @@ impl Streams {
     /// Opens stream `id` in the current session; `None` if it exists already or there are too many.
     #[must_use]
     pub fn open(&self, id: u32) -> Option<Rc<Stream>> {
+        self.open_with(id, WINDOW)
+    }
+
+    /// The same for a connection to a port.
+    #[must_use]
+    pub fn open_connection(&self, id: u32) -> Option<Rc<Stream>> {
+        self.open_with(id, CONNECTION_WINDOW)
+    }
+
+    fn open_with(&self, id: u32, window: u64) -> Option<Rc<Stream>> {
         let mut table = self.table.borrow_mut();
         if table.len() >= MOST_STREAMS || table.contains_key(&id) {
             return None;
         }
-        let stream = Stream::new(id, self.outlet.epoch());
+        let stream = Stream::new(id, self.outlet.epoch(), window);
         table.insert(id, Rc::clone(&stream));
         Some(stream)
     }
