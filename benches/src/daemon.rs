@@ -162,6 +162,7 @@ fn stored(number: usize) -> InstanceRow {
         last_active_at_ms: at,
         stopped_at_ms: Some(at),
         started_at_ms: Some(at),
+        ports: "[]".to_owned(),
     }
 }
 

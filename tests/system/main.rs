@@ -12,6 +12,7 @@ mod events;
 mod fake;
 mod isolation;
 mod lifecycle;
+mod ports;
 mod run;
 mod streams;
 mod terminals;

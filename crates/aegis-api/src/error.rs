@@ -18,6 +18,16 @@ pub enum ErrorCode {
     AlreadyRunning,
     /// The instance is stopped.
     InstanceStopped,
+    /// The instance is disabled.
+    InstanceDisabled,
+    /// A port of the host is taken.
+    PortTaken,
+    /// A port of the guest is exposed in another way.
+    PortConflict,
+    /// Nothing listens on the port in the guest.
+    PortRefused,
+    /// The instance has as many connections as it can have.
+    TooManyConnections,
     /// The instance is being deleted, or changed its state meanwhile.
     Conflict,
     /// The command does not exist in the guest.
@@ -55,6 +65,9 @@ impl ErrorCode {
             ErrorCode::HandleExists
             | ErrorCode::AlreadyRunning
             | ErrorCode::InstanceStopped
+            | ErrorCode::InstanceDisabled
+            | ErrorCode::PortTaken
+            | ErrorCode::PortConflict
             | ErrorCode::Conflict => 409,
             ErrorCode::CommandNotFound
             | ErrorCode::CommandNotExecutable
@@ -62,7 +75,8 @@ impl ErrorCode {
             | ErrorCode::WorkdirNotFound => 422,
             ErrorCode::BootFailed | ErrorCode::GuestFailed | ErrorCode::Internal | ErrorCode::Unknown => 500,
             ErrorCode::InsufficientResources => 507,
-            ErrorCode::HostNotReady | ErrorCode::ShuttingDown => 503,
+            ErrorCode::PortRefused => 502,
+            ErrorCode::HostNotReady | ErrorCode::ShuttingDown | ErrorCode::TooManyConnections => 503,
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Instances: creating, describing, acting on them.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use utoipa::ToSchema;
+
+use crate::ports::{EndpointInfo, Expose};
 
 /// Size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -12,6 +16,79 @@ pub struct TerminalSize {
     pub rows: u16,
     /// Characters in a line.
     pub cols: u16,
+}
+
+/// A time after which an idle instance rests: milliseconds, or `"never"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum IdleTime {
+    /// Milliseconds.
+    Ms(u64),
+    /// The word `never`.
+    Never(Never),
+}
+
+/// The word `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Never {
+    /// Not at all.
+    Never,
+}
+
+/// When a command is executed again after its end. Written `no`, `on-failure`, `on-failure:N` or `always`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Restart {
+    /// Never.
+    No,
+    /// When it failed: at most so many times in a row, if a number is given.
+    OnFailure(Option<u32>),
+    /// However it ended.
+    Always,
+}
+
+/// A text that is no restart policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("expected no, on-failure, on-failure:N or always")]
+pub struct NoRestart;
+
+impl FromStr for Restart {
+    type Err = NoRestart;
+
+    fn from_str(text: &str) -> Result<Restart, NoRestart> {
+        match text.split_once(':') {
+            None if text == "no" => Ok(Restart::No),
+            None if text == "on-failure" => Ok(Restart::OnFailure(None)),
+            None if text == "always" => Ok(Restart::Always),
+            Some(("on-failure", number)) => number
+                .parse()
+                .ok()
+                .filter(|most| *most > 0)
+                .map(|most| Restart::OnFailure(Some(most)))
+                .ok_or(NoRestart),
+            _ => Err(NoRestart),
+        }
+    }
+}
+
+impl TryFrom<String> for Restart {
+    type Error = NoRestart;
+
+    fn try_from(text: String) -> Result<Restart, NoRestart> {
+        text.parse()
+    }
+}
+
+impl From<Restart> for String {
+    fn from(restart: Restart) -> String {
+        match restart {
+            Restart::No => "no".to_owned(),
+            Restart::OnFailure(None) => "on-failure".to_owned(),
+            Restart::OnFailure(Some(most)) => format!("on-failure:{most}"),
+            Restart::Always => "always".to_owned(),
+        }
+    }
 }
 
 /// Body of `POST /v1/instances`. What is absent gets the default; unknown fields are refused.
@@ -42,6 +119,21 @@ pub struct CreateInstance {
     pub stdin: bool,
     /// Delete the instance when its command has ended, or when nobody has been attached for 10 seconds.
     pub ephemeral: bool,
+    /// Ports that are to be reachable from the host.
+    pub exposes: Vec<Expose>,
+    /// From the last use to the pause; default 60 s for an instance with ports, else never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_pause_ms: Option<IdleTime>,
+    /// From the pause to the stop; default 20 min for an instance with ports, else never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_stop_ms: Option<IdleTime>,
+    /// From a connection's last byte until it does not count as use any more; default never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_connections_after_ms: Option<IdleTime>,
+    /// When the command is executed again after its end: `no`, `on-failure`, `on-failure:N` or `always`; default `no`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub restart: Option<Restart>,
     /// Reply when the command has been executed, or the boot has failed, instead of at once.
     pub wait: bool,
 }
@@ -85,15 +177,23 @@ pub struct StopReason {
     pub console: Vec<String>,
 }
 
-/// A port that is reachable from the host.
+/// What an idle instance does next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct EndpointInfo {
-    /// Port in the guest.
-    pub guest_port: u16,
-    /// Port on the host.
-    pub public_port: u16,
-    /// `http`, `tcp`, `grpc` or `ws`.
-    pub protocol: String,
+pub struct NextStep {
+    /// `pause` or `stop`.
+    pub action: String,
+    /// When, if nobody uses it until then.
+    pub at: String,
+}
+
+/// Body of `POST /v1/instances/{id}/keepalive`: the instance does not rest for that time. The last one counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepAlive {
+    /// For how long, milliseconds: 1 to 86400000; default 30000.
+    pub ttl_ms: Option<u64>,
+    /// Why; at most 200 characters.
+    pub reason: String,
 }
 
 /// An instance, as lists and descriptions show it.
@@ -114,6 +214,25 @@ pub struct Instance {
     pub active_connections: u32,
     /// Its ports.
     pub endpoints: Vec<EndpointInfo>,
+    /// Where its first HTTP port is found by name, if the name router runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Since when it is in its state.
+    pub state_since: String,
+    /// What it does next if nobody uses it; absent while somebody does, or if it never rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_step: Option<NextStep>,
+    /// What keeps it awake at this moment.
+    pub kept_awake_by: Vec<String>,
+    /// When its command is executed again after its end.
+    #[schema(value_type = String)]
+    pub restart: Restart,
+    /// When it will be, if it is about to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<String>,
+    /// What its user should know, e.g. that its command ends again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     /// When it was created.
     pub created_at: String,
     /// When its record last changed.
@@ -175,6 +294,9 @@ pub struct PruneReply {
     pub pruned: usize,
     /// Their ids.
     pub ids: Vec<String>,
+    /// Ids of those that are old enough, and were left: they are enabled and have ports, so that they merely sleep.
+    #[serde(default)]
+    pub skipped: Vec<String>,
 }
 
 /// Body of `POST /v1/instances/{id}/exec`.
@@ -203,4 +325,29 @@ pub struct ExecRequest {
 pub struct SignalRequest {
     /// Linux signal number.
     pub signal: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn restart_policies_are_written_as_docker_writes_them() {
+        for text in ["no", "on-failure", "on-failure:5", "always"] {
+            let parsed: Restart = text.parse().unwrap();
+            assert_eq!(String::from(parsed), text);
+        }
+        for bad in ["", "never", "on-failure:0", "on-failure:", "always:3", "on-failure:-1"] {
+            assert_eq!(bad.parse::<Restart>(), Err(NoRestart), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,20}") {
+            let _parsed = text.parse::<Restart>();
+        }
+    }
 }

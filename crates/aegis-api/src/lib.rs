@@ -9,6 +9,7 @@ pub mod events;
 pub mod handle;
 pub mod instance;
 pub mod logs;
+pub mod ports;
 pub mod status;
 pub mod stream;
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use aegis_api::instance::{IdleTime, Restart};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::{self, Environment};
+use crate::values::{self, Environment, Ports};
 
 /// Runs commands in microVMs of their own.
 #[derive(Debug, Parser)]
@@ -80,6 +81,10 @@ pub enum InstanceCommand {
     Restart(Names),
     /// Delete instances that have been stopped for long
     Prune(Prune),
+    /// Make ports of an instance reachable from the host, whatever state it is in
+    Expose(Expose),
+    /// Withdraw ports of an instance; open connections go on
+    Unexpose(Unexpose),
 }
 
 /// How to print.
@@ -134,6 +139,19 @@ pub struct Settings {
     /// Stop the command after this time, e.g. 30s, 5m, 1h
     #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
     pub timeout: Option<u64>,
+    /// Make a port of the guest reachable: [[ADDRESS:]PUBLIC:]GUEST[/PROTOCOL], protocol http, tcp, grpc or ws; ranges
+    /// too; may be repeated
+    #[arg(long, value_name = "PORT", value_parser = values::ports)]
+    pub expose: Vec<Ports>,
+    /// Pause after this time without use, or never [default: 60s with ports, else never]
+    #[arg(long, value_name = "DURATION", value_parser = values::idle)]
+    pub idle_pause: Option<IdleTime>,
+    /// Stop after this time of pause, or never [default: 20m with ports, else never]
+    #[arg(long, value_name = "DURATION", value_parser = values::idle)]
+    pub idle_stop: Option<IdleTime>,
+    /// Let a connection that has been silent for this time count as use no more [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = values::idle)]
+    pub idle_connections_after: Option<IdleTime>,
 }
 
 /// Connection of the terminal.
@@ -167,6 +185,9 @@ pub struct Start {
     /// The instance.
     #[command(flatten)]
     pub settings: Settings,
+    /// Execute the command again after its end: no, on-failure, on-failure:N or always [default: no]
+    #[arg(long, value_name = "POLICY", value_parser = values::restart)]
+    pub restart: Option<Restart>,
     /// The command and its arguments; none to start an existing instance
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -266,9 +287,37 @@ pub struct Prune {
     /// Only those that have been stopped for at least this time, e.g. 12h, 7d
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     pub stopped_older_than: String,
+    /// Also those that are enabled and have ports, which a connection would wake
+    #[arg(long)]
+    pub all: bool,
     /// The format.
     #[command(flatten)]
     pub format: Format,
+}
+
+/// Options of `instance expose`.
+#[derive(Debug, Args)]
+pub struct Expose {
+    /// Handle or id
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// [[ADDRESS:]PUBLIC:]GUEST[/PROTOCOL], protocol http, tcp, grpc or ws
+    #[arg(required = true, value_name = "PORT", value_parser = values::ports)]
+    pub ports: Vec<Ports>,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `instance unexpose`.
+#[derive(Debug, Args)]
+pub struct Unexpose {
+    /// Handle or id
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// Ports in the guest
+    #[arg(required = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Vec<u16>,
 }
 
 /// One or more instances.

@@ -3,7 +3,7 @@
 use aegis_api::instance::{CreateInstance, Instance, State};
 
 use crate::Context;
-use crate::arguments::{Info, List, Names, OutputFormat, Prune, Start};
+use crate::arguments::{Expose, Info, List, Names, OutputFormat, Prune, Start, Unexpose};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, complain};
 use crate::render;
@@ -18,11 +18,21 @@ pub async fn start(context: &Context, arguments: Start) -> Result<i32, Failure> 
         let text = "a command is needed after --, or the handle of an existing instance with --name";
         return Err(Failure { exit_code: 2, ..Failure::new(text) });
     }
-    let request = CreateInstance { wait: true, ..request(arguments.settings, arguments.command) };
+    let request = CreateInstance {
+        wait: true,
+        restart: arguments.restart,
+        ..request(arguments.settings, arguments.command)
+    };
     let instance = context.client().create(&request).await?;
     let mut text = format!("Instance started: {}", instance.id);
-    if let Some(handle) = instance.handle {
+    if let Some(handle) = &instance.handle {
         text = format!("{text}\nHandle: {handle}");
+    }
+    if let Some(url) = &instance.url {
+        text = format!("{text}\nRouter: {url}");
+    }
+    for endpoint in &instance.endpoints {
+        text = format!("{text}\n{}", render::endpoint(endpoint));
     }
     output::line(text)
 }
@@ -60,14 +70,39 @@ pub async fn info(context: &Context, arguments: &Info) -> Result<i32, Failure> {
 /// # Errors
 /// If the daemon cannot be asked.
 pub async fn prune(context: &Context, arguments: &Prune) -> Result<i32, Failure> {
-    let reply = context.client().prune(&arguments.stopped_older_than).await?;
+    let reply = context.client().prune(&arguments.stopped_older_than, arguments.all).await?;
     match arguments.format.output {
         OutputFormat::Json => output::json(&reply),
-        OutputFormat::Text => output::line(match reply.pruned {
-            1 => "Pruned 1 stopped instance".to_owned(),
-            count => format!("Pruned {count} stopped instances"),
-        }),
+        OutputFormat::Text => output::line(render::pruned(&reply)),
     }
+}
+
+/// Makes ports of an instance reachable from the host: all of them or none.
+///
+/// # Errors
+/// If one is taken or contradicts what is exposed.
+pub async fn expose(context: &Context, arguments: Expose) -> Result<i32, Failure> {
+    let ports = arguments.ports.into_iter().flat_map(|ports| ports.0).collect();
+    let endpoints = context.client().expose(&arguments.instance, ports).await?;
+    match arguments.format.output {
+        OutputFormat::Json => output::json(&endpoints),
+        OutputFormat::Text => {
+            output::line(endpoints.iter().map(render::endpoint).collect::<Vec<_>>().join("\n"))
+        }
+    }
+}
+
+/// Withdraws ports of an instance.
+///
+/// # Errors
+/// If there is no such instance.
+pub async fn unexpose(context: &Context, arguments: &Unexpose) -> Result<i32, Failure> {
+    let mut code = 0;
+    for port in &arguments.ports {
+        context.client().unexpose(&arguments.instance, *port).await?;
+        code = output::line(format!("Port {port} of {} is exposed no longer", arguments.instance))?;
+    }
+    Ok(code)
 }
 
 /// Does the same to each instance. All are tried.

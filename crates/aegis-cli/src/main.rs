@@ -42,6 +42,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             InstanceCommand::Pause(names) => instance::act(context, &names, "pause", "paused").await,
             InstanceCommand::Resume(names) => instance::act(context, &names, "resume", "resumed").await,
             InstanceCommand::Prune(arguments) => instance::prune(context, &arguments).await,
+            InstanceCommand::Expose(arguments) => instance::expose(context, arguments).await,
+            InstanceCommand::Unexpose(arguments) => instance::unexpose(context, &arguments).await,
             InstanceCommand::Restart(names) => instance::act(context, &names, "restart", "restarted").await,
         },
         Command::Completions { shell } => {

@@ -1,6 +1,7 @@
 //! Instances as text.
 
-use aegis_api::instance::{Instance, State};
+use aegis_api::instance::{Instance, PruneReply, State};
+use aegis_api::ports::EndpointInfo;
 
 fn state(instance: &Instance) -> String {
     let word = instance.state.as_str();
@@ -49,18 +50,48 @@ fn shell_line(command: &[String]) -> String {
     command.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
+/// Where a client finds a port.
+#[must_use]
+pub fn url(endpoint: &EndpointInfo) -> String {
+    let scheme = match endpoint.protocol.as_str() {
+        "grpc" => "http",
+        other => other,
+    };
+    let socket = endpoint.socket();
+    if scheme == "tcp" { format!("tcp://{socket}") } else { format!("{scheme}://{socket}/") }
+}
+
+/// A port of the guest and where it is found.
+#[must_use]
+pub fn endpoint(one: &EndpointInfo) -> String {
+    let problem = one.problem.as_ref().map(|problem| format!(" — closed: {problem}")).unwrap_or_default();
+    format!(":{} → {} ({}){problem}", one.guest_port, one.socket(), one.protocol)
+}
+
+/// What became of old instances.
+#[must_use]
+pub fn pruned(reply: &PruneReply) -> String {
+    let mut text = match reply.pruned {
+        1 => "Pruned 1 stopped instance".to_owned(),
+        count => format!("Pruned {count} stopped instances"),
+    };
+    for id in &reply.skipped {
+        text = format!("{text}\nLeft {id}: it sleeps until somebody connects; delete it, too, with --all");
+    }
+    text
+}
+
 /// A description of an instance.
 #[must_use]
 pub fn info(instance: &Instance) -> String {
     let or_dash =
         |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
     let ports = instance.endpoints.iter().map(|endpoint| endpoint.guest_port.to_string()).collect::<Vec<_>>();
-    let endpoints = instance
-        .endpoints
-        .iter()
-        .map(|one| format!("\n  :{} → :{} ({})", one.guest_port, one.public_port, one.protocol))
-        .collect::<String>();
-    let fields: [(&str, String); 16] = [
+    let endpoints = instance.endpoints.iter().map(|one| format!("\n  {}", endpoint(one))).collect::<String>();
+    let next = instance.next_step.as_ref().map(|next| format!("{} at {}", next.action, next.at));
+    let again = instance.restart_at.as_ref().map(|at| format!("restart at {at}"));
+    let next = next.or(again);
+    let fields: [(&str, String); 22] = [
         ("ID", instance.id.clone()),
         ("State", instance.state.as_str().to_owned()),
         ("Handle", or_dash(instance.handle.clone())),
@@ -77,6 +108,12 @@ pub fn info(instance: &Instance) -> String {
         ("Kit", or_dash(instance.kit.clone())),
         ("Exit code", or_dash(instance.exit_code.map(|code| code.to_string()))),
         ("Reason", or_dash(instance.stop_reason.as_ref().map(|reason| reason.message.clone()))),
+        ("Router", or_dash(instance.url.clone())),
+        ("Since", instance.state_since.clone()),
+        ("Next step", or_dash(next)),
+        ("Awake for", or_dash(Some(instance.kept_awake_by.join(", ")))),
+        ("Restart", instance.restart.into()),
+        ("Condition", or_dash(instance.condition.clone())),
     ];
     let line = |(label, value): &(&str, String)| {
         let label = format!("{label}:");
@@ -87,6 +124,8 @@ pub fn info(instance: &Instance) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aegis_api::instance::Restart;
+
     use super::*;
 
     fn sample() -> Instance {
@@ -98,6 +137,13 @@ mod tests {
             command: vec!["sh".into(), "-c".into(), "echo it's".into()],
             active_connections: 0,
             endpoints: vec![],
+            url: None,
+            state_since: "2026-01-02T03:04:05Z".into(),
+            next_step: None,
+            kept_awake_by: vec![],
+            restart: Restart::No,
+            restart_at: None,
+            condition: None,
             created_at: "2026-01-02T03:04:05Z".into(),
             updated_at: "2026-01-02T03:04:05Z".into(),
             last_active_at: "2026-01-02T03:04:06Z".into(),
@@ -131,6 +177,24 @@ inst-22  -       stopped             0";
     }
 
     #[test]
+    fn a_port_is_shown_with_where_it_is_found() {
+        let mut one = EndpointInfo {
+            guest_port: 80,
+            public_port: 49152,
+            address: "127.0.0.1".into(),
+            protocol: "http".into(),
+            problem: None,
+        };
+        assert_eq!(endpoint(&one), ":80 → 127.0.0.1:49152 (http)");
+        assert_eq!(url(&one), "http://127.0.0.1:49152/");
+        one.problem = Some("taken by nc".into());
+        one.protocol = "tcp".into();
+        one.address = "::1".into();
+        assert_eq!(endpoint(&one), ":80 → [::1]:49152 (tcp) — closed: taken by nc");
+        assert_eq!(url(&one), "tcp://[::1]:49152");
+    }
+
+    #[test]
     fn a_description_has_its_lines_in_order() {
         let expected = "\
 ID:          inst-1
@@ -148,7 +212,13 @@ Workspace:   -
 Secrets:     -
 Kit:         -
 Exit code:   3
-Reason:      -";
+Reason:      -
+Router:      -
+Since:       2026-01-02T03:04:05Z
+Next step:   -
+Awake for:   -
+Restart:     no
+Condition:   -";
         assert_eq!(info(&sample()), expected);
     }
 }

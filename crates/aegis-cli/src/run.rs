@@ -13,7 +13,7 @@ use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{READER_GONE, complain, say};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
 use crate::terminal::{self, Raw};
-use crate::{Context, values};
+use crate::{Context, render, values};
 
 /// Exit code of an interrupted run: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -45,6 +45,10 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         workdir: settings.workdir,
         user: settings.user,
         timeout_ms: settings.timeout,
+        exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),
+        idle_pause_ms: settings.idle_pause,
+        idle_stop_ms: settings.idle_stop,
+        idle_connections_after_ms: settings.idle_connections_after,
         ..CreateInstance::default()
     }
 }
@@ -64,6 +68,9 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let mut client = context.client();
     let instance = client.create(&request).await.map_err(|error| Failure::from(error).of_process())?;
+    for endpoint in &instance.endpoints {
+        say(&format!("Serving on {}", render::url(endpoint)));
+    }
     let raw = if tty && interactive { Raw::enter()? } else { None };
     let mut belonging =
         Belonging { client, id: instance.id, passed: [0; 2], input: interactive.then(Input::start), tty };

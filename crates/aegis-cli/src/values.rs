@@ -1,6 +1,8 @@
 //! Values of options.
 
 use aegis_api::duration;
+use aegis_api::instance::{IdleTime, Never, Restart};
+use aegis_api::ports::Expose;
 use jiff::Timestamp;
 
 /// `KEY=VALUE`.
@@ -23,6 +25,37 @@ pub fn environment(text: &str) -> Result<Environment, String> {
         }
         _ => Err("expected KEY=VALUE".to_owned()),
     }
+}
+
+/// The ports that one `--expose` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports(pub Vec<Expose>);
+
+/// Parses `[[ADDRESS:]PUBLIC:]GUEST[/PROTOCOL]`.
+///
+/// # Errors
+/// A sentence.
+pub fn ports(text: &str) -> Result<Ports, String> {
+    aegis_api::ports::parse(text).map(Ports).map_err(|error| error.to_string())
+}
+
+/// A duration, or `never`.
+///
+/// # Errors
+/// A sentence.
+pub fn idle(text: &str) -> Result<IdleTime, String> {
+    if text == "never" {
+        return Ok(IdleTime::Never(Never::Never));
+    }
+    duration_ms(text).map(IdleTime::Ms).map_err(|error| format!("{error}, or never"))
+}
+
+/// Parses a restart policy.
+///
+/// # Errors
+/// A sentence.
+pub fn restart(text: &str) -> Result<Restart, String> {
+    text.parse().map_err(|error: aegis_api::instance::NoRestart| error.to_string())
 }
 
 /// Checks a handle.
@@ -112,6 +145,13 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_time_may_be_never() {
+        assert_eq!(idle("never"), Ok(IdleTime::Never(Never::Never)));
+        assert_eq!(idle("90s"), Ok(IdleTime::Ms(90_000)));
+        assert_eq!(idle("soon").unwrap_err(), "expected a duration such as 30s, 5m, 1h or 7d, or never");
+    }
+
+    #[test]
     fn a_moment_is_a_time_or_so_long_ago() {
         assert_eq!(since("2026-01-31T12:00:00Z").unwrap(), "2026-01-31T12:00:00Z");
         assert!(since("10m").is_ok() && since("yesterday").is_err());
@@ -127,7 +167,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_text_never_panics(text in ".{0,24}") {
-            drop((disk(&text), memory(&text), duration_ms(&text), since(&text), environment(&text), handle(&text)));
+            drop((disk(&text), memory(&text), duration_ms(&text), since(&text), environment(&text), handle(&text), ports(&text), idle(&text)));
         }
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
+use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::status::{ShutdownReply, ShutdownRequest, Status};
 use hyper::Method;
 use serde::Serialize;
@@ -170,9 +171,30 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn prune(&mut self, older_than: &str) -> Result<PruneReply, ClientError> {
-        let path = format!("/v1/instances/prune?older_than={}", escape(older_than));
+    pub async fn prune(&mut self, older_than: &str, all: bool) -> Result<PruneReply, ClientError> {
+        let path = format!("/v1/instances/prune?older_than={}&all={all}", escape(older_than));
         self.send(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Makes ports of an instance reachable from the host.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn expose(
+        &mut self,
+        name: &str,
+        exposes: Vec<Expose>,
+    ) -> Result<Vec<EndpointInfo>, ClientError> {
+        self.send(Method::POST, &instance_path(name, "/expose"), Some(&ExposeRequest { exposes })).await
+    }
+
+    /// Withdraws a port of an instance's guest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn unexpose(&mut self, name: &str, guest_port: u16) -> Result<ActionReply, ClientError> {
+        let path = instance_path(name, &format!("/expose/{guest_port}"));
+        self.send(Method::DELETE, &path, None::<&()>).await
     }
 
     /// Sends a signal to an instance's command.

@@ -13,17 +13,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::boot::{self, Order};
+use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
-use crate::lifecycle::{Boot, Effect, Event, Lifecycle, Manner, Reply, Request, State, Waiter};
+use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest, resume};
 use crate::manager::Context;
 use crate::now_ms;
 use crate::output::{Ending, Output};
+use crate::ports::{Mapping, Ports, Wanted};
 use crate::reason::StopReason;
+use crate::record::{Passing, Record, ending, remaining_ms};
+use crate::rest::Lease;
+use crate::restart::{Attempts, Ended, RestartPolicy};
 use crate::session::News;
-use crate::spec::InstanceSpec;
 use crate::teardown;
-use crate::view::{View, word};
+use crate::usage::Usage;
+use crate::view::View;
 
 /// How many messages may wait for an actor.
 pub(crate) const MAILBOX: usize = 64;
@@ -39,6 +44,14 @@ pub(crate) enum Message {
     MachineUp(Boot, oneshot::Sender<()>),
     /// News from the guest of this boot.
     Guest(Boot, News),
+    /// The daemon is ready to serve ports.
+    Listen,
+    /// Ports are to be exposed: all of them or none.
+    Expose(Vec<Wanted>, oneshot::Sender<Result<(), InstanceError>>),
+    /// A port of the guest is to be exposed no longer.
+    Unexpose(u16, oneshot::Sender<Result<(), InstanceError>>),
+    /// It is to stay awake for a while; or no longer, if absent.
+    Lease(Option<Lease>),
 }
 
 /// What others hold of an instance.
@@ -47,6 +60,7 @@ pub(crate) struct InstanceRef {
     pub(crate) mailbox: mpsc::Sender<Message>,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) output: Arc<Output>,
+    pub(crate) usage: Arc<Usage>,
     /// The machine's surroundings while there is one.
     pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
 }
@@ -55,15 +69,10 @@ pub(crate) struct InstanceRef {
 #[derive(Debug)]
 pub(crate) struct Actor {
     context: Arc<Context>,
-    id: String,
-    handle: Option<String>,
-    spec: Arc<InstanceSpec>,
-    life: Lifecycle,
-    exit_code: Option<i32>,
-    created_ms: i64,
-    active_ms: i64,
-    stopped_ms: Option<i64>,
-    started_ms: Option<i64>,
+    record: Record,
+    ports: Ports,
+    usage: Arc<Usage>,
+    passing: Passing,
     mailbox: mpsc::Receiver<Message>,
     /// For tasks to report back; while the actor lives the mailbox stays open.
     own_mailbox: mpsc::Sender<Message>,
@@ -75,55 +84,27 @@ pub(crate) struct Actor {
     timer: Option<JoinHandle<()>>,
 }
 
-/// An instance as stored, ready to be owned by an actor.
-#[derive(Debug)]
-pub(crate) struct Stored {
-    pub(crate) id: String,
-    pub(crate) handle: Option<String>,
-    pub(crate) spec: InstanceSpec,
-    pub(crate) life: Lifecycle,
-    pub(crate) exit_code: Option<i32>,
-    pub(crate) created_ms: i64,
-    pub(crate) active_ms: i64,
-    pub(crate) stopped_ms: Option<i64>,
-    pub(crate) started_ms: Option<i64>,
-}
-
 impl Actor {
     /// An actor for a stored instance, and what others hold of it.
-    pub(crate) fn new(context: Arc<Context>, stored: Stored) -> (Actor, InstanceRef) {
-        let Stored { id, handle, spec, life, exit_code, created_ms, active_ms, stopped_ms, started_ms } =
-            stored;
+    pub(crate) fn new(context: Arc<Context>, record: Record, mappings: Vec<Mapping>) -> (Actor, InstanceRef) {
         let (own_mailbox, mailbox) = mpsc::channel(MAILBOX);
-        let ending =
-            (life.state() == State::Stopped && life.boot() > 0).then(|| ending(exit_code, life.reason()));
-        let output = Output::new(context.home.log_dir(&id), context.config.log_limits, life.boot(), ending);
-        let spec = Arc::new(spec);
-        let view = watch::Sender::new(Arc::new(View {
-            id: id.clone(),
-            handle: handle.clone(),
-            spec: Arc::clone(&spec),
-            state: life.state(),
-            enabled: life.enabled(),
-            exit_code,
-            reason: life.reason().cloned(),
-            boot: life.boot(),
-            created_ms,
-            updated_ms: active_ms,
-            active_ms,
-            stopped_ms,
-            started_ms,
-        }));
+        let log = context.home.log_dir(&record.id);
+        let output = Output::new(log, context.config.log_limits, record.life.boot(), record.ending());
+        let name = record.handle.as_deref().unwrap_or(&record.id);
+        let ports = Ports::new(Arc::clone(&context.ingress), &record.id, name, mappings);
+        let usage = Arc::<Usage>::default();
+        usage.set_awake(record.life.is_running());
+        let view = watch::Sender::new(Arc::new(record.view(
+            &ports,
+            &usage,
+            &Passing::default(),
+            &context.config.rest,
+        )));
         let actor = Actor {
-            id,
-            handle,
-            spec,
-            life,
-            exit_code,
-            created_ms,
-            active_ms,
-            stopped_ms,
-            started_ms,
+            record,
+            ports,
+            usage,
+            passing: Passing::default(),
             mailbox,
             own_mailbox: own_mailbox.clone(),
             waiters: HashMap::new(),
@@ -138,6 +119,7 @@ impl Actor {
             mailbox: own_mailbox,
             view: actor.view.subscribe(),
             output: Arc::clone(&actor.output),
+            usage: Arc::clone(&actor.usage),
             live: actor.live.subscribe(),
         };
         (actor, reference)
@@ -145,11 +127,12 @@ impl Actor {
 
     /// Takes over a machine that an earlier daemon started. `paused` ones are spoken to when they go on.
     pub(crate) fn adopt(&mut self, machine: Arc<dyn Machine>, paused: bool) {
-        let live = Live::new(self.life.boot(), true, self.own_mailbox.clone(), Arc::clone(&self.output));
+        let live =
+            Live::new(self.record.life.boot(), true, self.own_mailbox.clone(), Arc::clone(&self.output));
         live.end_boot();
         live.set_machine(machine);
-        if let Err(error) = self.output.resume(self.life.boot()) {
-            tracing::warn!(id = self.id, %error, "log not opened");
+        if let Err(error) = self.output.resume(self.record.life.boot()) {
+            tracing::warn!(id = self.record.id, %error, "log not opened");
         }
         if !paused {
             adopt_guest(&live);
@@ -160,10 +143,31 @@ impl Actor {
 
     /// Owns the instance until it is gone.
     pub(crate) async fn run(mut self) {
-        while let Some(message) = self.mailbox.recv().await {
-            self.take(message).await;
-            if self.life.is_gone() {
-                break;
+        let mut users = self.usage.subscribe();
+        while !self.record.life.is_gone() {
+            let due = self.view.borrow().next_step();
+            tokio::select! {
+                biased;
+                // Whoever has come has been counted before his message was sent.
+                message = self.mailbox.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => break,
+                },
+                () = fall_due(self.passing.attempts.next_ms) => {
+                    self.passing.attempts.next_ms = None;
+                    self.step(Event::Again).await;
+                }
+                Ok(()) = users.changed() => {
+                    self.record.active_ms = now_ms();
+                    self.publish();
+                }
+                () = fall_due(due.map(|due| due.at_ms)) => {
+                    // Somebody may have come while this was not looking.
+                    let now = self.view.borrow().next_step();
+                    if let Some(due) = now.filter(|due| due.at_ms <= now_ms()) {
+                        self.step(Event::Idle(due.rung)).await;
+                    }
+                }
             }
         }
         self.output.close();
@@ -172,43 +176,132 @@ impl Actor {
     async fn take(&mut self, message: Message) {
         match message {
             Message::Wanted(request, reply) => {
+                if matches!(request, Request::Stop | Request::Disable) {
+                    self.stay_stopped();
+                }
                 self.next_waiter += 1;
                 self.waiters.insert(self.next_waiter, reply);
                 self.step(Event::Wanted(request, self.next_waiter)).await;
             }
             Message::Happened(event) => {
-                if event == Event::TornDown(self.life.boot()) {
+                if event == Event::TornDown(self.record.life.boot()) {
                     self.after_teardown();
                 }
                 self.step(event).await;
             }
             Message::MachineUp(boot, done) => {
-                if boot == self.life.boot() {
+                if boot == self.record.life.boot() {
                     self.store(Some("machine_started")).await;
                 }
                 let _gone = done.send(());
             }
             Message::Guest(boot, News::Exited { status, out_of_memory, stored }) => {
-                if boot == self.life.boot() {
-                    self.exit_code = Some(status.code());
+                if boot == self.record.life.boot() {
+                    self.record.exit_code = Some(status.code());
                     self.step(Event::Exited(boot, StopReason::exited(status, out_of_memory))).await;
                 }
                 let _gone = stored.send(());
             }
             Message::Guest(boot, News::Active) => {
-                if boot == self.life.boot() {
-                    self.active_ms = now_ms();
+                if boot == self.record.life.boot() {
+                    self.record.active_ms = now_ms();
                     self.publish();
                 }
+            }
+            Message::Guest(boot, News::Lease(lease)) => {
+                if boot == self.record.life.boot() {
+                    self.lease(lease);
+                }
+            }
+            Message::Lease(lease) => self.lease(lease),
+            Message::Listen => {
+                if self.record.life.enabled() {
+                    self.ports.open();
+                } else {
+                    self.ports.close();
+                }
+                self.publish();
+            }
+            Message::Expose(wanted, reply) => {
+                let exposed = self.expose(&wanted).await;
+                let _gave_up = reply.send(exposed);
+            }
+            Message::Unexpose(guest_port, reply) => {
+                let removed = self.ports.unexpose(guest_port);
+                let stored = if removed.is_some() { self.store_ports().await } else { Ok(()) };
+                let _gave_up = reply.send(stored);
             }
         }
     }
 
+    /// A restart, or a wake by an exec, is not to undo what somebody has just asked for.
+    fn stay_stopped(&mut self) {
+        self.passing.attempts = Attempts::default();
+        let rests = self.record.life.reason().is_some_and(StopReason::is_idle);
+        if rests || self.record.spec.restart != RestartPolicy::No {
+            self.record.life.stay_stopped();
+        }
+    }
+
+    /// Decides whether what has ended is executed again.
+    pub(crate) fn plan_restart(&mut self) {
+        let ended = Ended {
+            reason: self.record.life.reason(),
+            exit_code: self.record.exit_code,
+            started_ms: self.record.started_ms,
+            now_ms: now_ms(),
+        };
+        self.passing.attempts = self.passing.attempts.after(self.record.spec.restart, &ended);
+    }
+
+    fn lease(&mut self, lease: Option<Lease>) {
+        self.record.active_ms = now_ms();
+        self.passing.lease = lease;
+        self.publish();
+    }
+
+    /// Opens ports, and keeps them only if that could be stored.
+    async fn expose(&mut self, wanted: &[Wanted]) -> Result<(), InstanceError> {
+        let before = self.ports.endpoints().len();
+        self.open_ports(wanted)?;
+        self.store_ports().await.inspect_err(|_| {
+            self.ports.withdraw_from(before);
+            self.publish();
+        })
+    }
+
+    /// Opens ports of an instance that is about to be stored.
+    ///
+    /// # Errors
+    /// If they are taken or contradict each other; then none is open.
+    pub(crate) fn open_ports(&mut self, wanted: &[Wanted]) -> Result<(), InstanceError> {
+        let reserved = self.context.ports_of_others(&self.record.id);
+        self.ports.expose(wanted, self.record.life.enabled(), &reserved)
+    }
+
+    /// Closes them again.
+    pub(crate) fn close_ports(&mut self) {
+        self.ports.withdraw_from(0);
+    }
+
+    async fn store_ports(&mut self) -> Result<(), InstanceError> {
+        self.publish();
+        let event = self.event("ports");
+        Ok(self.context.registry.update(self.row(), Some(event)).await?)
+    }
+
     async fn step(&mut self, event: Event) {
-        let before = Outline::of(&self.life);
-        let effects = self.life.step(event);
-        let after = Outline::of(&self.life);
-        let removed = effects.contains(&Effect::Remove) || self.life.is_gone();
+        let before = Outline::of(&self.record.life);
+        let enabled = self.record.life.enabled();
+        let effects = self.record.life.step(event);
+        self.usage.set_awake(self.record.life.is_running());
+        let after = Outline::of(&self.record.life);
+        match (enabled, self.record.life.enabled()) {
+            (false, true) => self.ports.open(),
+            (true, false) => self.ports.close(),
+            _ => {}
+        }
+        let removed = effects.contains(&Effect::Remove) || self.record.life.is_gone();
         if before != after && !removed {
             self.changed(before.state, &effects);
             self.store(before.became(&after)).await;
@@ -220,13 +313,20 @@ impl Actor {
 
     fn changed(&mut self, before: State, effects: &[Effect]) {
         let now = now_ms();
-        let state = self.life.state();
-        self.active_ms = now;
-        self.stopped_ms =
-            (state == State::Stopped).then(|| self.stopped_ms.filter(|_| before == state).unwrap_or(now));
+        let state = self.record.life.state();
+        self.record.active_ms = now;
+        self.record.stopped_ms = (state == State::Stopped)
+            .then(|| self.record.stopped_ms.filter(|_| before == state).unwrap_or(now));
+        if state != before {
+            self.record.since_ms = now;
+        }
+        if state == State::Running && before != State::Running {
+            self.record.awake_ms = now;
+        }
         if state == State::Starting && before != State::Starting {
-            self.exit_code = None;
-            self.started_ms = None;
+            self.passing.attempts.next_ms = None;
+            self.record.exit_code = None;
+            self.record.started_ms = None;
         }
         for effect in effects {
             if let Effect::Boot(boot) = effect {
@@ -238,7 +338,7 @@ impl Actor {
             (State::Paused, State::Running) => self.output.log_system("resumed"),
             (State::Running, State::Paused) => self.output.log_system("paused"),
             (State::Starting, State::Running) => {
-                self.started_ms = Some(now);
+                self.record.started_ms = Some(now);
                 self.start_timer();
             }
             _ => {}
@@ -247,8 +347,8 @@ impl Actor {
 
     /// Ends the command when its time is up, which counts from its execution, also over daemons.
     fn start_timer(&mut self) {
-        let Some(timeout) = self.spec.timeout_ms else { return };
-        let after = remaining_ms(timeout, self.started_ms, now_ms());
+        let Some(timeout) = self.record.spec.timeout_ms else { return };
+        let after = remaining_ms(timeout, self.record.started_ms, now_ms());
         let mailbox = self.own_mailbox.clone();
         self.stop_timer();
         self.timer = Some(tokio::spawn(async move {
@@ -268,13 +368,17 @@ impl Actor {
     fn after_teardown(&mut self) {
         self.stop_timer();
         self.live.send_replace(None);
-        let ending = ending(self.exit_code, self.life.reason());
+        self.plan_restart();
+        let ending = ending(self.record.exit_code, self.record.life.reason());
         let reason = match &ending {
             Ending::Exit(code, reason) => format!("stopped: {} (exit code {code})", reason.message),
             Ending::Failed(reason) => format!("stopped: {}", reason.message),
         };
         self.output.log_system(&reason);
-        self.output.finish(ending);
+        // One that rests goes on when somebody comes; whoever is attached waits for that.
+        if !self.record.life.reason().is_some_and(StopReason::is_idle) {
+            self.output.finish(ending);
+        }
     }
 
     async fn perform(&mut self, effect: Effect) {
@@ -305,9 +409,9 @@ impl Actor {
         let live = Live::new(boot, false, self.own_mailbox.clone(), Arc::clone(&self.output));
         self.live.send_replace(Some(Arc::clone(&live)));
         let order = Order {
-            id: self.id.clone(),
-            hostname: self.handle.clone().unwrap_or_else(|| self.id.clone()),
-            spec: Arc::clone(&self.spec),
+            id: self.record.id.clone(),
+            hostname: self.record.handle.clone().unwrap_or_else(|| self.record.id.clone()),
+            spec: Arc::clone(&self.record.spec),
             live,
         };
         let context = Arc::clone(&self.context);
@@ -332,9 +436,13 @@ impl Actor {
         if !live.cancel() {
             return;
         }
-        let (context, id) = (Arc::clone(&self.context), self.id.clone());
+        let (context, id) = (Arc::clone(&self.context), self.record.id.clone());
         // What an ephemeral instance leaves on its disk nobody will read.
-        let manner = if self.spec.ephemeral && self.exit_code.is_some() { Manner::AtOnce } else { manner };
+        let manner = if self.record.spec.ephemeral && self.record.exit_code.is_some() {
+            Manner::AtOnce
+        } else {
+            manner
+        };
         // Reports back to this actor, which waits for it.
         tokio::spawn(async move {
             teardown::tear_down(&context, &id, &live, manner).await;
@@ -354,13 +462,14 @@ impl Actor {
     }
 
     async fn remove(&mut self) {
+        self.close_ports();
         let event = self.event("deleted");
-        if let Err(error) = self.context.registry.remove(self.id.clone(), Some(event)).await {
-            tracing::error!(id = self.id, %error, "record not removed");
+        if let Err(error) = self.context.registry.remove(self.record.id.clone(), Some(event)).await {
+            tracing::error!(id = self.record.id, %error, "record not removed");
         }
-        self.context.forget(&self.id, self.handle.as_deref());
+        self.context.forget(&self.record.id, self.record.handle.as_deref());
         self.output.close();
-        let (home, id) = (self.context.home.clone(), self.id.clone());
+        let (home, id) = (self.context.home.clone(), self.record.id.clone());
         let removal = tokio::task::spawn_blocking(move || {
             let disk = match std::fs::remove_file(home.disk(&id)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
@@ -372,10 +481,10 @@ impl Actor {
         });
         if let Ok(Err(error)) = removal.await {
             // The hourly sweep tries again.
-            tracing::warn!(id = self.id, error, "files not removed");
+            tracing::warn!(id = self.record.id, error, "files not removed");
         }
         // No task would report this.
-        for effect in self.life.step(Event::Removed) {
+        for effect in self.record.life.step(Event::Removed) {
             if let Effect::Reply(waiter, reply) = effect {
                 self.answer(waiter, reply);
             }
@@ -385,12 +494,12 @@ impl Actor {
     /// An event that tells how the instance is now.
     pub(crate) fn event(&self, kind: &str) -> NewEvent {
         let detail = Detail {
-            handle: self.handle.clone(),
-            boot: self.life.boot(),
-            reason: self.life.reason().cloned(),
-            exit_code: self.exit_code,
+            handle: self.record.handle.clone(),
+            boot: self.record.life.boot(),
+            reason: self.record.life.reason().cloned(),
+            exit_code: self.record.exit_code,
         };
-        event(&self.id, kind, &detail)
+        event(&self.record.id, kind, &detail)
     }
 
     async fn store(&mut self, kind: Option<&str>) {
@@ -398,75 +507,25 @@ impl Actor {
         let event = kind.map(|kind| self.event(kind));
         if let Err(error) = self.context.registry.update(self.row(), event).await {
             // What runs goes on; the next change tries again.
-            tracing::error!(id = self.id, %error, "record not stored");
+            tracing::error!(id = self.record.id, %error, "record not stored");
         }
     }
 
-    fn publish(&mut self) {
-        self.view.send_replace(Arc::new(View {
-            id: self.id.clone(),
-            handle: self.handle.clone(),
-            spec: Arc::clone(&self.spec),
-            state: self.life.state(),
-            enabled: self.life.enabled(),
-            exit_code: self.exit_code,
-            reason: self.life.reason().cloned(),
-            boot: self.life.boot(),
-            created_ms: self.created_ms,
-            updated_ms: now_ms(),
-            active_ms: self.active_ms,
-            stopped_ms: self.stopped_ms,
-            started_ms: self.started_ms,
-        }));
+    pub(crate) fn publish(&mut self) {
+        let view = self.record.view(&self.ports, &self.usage, &self.passing, &self.context.config.rest);
+        self.view.send_replace(Arc::new(view));
     }
 
     /// The instance as the registry stores it.
     pub(crate) fn row(&self) -> InstanceRow {
-        let json = |value: Option<String>| value.unwrap_or_default();
         let machine = self.live.borrow().as_ref().and_then(|live| live.machine());
-        InstanceRow {
-            id: self.id.clone(),
-            handle: self.handle.clone(),
-            spec: json(serde_json::to_string(&*self.spec).ok()),
-            enabled: self.life.enabled(),
-            state: word(self.life.state()).to_owned(),
-            exit_code: self.exit_code,
-            stop_reason: self.life.reason().and_then(|reason| serde_json::to_string(reason).ok()),
-            vm: machine.and_then(|machine| serde_json::to_string(&machine.handle()).ok()),
-            boot: self.life.boot(),
-            created_at_ms: self.created_ms,
-            updated_at_ms: now_ms(),
-            last_active_at_ms: self.active_ms,
-            stopped_at_ms: self.stopped_ms,
-            started_at_ms: self.started_ms,
-        }
+        self.record.row(machine.map(|machine| machine.handle()).as_ref(), &self.ports.mappings())
     }
 }
 
-/// What is left of a timeout. A clock that was set back adds nothing to it.
-fn remaining_ms(timeout: u64, started: Option<i64>, now: i64) -> u64 {
-    let used = started.map_or(0, |started| now.saturating_sub(started));
-    timeout.saturating_sub(u64::try_from(used).unwrap_or(0))
-}
-
-/// How the last run of a stopped instance ended.
-fn ending(exit_code: Option<i32>, reason: Option<&StopReason>) -> Ending {
-    let reason = reason.cloned().unwrap_or_else(StopReason::stopped);
-    match exit_code {
-        Some(code) => Ending::Exit(code, reason),
-        None => Ending::Failed(reason),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_counts_from_the_commands_execution() {
-        assert_eq!(remaining_ms(1000, None, 5000), 1000);
-        assert_eq!(remaining_ms(1000, Some(4700), 5000), 700);
-        assert_eq!(remaining_ms(1000, Some(1000), 5000), 0);
-        assert_eq!(remaining_ms(1000, Some(6000), 5000), 1000);
-    }
+/// Returns at that time, milliseconds since 1970; never, if there is none.
+async fn fall_due(at_ms: Option<i64>) {
+    let Some(at_ms) = at_ms else { return std::future::pending().await };
+    let after = u64::try_from(at_ms.saturating_sub(now_ms())).unwrap_or(0);
+    tokio::time::sleep(std::time::Duration::from_millis(after)).await;
 }

@@ -27,6 +27,21 @@ pub enum InstanceError {
     /// It is stopped.
     #[error("the instance is stopped")]
     Stopped,
+    /// It is disabled.
+    #[error("the instance is disabled")]
+    Disabled,
+    /// It has too many connections.
+    #[error("the instance has {0} connections; it can have no more")]
+    TooManyConnections(u32),
+    /// Nothing listens on a port of the guest.
+    #[error("nothing listens on port {0} in the guest")]
+    PortRefused(u16),
+    /// A port contradicts what is exposed.
+    #[error("{0}")]
+    PortConflict(String),
+    /// A port is taken.
+    #[error("{0}")]
+    Port(String),
     /// It is being deleted.
     #[error("the instance is being deleted")]
     Removed,
@@ -72,6 +87,7 @@ impl InstanceError {
             Reply::Done => Ok(()),
             Reply::AlreadyRunning => Err(InstanceError::AlreadyRunning(state)),
             Reply::Stopped => Err(InstanceError::Stopped),
+            Reply::Disabled => Err(InstanceError::Disabled),
             Reply::Removed => Err(InstanceError::Removed),
             Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
             Reply::Refused(error) => Err(InstanceError::Refused(error)),

@@ -1,10 +1,10 @@
 //! The life of an instance as a pure function: `step(event) -> effects`.
 //!
 //! ```text
-//!              Start                    Booted               Pause
+//!           Start, Wake                 Booted            Pause, idle
 //!   Stopped ───────────► Starting ─────────────► Running ◄──────────► Paused
 //!      ▲                    │                       │     Resume        │
-//!      │    TornDown        ▼      Stop, exit, death, Delete, …         │
+//!      │    TornDown        ▼   Stop, exit, death, Delete, idle, …      │
 //!      └──────────────── Stopping ◄─────────────────────────────────────┘
 //!                           │
 //!                           └──► Removing ──► Gone
@@ -32,6 +32,8 @@ pub enum Reply {
     AlreadyRunning,
     /// It is stopped, so this cannot be done.
     Stopped,
+    /// It is disabled, so this cannot be done.
+    Disabled,
     /// It is being removed.
     Removed,
     /// It came to an end before it was as wanted.
@@ -45,8 +47,10 @@ pub enum Reply {
 pub enum Request {
     /// Run, from any rest.
     Start,
-    /// Be running, without being booted for it.
+    /// Be running; booted for it only if it was idleness that stopped it.
     Ensure,
+    /// Be running, booted for it unless it is disabled.
+    Wake,
     /// Stand still.
     Pause,
     /// Go on.
@@ -88,6 +92,19 @@ pub enum Event {
     TornDown(Boot),
     /// Nothing is left of the instance.
     Removed,
+    /// It is time to execute a command again that ended by itself.
+    Again,
+    /// Nobody has used it for so long that it is to rest. The caller has made sure that nobody does at this moment.
+    Idle(Rung),
+}
+
+/// Where idleness leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// Stand still.
+    Pause,
+    /// Power off, to be booted by whoever comes next.
+    Stop,
 }
 
 /// What is to be done.
@@ -215,6 +232,12 @@ impl Lifecycle {
         self.enabled
     }
 
+    /// Whether it runs, and nothing is under way that would change that.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
     /// Number of the current or last boot; 0 before the first.
     #[must_use]
     pub fn boot(&self) -> Boot {
@@ -225,6 +248,13 @@ impl Lifecycle {
     #[must_use]
     pub fn reason(&self) -> Option<&StopReason> {
         self.reason.as_ref()
+    }
+
+    /// Notes that somebody wants one that is stopped to stay so, where its end alone does not say that.
+    pub(crate) fn stay_stopped(&mut self) {
+        if self.phase == Phase::Stopped {
+            self.reason = Some(StopReason::stopped());
+        }
     }
 
     /// Whether it has ceased to exist.
@@ -257,6 +287,8 @@ impl Lifecycle {
                 self.phase = Phase::Gone;
                 reply(&mut self.for_removal, &Reply::Done, &mut out);
             }
+            Event::Idle(rung) => self.idle(rung, &mut out),
+            Event::Again if self.phase == Phase::Stopped && self.enabled => self.begin_boot(&mut out),
             // News of an earlier boot, or of a machine that is being ended anyway.
             Event::Booted(_)
             | Event::BootFailed(..)
@@ -265,6 +297,7 @@ impl Lifecycle {
             | Event::Exited(..)
             | Event::Died(..)
             | Event::TornDown(_)
+            | Event::Again
             | Event::Removed => {}
         }
         out
@@ -292,7 +325,9 @@ impl Lifecycle {
         }
         match request {
             Request::Start => self.start(waiter, out),
+            Request::Ensure if self.stopped_by_idleness() => self.wake(waiter, out),
             Request::Ensure | Request::Resume => self.ensure(waiter, out),
+            Request::Wake => self.wake(waiter, out),
             Request::Pause => self.pause(waiter, out),
             Request::Stop => self.stop(waiter, StopReason::stopped(), out),
             Request::DaemonStop => self.stop(waiter, StopReason::daemon_stopped(), out),
@@ -358,6 +393,31 @@ impl Lifecycle {
                 self.for_running.push(waiter);
             }
             _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
+        }
+    }
+
+    fn stopped_by_idleness(&self) -> bool {
+        self.enabled && self.reason.as_ref().is_some_and(StopReason::is_idle)
+    }
+
+    fn wake(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Stopped | Phase::Stopping(Next::Rest) if !self.enabled => {
+                out.push(Effect::Reply(waiter, Reply::Disabled));
+            }
+            Phase::Stopped | Phase::Stopping(Next::Rest) => self.start(waiter, out),
+            _ => self.ensure(waiter, out),
+        }
+    }
+
+    /// Whoever waits for something is served first; what is under way is not disturbed.
+    fn idle(&mut self, rung: Rung, out: &mut Vec<Effect>) {
+        match (rung, self.phase) {
+            (Rung::Pause, Phase::Running) => self.begin_pause(out),
+            (Rung::Stop, Phase::Running | Phase::Paused) => {
+                self.stop_with(StopReason::idle(), Manner::Graceful, Next::Rest, out);
+            }
+            _ => {}
         }
     }
 

@@ -18,6 +18,8 @@ struct World {
     removing: bool,
     removed: bool,
     waiting: BTreeSet<Waiter>,
+    /// Those of them who come to use the machine.
+    users: BTreeSet<Waiter>,
     next_waiter: Waiter,
     delete_wanted: bool,
 }
@@ -27,12 +29,25 @@ impl World {
         let mut pruned = false;
         if let Event::Wanted(request, waiter) = event {
             assert!(self.waiting.insert(waiter));
+            if matches!(request, Request::Ensure | Request::Wake) {
+                self.users.insert(waiter);
+            }
             self.delete_wanted |= request == Request::Delete;
             pruned = request == Request::Prune && life.state() == State::Stopped;
         }
+        let by_itself = !matches!(event, Event::Wanted(..));
         let effects = life.step(event);
         self.delete_wanted |= pruned && effects.contains(&Effect::Remove);
         for effect in effects {
+            assert!(life.enabled() || !matches!(effect, Effect::Boot(_)), "a boot of a disabled instance");
+            let running = life.state() == State::Running;
+            if let Effect::Reply(waiter, Reply::Done) = &effect
+                && self.users.remove(waiter)
+            {
+                // A command that ends at once may be gone when its caller hears that it ran.
+                let ended = by_itself && life.reason().is_some();
+                assert!(running || ended, "let into a machine that stands still: {life:?}");
+            }
             self.perform(effect);
         }
     }
@@ -94,6 +109,7 @@ impl World {
         if self.removing && !self.removed {
             all.push(Event::Removed);
         }
+        all.push(Event::Idle(if ok { Rung::Pause } else { Rung::Stop }));
         // Late news of an earlier boot.
         if life.boot() > 1 {
             all.push(Event::Died(life.boot() - 1, StopReason::stopped()));
@@ -123,10 +139,10 @@ impl World {
     /// Lets everything that is under way come to its end, well.
     fn settle(&mut self, life: &mut Lifecycle) {
         for _ in 0..100 {
-            let next = self
-                .news(life, true)
-                .into_iter()
-                .find(|event| !matches!(event, Event::Exited(..) | Event::Died(..)) && !is_late(event, life));
+            let next = self.news(life, true).into_iter().find(|event| {
+                !matches!(event, Event::Exited(..) | Event::Died(..) | Event::Idle(_))
+                    && !is_late(event, life)
+            });
             let Some(event) = next else { return };
             self.note(&event);
             self.feed(life, event);
@@ -139,9 +155,10 @@ fn is_late(event: &Event, life: &Lifecycle) -> bool {
     matches!(event, Event::TornDown(boot) | Event::Died(boot, _) if *boot != life.boot())
 }
 
-const REQUESTS: [Request; 11] = [
+const REQUESTS: [Request; 12] = [
     Request::Start,
     Request::Ensure,
+    Request::Wake,
     Request::Pause,
     Request::Resume,
     Request::Stop,
@@ -215,6 +232,10 @@ fn each_operation_does_what_the_table_says_in_each_state() {
     assert_eq!(replies(&ask(&mut running(), Request::Resume)), [&Reply::Done]);
     assert_eq!(replies(&ask(&mut stopped(), Request::Ensure)), [&Reply::Stopped]);
     assert_eq!(ask(&mut paused(), Request::Ensure), [Effect::Resume(1)]);
+    assert_eq!(ask(&mut stopped(), Request::Wake), [Effect::Boot(2)]);
+    assert_eq!(ask(&mut paused(), Request::Wake), [Effect::Resume(1)]);
+    assert_eq!(replies(&ask(&mut running(), Request::Wake)), [&Reply::Done]);
+    assert_eq!(replies(&ask(&mut Lifecycle::stopped(false, 1, None), Request::Wake)), [&Reply::Disabled]);
     assert_eq!(replies(&ask(&mut stopped(), Request::Disable)), [&Reply::Done]);
     assert_eq!(ask(&mut stopped(), Request::Delete), [Effect::Remove]);
     assert_eq!(ask(&mut stopped(), Request::Prune), [Effect::Remove]);
@@ -226,7 +247,7 @@ fn each_operation_does_what_the_table_says_in_each_state() {
 #[test]
 fn a_start_revives_a_disabled_instance_and_nothing_else_does() {
     let mut life = Lifecycle::stopped(false, 3, None);
-    for request in [Request::Ensure, Request::Resume, Request::Pause, Request::Stop] {
+    for request in [Request::Ensure, Request::Wake, Request::Resume, Request::Pause, Request::Stop] {
         ask(&mut life, request);
         assert!(!life.enabled());
         assert_eq!(life.state(), State::Stopped);
@@ -253,4 +274,49 @@ fn an_exit_that_overtakes_the_boot_still_counts_as_started() {
     let effects = life.step(Event::Exited(1, StopReason::stopped()));
     assert_eq!(replies(&effects), [&Reply::Done]);
     assert_eq!(life.step(Event::Booted(1)), []);
+}
+
+#[test]
+fn an_exec_boots_what_idleness_stopped_and_nothing_else() {
+    let stopped_by = |reason| Lifecycle::stopped(true, 1, Some(reason));
+    assert_eq!(ask(&mut stopped_by(StopReason::idle()), Request::Ensure), [Effect::Boot(2)]);
+    assert_eq!(replies(&ask(&mut stopped_by(StopReason::stopped()), Request::Ensure)), [&Reply::Stopped]);
+    let mut disabled = Lifecycle::stopped(false, 1, Some(StopReason::idle()));
+    assert_eq!(replies(&ask(&mut disabled, Request::Ensure)), [&Reply::Stopped]);
+}
+
+#[test]
+fn many_who_wake_an_instance_share_one_boot_or_one_resume() {
+    for (mut life, effect) in [
+        (Lifecycle::stopped(true, 1, None), Effect::Boot(2)),
+        (Lifecycle::recovered(true, 1, true), Effect::Resume(1)),
+    ] {
+        let wake = |life: &mut Lifecycle, waiter| life.step(Event::Wanted(Request::Wake, waiter));
+        assert_eq!(wake(&mut life, 1), std::slice::from_ref(&effect));
+        assert!((2..1000).all(|waiter| wake(&mut life, waiter).is_empty()));
+        let done = if effect == Effect::Boot(2) { Event::Booted(2) } else { Event::ResumeEnded(1, Ok(())) };
+        assert_eq!(life.step(done).len(), 999);
+    }
+}
+
+#[test]
+fn whoever_comes_while_idleness_ends_the_machine_has_it_booted_again() {
+    let mut life = running();
+    assert_eq!(life.step(Event::Idle(Rung::Stop)), [Effect::TearDown(1, Manner::Graceful)]);
+    assert_eq!(life.step(Event::Wanted(Request::Wake, 1)), []);
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Boot(2)]);
+    assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
+}
+
+#[test]
+fn idleness_disturbs_nothing_that_is_under_way() {
+    for request in [Request::Start, Request::Wake] {
+        let mut life = Lifecycle::stopped(true, 1, None);
+        ask(&mut life, request);
+        assert_eq!(life.step(Event::Idle(Rung::Stop)), []);
+        assert_eq!(life.step(Event::Idle(Rung::Pause)), []);
+    }
+    let mut resuming = Lifecycle::recovered(true, 1, true);
+    ask(&mut resuming, Request::Wake);
+    assert_eq!(resuming.step(Event::Idle(Rung::Stop)), []);
 }

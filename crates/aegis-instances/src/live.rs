@@ -130,6 +130,15 @@ impl Live {
         }
     }
 
+    /// Returns when another session, or none, is in the place of this one.
+    pub(crate) async fn session_replaced(&self, old: &Arc<Session>) {
+        let mut session = self.session.subscribe();
+        let is_other =
+            |current: &Option<Arc<Session>>| current.as_ref().is_none_or(|one| !Arc::ptr_eq(one, old));
+        // The sender lives in `self`.
+        let _other = session.wait_for(is_other).await;
+    }
+
     pub(crate) fn abort_tasks(&self) {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();

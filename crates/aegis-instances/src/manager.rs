@@ -1,6 +1,6 @@
 //! All instances of a daemon: creating, finding, asking.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,13 +10,17 @@ use aegis_store::registry::{InstanceRow, Registry};
 use aegis_vmm::Vmm;
 use tokio::sync::{oneshot, watch};
 
-use crate::actor::{Actor, InstanceRef, Message, Stored};
+use crate::actor::{Actor, InstanceRef, Message};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
 use crate::lifecycle::{Lifecycle, Request, State};
 use crate::output::{Attachment, ClientCount, Output};
+use crate::ports::{Ingress, Wanted};
+use crate::record::Record;
+use crate::rest::RestDefaults;
 use crate::session::{ExecHandle, Session};
 use crate::spec::{InstanceSpec, check_process};
+use crate::usage::{MOST_CONNECTIONS, Usage, User};
 use crate::view::{View, word};
 use crate::{now_ms, recovery};
 
@@ -32,11 +36,17 @@ pub struct Config {
     pub boot_timeout: Duration,
     /// How much log an instance keeps.
     pub log_limits: LogLimits,
+    /// When instances rest that were told nothing else.
+    pub rest: RestDefaults,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { boot_timeout: Duration::from_secs(60), log_limits: LogLimits::default() }
+        Config {
+            boot_timeout: Duration::from_secs(60),
+            log_limits: LogLimits::default(),
+            rest: RestDefaults::default(),
+        }
     }
 }
 
@@ -53,6 +63,7 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) config: Config,
+    pub(crate) ingress: Arc<dyn Ingress>,
     table: RwLock<Table>,
 }
 
@@ -63,6 +74,15 @@ impl Context {
         if let Some(handle) = handle {
             table.by_handle.remove(handle);
         }
+    }
+
+    /// Numbers of ports on the host that belong to other instances, open or not.
+    pub(crate) fn ports_of_others(&self, id: &str) -> HashSet<u16> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let others = table.by_id.iter().filter(|(other, _)| *other != id);
+        let ports =
+            |view: &View| view.endpoints.iter().map(|one| one.mapping.public_port).collect::<Vec<_>>();
+        others.flat_map(|(_, reference)| ports(&reference.view.borrow())).collect()
     }
 
     fn enter(&self, id: &str, handle: Option<&str>, reference: InstanceRef) {
@@ -81,6 +101,15 @@ pub struct Instances {
     closing: Arc<watch::Sender<bool>>,
 }
 
+/// What became of instances that have been stopped for long: their ids.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// Deleted.
+    pub deleted: Vec<String>,
+    /// Left, because they merely sleep.
+    pub skipped: Vec<String>,
+}
+
 /// One instance, found.
 #[derive(Debug, Clone)]
 pub struct InstanceHandle {
@@ -96,10 +125,11 @@ impl Instances {
         home: Home,
         registry: Registry,
         vmm: Arc<dyn Vmm>,
+        ingress: Arc<dyn Ingress>,
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
-        let context = Arc::new(Context { home, registry, vmm, config, table });
+        let context = Arc::new(Context { home, registry, vmm, config, ingress, table });
         let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
         let rows = instances.context.registry.all().await?;
         recovery::recover(&instances, rows).await;
@@ -137,14 +167,27 @@ impl Instances {
         Ok(InstanceHandle { reference: reference.clone() })
     }
 
-    /// Creates an instance; it is stopped.
+    /// Opens the ports of all instances. Connections come from here on.
+    pub async fn listen(&self) {
+        let mailboxes: Vec<_> = {
+            let table = self.context.table.read().unwrap_or_else(PoisonError::into_inner);
+            table.by_id.values().map(|reference| reference.mailbox.clone()).collect()
+        };
+        for mailbox in mailboxes {
+            // One that has gone meanwhile has no ports.
+            let _gone = mailbox.send(Message::Listen).await;
+        }
+    }
+
+    /// Creates an instance; it is stopped, its ports are open.
     ///
     /// # Errors
-    /// If a value is out of range, the handle is taken, or the host lacks something. Nothing is stored then.
+    /// If a value is out of range, the handle or a port is taken, or the host lacks something. Nothing is stored then.
     pub async fn create(
         &self,
         handle: Option<String>,
         spec: InstanceSpec,
+        ports: &[Wanted],
     ) -> Result<InstanceHandle, InstanceError> {
         if *self.closing.borrow() {
             return Err(InstanceError::ShuttingDown);
@@ -153,19 +196,24 @@ impl Instances {
         let now = now_ms();
         let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
         let ephemeral = spec.ephemeral;
-        let stored = Stored {
+        let record = Record {
             id: id.clone(),
             handle: handle.clone(),
-            spec,
+            spec: Arc::new(spec),
             life: Lifecycle::stopped(true, 0, None),
             exit_code: None,
             created_ms: now,
             active_ms: now,
             stopped_ms: Some(now),
             started_ms: None,
+            since_ms: now,
+            awake_ms: 0,
         };
-        let (actor, reference) = Actor::new(Arc::clone(&self.context), stored);
-        self.context.registry.insert(actor.row(), Some(actor.event("created"))).await?;
+        let (mut actor, reference) = Actor::new(Arc::clone(&self.context), record, Vec::new());
+        actor.open_ports(ports)?;
+        actor.publish();
+        let stored = self.context.registry.insert(actor.row(), Some(actor.event("created"))).await;
+        stored.inspect_err(|_| actor.close_ports())?;
         self.context.enter(&id, handle.as_deref(), reference.clone());
         Ok(self.launch(actor, reference, ephemeral))
     }
@@ -214,20 +262,25 @@ impl Instances {
         }
     }
 
-    /// Deletes every instance that has been stopped for at least so long, and returns their ids. One that is started
-    /// meanwhile stays, and so does one that belongs to a `run`, which deletes it itself.
-    pub async fn prune(&self, stopped_for_ms: u64) -> Vec<String> {
+    /// Deletes every instance that has been stopped for at least so long. One that is started meanwhile stays, and so
+    /// does one that belongs to a `run`, which deletes it itself. Unless `all` are wanted, one that is enabled and has
+    /// ports stays, too: it merely sleeps.
+    pub async fn prune(&self, stopped_for_ms: u64, all: bool) -> Pruned {
         let before = now_ms().saturating_sub(i64::try_from(stopped_for_ms).unwrap_or(i64::MAX));
-        let mut pruned = Vec::new();
+        let mut pruned = Pruned::default();
         for view in self.list() {
             let old = view.stopped_ms.is_some_and(|stopped| stopped <= before);
             if !old || view.state != State::Stopped || view.spec.ephemeral {
                 continue;
             }
+            if !all && view.enabled && !view.endpoints.is_empty() {
+                pruned.skipped.push(view.id.clone());
+                continue;
+            }
             if let Ok(handle) = self.find(&view.id)
                 && handle.request(Request::Prune).await.is_ok()
             {
-                pruned.push(view.id.clone());
+                pruned.deleted.push(view.id.clone());
             }
         }
         pruned
@@ -282,6 +335,30 @@ impl InstanceHandle {
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.reference.view.borrow())
+    }
+
+    /// Snapshots as they change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.reference.view.clone()
+    }
+
+    /// Who uses it.
+    #[must_use]
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.reference.usage
+    }
+
+    pub(crate) async fn tell(&self, message: Message) -> Result<(), InstanceError> {
+        self.reference.mailbox.send(message).await.map_err(|_| InstanceError::Removed)
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<(), InstanceError>>) -> Message,
+    ) -> Result<(), InstanceError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(message(reply)).await?;
+        answer.await.map_err(|_| InstanceError::Removed)?
     }
 
     /// Its output.
@@ -342,20 +419,36 @@ impl InstanceHandle {
         current.wait_for_session().await
     }
 
-    /// Executes a process beside its command; resumes it for that, or waits while it starts.
+    /// Returns when this session has been replaced, or the machine it belonged to is gone.
+    pub(crate) async fn session_after(&self, old: &Arc<Session>) {
+        let mut live = self.reference.live.clone();
+        let current = live.borrow_and_update().clone();
+        if let Some(current) = current {
+            tokio::select! {
+                () = current.session_replaced(old) => {}
+                // The actor lives as long as there is something to wait for.
+                _ = live.changed() => {}
+            }
+        }
+    }
+
+    /// Executes a process beside its command; resumes it for that, boots what idleness stopped, or waits while it
+    /// starts. While the process lives the instance does not rest.
     ///
     /// # Errors
     /// If it is stopped, does not get ready in time, or the guest refuses.
     pub async fn exec(&self, exec: &ExecSpec) -> Result<(ExecHandle, Arc<Session>), InstanceError> {
         let process = exec.process(&self.view().spec);
         check_process(&process.command, &process.env, &process.workdir)?;
+        let stay = self.usage().enter(User::Exec);
+        let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
         let ready = tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await;
         ready.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))??;
         // A daemon that has just started may still be about to connect.
         let session = tokio::time::timeout(READY_TIMEOUT, self.next_session()).await;
         let session = session.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))?;
         let session = session.ok_or(InstanceError::Stopped)?;
-        let handle = session.exec(process).await?;
+        let handle = session.exec(process, stay).await?;
         Ok((handle, session))
     }
 

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Code of a guest that fell silent.
 pub(crate) const UNREACHABLE: &str = "guest_unreachable";
 
+/// Code of an instance that nobody used.
+const IDLE: &str = "idle";
+
 /// A cause with a stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopReason {
@@ -38,6 +41,16 @@ impl StopReason {
 
     pub(crate) fn disabled() -> StopReason {
         StopReason::new("disabled", "disabled on request")
+    }
+
+    pub(crate) fn idle() -> StopReason {
+        StopReason::new(IDLE, "nobody used it for a while")
+    }
+
+    /// Whether idleness is the cause.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.code == IDLE
     }
 
     pub(crate) fn restarted() -> StopReason {

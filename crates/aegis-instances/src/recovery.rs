@@ -5,11 +5,12 @@ use std::sync::Arc;
 use aegis_store::registry::InstanceRow;
 use aegis_vmm::{Machine, MachineHandle};
 
-use crate::actor::{Actor, Stored};
+use crate::actor::Actor;
 use crate::lifecycle::Lifecycle;
 use crate::manager::Instances;
 use crate::now_ms;
 use crate::reason::StopReason;
+use crate::record::Record;
 use crate::spec::InstanceSpec;
 
 /// Takes over all rows. One that makes no sense is left alone and reported: a newer daemon may have written it.
@@ -46,28 +47,37 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
     };
     let ephemeral = spec.ephemeral;
     let now = now_ms();
-    let stored = Stored {
+    let mappings = serde_json::from_str(&row.ports).unwrap_or_else(|error| {
+        tracing::error!(id = row.id, %error, "ports not understood, and closed");
+        Vec::new()
+    });
+    let record = Record {
         id: row.id.clone(),
         handle: row.handle.clone(),
-        spec,
+        spec: Arc::new(spec),
         life,
         exit_code: row.exit_code,
         created_ms: row.created_at_ms,
-        active_ms: row.last_active_at_ms,
+        // Whoever used it when the last daemon ended is about to come back.
+        active_ms: if machine.is_some() && !paused { now } else { row.last_active_at_ms },
         stopped_ms: if machine.is_some() { None } else { row.stopped_at_ms.or(Some(now)) },
         started_ms: row.started_at_ms,
+        since_ms: if machine.is_some() { row.updated_at_ms } else { row.stopped_at_ms.unwrap_or(now) },
+        awake_ms: row.started_at_ms.unwrap_or(0),
     };
-    let (mut actor, reference) = Actor::new(Arc::clone(context), stored);
+    let (mut actor, reference) = Actor::new(Arc::clone(context), record, mappings);
     match machine {
         Some(machine) => actor.adopt(machine, paused),
         None if was_live => {
+            actor.plan_restart();
             reference.output.log_system("stopped: the machine was gone when the daemon started");
             if let Err(error) = context.registry.update(actor.row(), Some(actor.event("stopped"))).await {
                 tracing::error!(id = row.id, %error, "record not stored");
             }
         }
-        None => {}
+        None => actor.plan_restart(),
     }
+    actor.publish();
     instances.enter(&row, reference.clone());
     instances.launch(actor, reference, ephemeral);
 }

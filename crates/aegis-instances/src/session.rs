@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::actor::Message;
 use crate::lifecycle::Boot;
 use crate::output::{Output, Which};
+use crate::rest::Lease;
+use crate::usage::Stay;
 
 /// A session with a guest.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) enum News {
     Exited { status: ExitStatus, out_of_memory: bool, stored: oneshot::Sender<()> },
     /// The guest worked.
     Active,
+    /// The guest wants to stay awake, or no longer does.
+    Lease(Option<Lease>),
 }
 
 /// Carries news of one boot to the actor.
@@ -72,6 +76,8 @@ pub struct ExecHandle {
     pub err: GuestStream,
     /// How it ended, once it has.
     pub exited: oneshot::Receiver<ExitStatus>,
+    /// Keeps the instance awake meanwhile.
+    pub stay: Stay,
 }
 
 impl Session {
@@ -121,7 +127,7 @@ impl Session {
     ///
     /// # Errors
     /// The guest's, or the link's.
-    pub async fn exec(&self, process: Process) -> Result<ExecHandle, LinkError> {
+    pub async fn exec(&self, process: Process, stay: Stay) -> Result<ExecHandle, LinkError> {
         let exec_id = self.next_exec.fetch_add(1, Ordering::Relaxed);
         let (io, err) = (self.link.open_stream(), self.link.open_stream());
         let (tell, exited) = oneshot::channel();
@@ -129,7 +135,7 @@ impl Session {
         self.execs().insert(exec_id, tell);
         let call = Exec { exec_id, process, io: io.id(), err: err.id() };
         match self.link.call(&call).await {
-            Ok(_started) => Ok(ExecHandle { exec_id, io: Arc::new(io), err, exited }),
+            Ok(_started) => Ok(ExecHandle { exec_id, io: Arc::new(io), err, exited, stay }),
             Err(error) => {
                 self.execs().remove(&exec_id);
                 Err(error)
@@ -196,6 +202,10 @@ impl Session {
                     let _gone = waiting.map(|waiting| waiting.send(status));
                 }
                 GuestEvent::Activity { .. } => tell.tell(News::Active).await,
+                GuestEvent::KeepAlive { ttl_ms, reason } => {
+                    tell.tell(News::Lease(Some(Lease::of_guest(ttl_ms, &reason)))).await;
+                }
+                GuestEvent::KeepAliveReleased => tell.tell(News::Lease(None)).await,
                 GuestEvent::Goodbye { clean } => {
                     tracing::debug!(clean, "guest said goodbye");
                     self.goodbye.send_replace(true);

@@ -6,6 +6,9 @@ use aegis_guest_protocol::messages::{Process, TerminalSize};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::rest::RestSpec;
+use crate::restart::RestartPolicy;
+
 /// Memory of an instance that asks for none in particular, MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 512;
 /// Virtual processors of an instance that asks for none in particular.
@@ -55,6 +58,12 @@ pub struct InstanceSpec {
     pub ephemeral: bool,
     /// File name of the root disk, which names its content.
     pub rootfs: String,
+    /// When it rests.
+    #[serde(default)]
+    pub rest: RestSpec,
+    /// When its command is executed again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
 }
 
 /// A value out of range. The sentence names it.
@@ -123,6 +132,9 @@ impl InstanceSpec {
         if self.timeout_ms == Some(0) {
             return fail("a timeout of 0".to_owned());
         }
+        if self.ephemeral && self.restart != RestartPolicy::No {
+            return fail("an instance that ends with its command cannot be restarted".to_owned());
+        }
         if self.user.is_empty() {
             return fail("the user is empty".to_owned());
         }
@@ -161,6 +173,8 @@ pub(crate) mod tests {
             stdin: false,
             ephemeral: false,
             rootfs: "r".into(),
+            rest: RestSpec::default(),
+            restart: RestartPolicy::No,
         }
     }
 

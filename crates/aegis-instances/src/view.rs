@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use crate::lifecycle::State;
+use crate::ports::Endpoint;
 use crate::reason::StopReason;
+use crate::rest::{self, Due, Lease, Rest, Use};
+use crate::restart::Attempts;
 use crate::spec::InstanceSpec;
+use crate::usage::Usage;
 
 /// A snapshot of an instance. Times are milliseconds since 1970.
 #[derive(Debug, Clone)]
@@ -35,6 +39,20 @@ pub struct View {
     pub stopped_ms: Option<i64>,
     /// When its command was last executed.
     pub started_ms: Option<i64>,
+    /// Since when it is in its state.
+    pub since_ms: i64,
+    /// When it last began to run, or went on after a pause.
+    pub awake_ms: i64,
+    /// Its ports that are reachable from the host.
+    pub endpoints: Arc<[Endpoint]>,
+    /// When it rests.
+    pub rest: Rest,
+    /// Whether somebody asked for it to stay awake.
+    pub lease: Option<Lease>,
+    /// How its command fares, and when it is executed again.
+    pub attempts: Attempts,
+    /// Who uses it; goes on counting.
+    pub usage: Arc<Usage>,
 }
 
 impl View {
@@ -42,6 +60,30 @@ impl View {
     #[must_use]
     pub fn name(&self) -> &str {
         self.handle.as_deref().unwrap_or(&self.id)
+    }
+
+    /// How it is used now.
+    #[must_use]
+    pub fn in_use(&self) -> Use {
+        Use {
+            counts: self.usage.counts(),
+            last_byte_ms: self.usage.last_byte_ms(),
+            lease_until_ms: self.lease.as_ref().map(|lease| lease.until_ms),
+            active_ms: self.active_ms,
+        }
+    }
+
+    /// What it does next if nobody uses it.
+    #[must_use]
+    pub fn next_step(&self) -> Option<Due> {
+        rest::next(&self.rest, self.state, &self.in_use())
+    }
+
+    /// What keeps it awake at this moment, for people.
+    #[must_use]
+    pub fn kept_awake_by(&self) -> Vec<String> {
+        let reason = self.lease.as_ref().map_or("", |lease| &lease.reason);
+        rest::reasons(&self.rest, &self.in_use(), reason, crate::now_ms())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the daemon takes from its environment. Nothing else reads it.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use aegis_store::home::Home;
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
 
-use crate::DaemonError;
+use crate::{DaemonError, config};
 
 /// The environment, read once.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Environment {
     pub fake_guest: Option<PathBuf>,
     /// Settings of instances.
     pub instances: Config,
+    /// Where the name router listens; nowhere if absent.
+    pub names: Option<SocketAddr>,
 }
 
 impl Environment {
@@ -48,12 +51,15 @@ impl Environment {
         }
         let guest = get("AEGIS_GUEST_ARCH").map_or(Ok(Architecture::host()), |name| guest(&name))?;
         let home = Home::new(root, default);
+        let file = config::Config::read(&home.root.join("config.toml")).map_err(DaemonError::Environment)?;
+        instances.rest = file.rest;
         Ok(Environment {
             home: if guest.is_foreign() { home.with_assets_below(guest.name()) } else { home },
             guest,
             accelerator: get("AEGIS_ACCEL").and_then(|value| value.into_string().ok()),
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
+            names: file.names,
         })
     }
 

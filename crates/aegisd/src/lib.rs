@@ -1,20 +1,26 @@
 //! The daemon: HTTP API handlers and the composition of all parts.
 
 mod api;
+pub mod config;
 pub mod doctor;
 pub mod environment;
+mod ingress;
 mod socket;
 mod stream;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances};
+use aegis_router::{Backends, Listeners};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
 use environment::Environment;
+use ingress::{Guests, PublicPorts};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +78,8 @@ pub(crate) struct App {
     pub(crate) instances: Instances,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
+    /// Where the name router listens, if it does.
+    pub(crate) names: Option<SocketAddr>,
     /// Upgraded connections, which outlive their requests.
     pub(crate) streams: TaskTracker,
     pub(crate) end: End,
@@ -107,9 +115,19 @@ pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("AEGIS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    allow_many_descriptors();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).max_blocking_threads(16).enable_all().build();
     runtime.map_err(DaemonError::io("start the runtime"))?.block_on(run(environment))
+}
+
+/// Takes as many descriptors as the system allows: each connection takes one.
+fn allow_many_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With fewer there are fewer connections at a time, and that is said then.
+    let _fewer = setrlimit(Resource::Nofile, limit);
 }
 
 async fn run(environment: &Environment) -> Result<(), DaemonError> {
@@ -122,15 +140,27 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         Some(guest) => Arc::new(Fake::new(guest.clone())),
         None => Arc::new(environment.qemu()),
     };
+    let guests = Arc::new(Guests::default());
+    let backends: Arc<dyn Backends> = Arc::<Guests>::clone(&guests);
+    let ports = Arc::new(PublicPorts(Listeners::new(Arc::clone(&backends))));
+    let ingress: Arc<dyn Ingress> = Arc::<PublicPorts>::clone(&ports);
+    let settings = environment.instances.clone();
     let instances =
-        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), environment.instances.clone())
-            .await?;
+        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), ingress, settings).await?;
+    guests.serve(instances.clone());
+    instances.listen().await;
     instances.sweep().await;
     let streams = TaskTracker::new();
     let end = End::default();
     let shown: Arc<str> = home.root.display().to_string().into();
-    let app =
-        App { instances: instances.clone(), vmm, home: shown, streams: streams.clone(), end: end.clone() };
+    let app = App {
+        instances: instances.clone(),
+        vmm,
+        home: shown,
+        names: None,
+        streams: streams.clone(),
+        end: end.clone(),
+    };
     tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
     let server =
         axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
@@ -143,6 +173,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         tracing::info!("ending; stopping all instances");
         instances.stop_all().await;
     }
+    ports.0.shut_down().await;
     streams.close();
     // Clients that do not take their last frames are left behind.
     let _late = tokio::time::timeout(FAREWELL, streams.wait()).await;

@@ -37,6 +37,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE instances ADD COLUMN started_at_ms INTEGER;
 ",
+    "
+    ALTER TABLE instances ADD COLUMN ports TEXT NOT NULL DEFAULT '[]';
+",
 ];
 
 /// Brings the database to the newest version, each step in a transaction of its own.

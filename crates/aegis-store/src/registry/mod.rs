@@ -115,6 +115,8 @@ pub struct InstanceRow {
     pub stopped_at_ms: Option<i64>,
     /// When its command was last executed.
     pub started_at_ms: Option<i64>,
+    /// Its ports that are reachable from the host: JSON, opaque here.
+    pub ports: String,
 }
 
 /// An event to be stored.

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{EVENTS_KEPT, EventRow, InstanceRow, NewEvent};
 
 const COLUMNS: &str = "id, handle, spec, enabled, state, exit_code, stop_reason, vm, boot, \
-                       created_at_ms, updated_at_ms, last_active_at_ms, stopped_at_ms, started_at_ms";
+                       created_at_ms, updated_at_ms, last_active_at_ms, stopped_at_ms, started_at_ms, ports";
 
 pub(super) fn exists(conn: &Connection, id: &str) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM instances WHERE id = ?1")?.exists([id])
@@ -21,13 +21,14 @@ pub(super) fn handle_owner(conn: &Connection, handle: &str) -> rusqlite::Result<
 /// Stores a row, in the place of the one with the same id if there is one.
 pub(super) fn put(conn: &Connection, row: &InstanceRow) -> rusqlite::Result<()> {
     conn.prepare_cached(&format!(
-        "INSERT INTO instances ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+        "INSERT INTO instances ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (id) DO UPDATE SET
             handle = excluded.handle, spec = excluded.spec, enabled = excluded.enabled,
             state = excluded.state, exit_code = excluded.exit_code, stop_reason = excluded.stop_reason,
             vm = excluded.vm, boot = excluded.boot, created_at_ms = excluded.created_at_ms,
             updated_at_ms = excluded.updated_at_ms, last_active_at_ms = excluded.last_active_at_ms,
-            stopped_at_ms = excluded.stopped_at_ms, started_at_ms = excluded.started_at_ms"
+            stopped_at_ms = excluded.stopped_at_ms, started_at_ms = excluded.started_at_ms,
+            ports = excluded.ports"
     ))?
     .execute(params![
         row.id,
@@ -44,6 +45,7 @@ pub(super) fn put(conn: &Connection, row: &InstanceRow) -> rusqlite::Result<()> 
         row.last_active_at_ms,
         row.stopped_at_ms,
         row.started_at_ms,
+        row.ports,
     ])
     .map(drop)
 }
@@ -96,6 +98,7 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
         last_active_at_ms: row.get(11)?,
         stopped_at_ms: row.get(12)?,
         started_at_ms: row.get(13)?,
+        ports: row.get(14)?,
     })
 }
 

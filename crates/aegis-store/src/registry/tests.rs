@@ -22,6 +22,7 @@ fn row(id: &str) -> InstanceRow {
         last_active_at_ms: 3,
         stopped_at_ms: None,
         started_at_ms: None,
+        ports: "[]".to_owned(),
     }
 }
 
@@ -51,6 +52,7 @@ async fn rows_come_back_as_they_went_in() {
         enabled: false,
         stopped_at_ms: Some(i64::MAX),
         started_at_ms: Some(17),
+        ports: "[1]".to_owned(),
         ..row("b")
     };
     registry.insert(full.clone(), None).await.unwrap();
@@ -195,7 +197,7 @@ async fn an_instance_of_the_first_release_is_still_there() {
     drop(conn);
     let all = Registry::open(&path).unwrap().all().await.unwrap();
     assert_eq!((all.len(), all[0].handle.as_deref(), all[0].boot), (1, Some("web"), 2));
-    assert_eq!((all[0].stopped_at_ms, all[0].started_at_ms), (Some(40), None));
+    assert_eq!((all[0].stopped_at_ms, all[0].started_at_ms, &*all[0].ports), (Some(40), None, "[]"));
 }
 
 #[test]

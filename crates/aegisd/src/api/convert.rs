@@ -1,16 +1,25 @@
 //! Between the API's types and those of the instances.
 
+use std::net::SocketAddr;
+
 use aegis_api::handle;
-use aegis_api::instance::{CreateInstance, ExecRequest, Instance, State, StopReason, TerminalSize};
+use aegis_api::instance::{
+    CreateInstance, ExecRequest, IdleTime, Instance, NextStep, Restart, State, StopReason, TerminalSize,
+};
+use aegis_api::ports::{EndpointInfo, Expose, Protocol};
 use aegis_guest_protocol::messages;
 use aegis_instances::exec::ExecSpec;
 use aegis_instances::lifecycle;
+use aegis_instances::ports::{Endpoint, Wanted};
+use aegis_instances::rest::{After, Due, RestSpec};
+use aegis_instances::restart::RestartPolicy;
 use aegis_instances::spec::{self, InstanceSpec};
 use aegis_instances::{StopReason as Reason, View};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
+use crate::App;
 
 /// A body as JSON; an empty one counts as `{}`.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
@@ -40,7 +49,67 @@ pub(super) fn size(size: TerminalSize) -> messages::TerminalSize {
     messages::TerminalSize { rows: size.rows, cols: size.cols }
 }
 
-pub(super) fn instance(view: &View) -> Instance {
+pub(super) fn endpoint(endpoint: &Endpoint) -> EndpointInfo {
+    EndpointInfo {
+        guest_port: endpoint.mapping.guest_port,
+        public_port: endpoint.mapping.public_port,
+        address: endpoint.mapping.address.to_string(),
+        protocol: endpoint.mapping.protocol.clone(),
+        problem: endpoint.problem.clone(),
+    }
+}
+
+pub(super) fn wanted(expose: &Expose) -> Result<Wanted, Failure> {
+    if expose.guest_port == 0 || expose.public_port == Some(0) {
+        return Err(Failure::invalid("ports are 1 to 65535"));
+    }
+    Ok(Wanted {
+        guest_port: expose.guest_port,
+        public_port: expose.public_port,
+        address: expose.address(),
+        protocol: expose.protocol.to_string(),
+    })
+}
+
+fn after(time: IdleTime) -> After {
+    match time {
+        IdleTime::Ms(ms) => After::Ms(ms),
+        IdleTime::Never(_) => After::Never,
+    }
+}
+
+fn policy(restart: Restart) -> RestartPolicy {
+    match restart {
+        Restart::No => RestartPolicy::No,
+        Restart::OnFailure(most) => RestartPolicy::OnFailure(most),
+        Restart::Always => RestartPolicy::Always,
+    }
+}
+
+fn restart(policy: RestartPolicy) -> Restart {
+    match policy {
+        RestartPolicy::No => Restart::No,
+        RestartPolicy::OnFailure(most) => Restart::OnFailure(most),
+        RestartPolicy::Always => Restart::Always,
+    }
+}
+
+fn next_step(due: Due) -> NextStep {
+    let action = match due.rung {
+        lifecycle::Rung::Pause => "pause",
+        lifecycle::Rung::Stop => "stop",
+    };
+    NextStep { action: action.to_owned(), at: timestamp(due.at_ms) }
+}
+
+/// Where the first HTTP port is found by name.
+fn url(view: &View, names: Option<SocketAddr>) -> Option<String> {
+    let port = names?.port();
+    let http = |endpoint: &Endpoint| endpoint.mapping.protocol != Protocol::Tcp.as_str();
+    view.endpoints.iter().any(http).then(|| format!("http://{}.localhost:{port}/", view.name()))
+}
+
+pub(super) fn instance(app: &App, view: &View) -> Instance {
     let spec = &view.spec;
     Instance {
         id: view.id.clone(),
@@ -48,8 +117,15 @@ pub(super) fn instance(view: &View) -> Instance {
         state: state(view.state),
         enabled: view.enabled,
         command: spec.command.clone(),
-        active_connections: 0,
-        endpoints: Vec::new(),
+        active_connections: view.usage.counts().connections,
+        endpoints: view.endpoints.iter().map(endpoint).collect(),
+        url: url(view, app.names),
+        state_since: timestamp(view.since_ms),
+        next_step: view.next_step().map(next_step),
+        kept_awake_by: view.kept_awake_by(),
+        restart: restart(spec.restart),
+        restart_at: view.attempts.next_ms.map(timestamp),
+        condition: view.attempts.condition(),
         created_at: timestamp(view.created_ms),
         updated_at: timestamp(view.updated_ms),
         last_active_at: timestamp(view.active_ms),
@@ -89,6 +165,12 @@ pub(super) fn new_spec(request: &CreateInstance, rootfs: String) -> Result<Insta
         stdin: request.stdin,
         ephemeral: request.ephemeral,
         rootfs,
+        rest: RestSpec {
+            pause: request.idle_pause_ms.map(after),
+            stop: request.idle_stop_ms.map(after),
+            connections: request.idle_connections_after_ms.map(after),
+        },
+        restart: request.restart.map_or(RestartPolicy::No, policy),
     })
 }
 

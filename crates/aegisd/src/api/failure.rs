@@ -38,6 +38,14 @@ impl From<InstanceError> for Failure {
             InstanceError::AlreadyRunning(_) => ApiError::new(ErrorCode::AlreadyRunning, text),
             InstanceError::Stopped => ApiError::new(ErrorCode::InstanceStopped, text)
                 .hint("start it with: aegis instance start --name HANDLE, or: aegis instance restart ID"),
+            InstanceError::Disabled => ApiError::new(ErrorCode::InstanceDisabled, text)
+                .hint("start it with: aegis instance start --name HANDLE"),
+            InstanceError::TooManyConnections(_) => ApiError::new(ErrorCode::TooManyConnections, text),
+            InstanceError::PortRefused(_) => ApiError::new(ErrorCode::PortRefused, text),
+            InstanceError::PortConflict(_) => ApiError::new(ErrorCode::PortConflict, text)
+                .hint("withdraw it first with: aegis instance unexpose INSTANCE PORT"),
+            InstanceError::Port(_) => ApiError::new(ErrorCode::PortTaken, text)
+                .hint("choose another, or leave the choice to Aegis: --expose GUEST"),
             InstanceError::Removed => ApiError::new(ErrorCode::Conflict, text),
             InstanceError::Failed(reason) => stopped(&reason),
             InstanceError::Refused(_) => ApiError::new(ErrorCode::GuestFailed, text),

@@ -3,8 +3,10 @@
 use aegis_api::duration;
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
+use aegis_instances::View;
 use aegis_instances::lifecycle::Request;
-use aegis_instances::manager::InstanceHandle;
+use aegis_instances::manager::{InstanceHandle, Pruned};
+use aegis_instances::ports::additions;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -51,7 +53,7 @@ pub(super) async fn list(
         }
     };
     let all = app.instances.list();
-    let shown = all.iter().map(|view| convert::instance(view));
+    let shown = all.iter().map(|view| convert::instance(&app, view));
     Ok(Json(shown.filter(|instance| wanted.is_none_or(|state| instance.state == state)).collect()))
 }
 
@@ -69,30 +71,39 @@ pub(super) async fn create(
     let request: CreateInstance = parse(&body)?;
     let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
     if let Some(existing) = existing {
-        return start_existing(&request, &existing).await.map(|instance| (StatusCode::OK, instance));
+        return start_existing(&app, &request, &existing).await.map(|instance| (StatusCode::OK, instance));
     }
     if let (true, Some(handle)) = (names_only(&request), &request.handle) {
         let text = format!("there is no instance {handle:?} to start, and no command to create it with");
         return Err(Failure(ApiError::new(ErrorCode::NotFound, text).hint("give a command after --")));
     }
     let spec = new_spec(&request, app.instances.default_rootfs()?)?;
-    let created = app.instances.create(request.handle.clone(), spec).await?;
+    let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
+    let created = app.instances.create(request.handle.clone(), spec, &ports).await?;
     begin(&created, request.wait).await?;
-    Ok((StatusCode::CREATED, Json(convert::instance(&created.view()))))
+    Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
 }
 
 async fn start_existing(
+    app: &App,
     request: &CreateInstance,
     existing: &InstanceHandle,
 ) -> Result<Json<Instance>, Failure> {
     let view = existing.view();
     let same = !request.ephemeral
-        && (names_only(request) || new_spec(request, view.spec.rootfs.clone())? == *view.spec);
+        && (names_only(request) || new_spec(request, view.spec.rootfs.clone())? == *view.spec)
+        && exposes_nothing_new(request, &view)?;
     if !same {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());
     }
     begin(existing, request.wait).await?;
-    Ok(Json(convert::instance(&existing.view())))
+    Ok(Json(convert::instance(app, &existing.view())))
+}
+
+/// Ports of an existing instance change by `expose` and `unexpose` only.
+fn exposes_nothing_new(request: &CreateInstance, view: &View) -> Result<bool, Failure> {
+    let wanted = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
+    Ok(additions(&view.endpoints, &wanted).is_ok_and(|added| added.is_empty()))
 }
 
 async fn begin(instance: &InstanceHandle, wait: bool) -> Result<(), Failure> {
@@ -111,7 +122,7 @@ pub(super) async fn describe(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Instance>, Failure> {
-    Ok(Json(convert::instance(&app.instances.find(&id)?.view())))
+    Ok(Json(convert::instance(&app, &app.instances.find(&id)?.view())))
 }
 
 async fn act(app: &App, id: &str, request: Request, outcome: &str) -> Result<Json<ActionReply>, Failure> {
@@ -137,9 +148,13 @@ pub(super) async fn delete(
 pub(super) struct Age {
     /// How long they have been stopped at least, e.g. `12h` or `7d`. Required.
     older_than: Option<String>,
+    /// Also those that are enabled and have ports, which a connection would wake.
+    #[serde(default)]
+    all: bool,
 }
 
-/// `POST /v1/instances/prune`: deletes all instances that have been stopped for long, disabled or not. The path is
+/// `POST /v1/instances/prune`: deletes the instances that have been stopped for long; those that a connection
+/// would wake only if all are wanted. The path is
 /// shared with the instance of that handle, which has no use for this method.
 #[utoipa::path(post, path = "/v1/instances/{id}", params(("id" = String, description = "The word `prune`."), Age),
     responses((status = 200, body = PruneReply), (status = 400, body = ErrorBody), (status = 405, body = ErrorBody)))]
@@ -154,8 +169,8 @@ pub(super) async fn prune(
     let text = age.older_than.ok_or_else(|| Failure::invalid("older_than is missing, e.g. older_than=7d"))?;
     let older_than = duration::parse_ms(&text)
         .map_err(|error| Failure::invalid(format!("older_than={text:?}: {error}")))?;
-    let ids = app.instances.prune(older_than).await;
-    Ok(Json(PruneReply { pruned: ids.len(), ids }).into_response())
+    let Pruned { deleted: ids, skipped } = app.instances.prune(older_than, age.all).await;
+    Ok(Json(PruneReply { pruned: ids.len(), ids, skipped }).into_response())
 }
 
 /// Boots a stopped instance, enabling it; resumes a paused one.

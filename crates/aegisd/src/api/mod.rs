@@ -5,6 +5,7 @@ mod events;
 mod failure;
 mod instances;
 mod logs;
+mod ports;
 mod processes;
 mod system;
 
@@ -40,6 +41,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(instances::disable))
         .routes(routes!(instances::pause))
         .routes(routes!(instances::resume))
+        .routes(routes!(ports::expose))
+        .routes(routes!(ports::unexpose))
+        .routes(routes!(ports::keep_alive, ports::release))
         .routes(routes!(processes::signal))
         .routes(routes!(processes::exec))
         .routes(routes!(processes::attach))

@@ -9,9 +9,11 @@ use aegis_api::instance::{ActionReply, ExecRequest, SignalRequest};
 use aegis_api::logs::{ExecLine, LogStream as ApiStream, encode};
 use aegis_api::stream::{Exit, Frame, Started, UPGRADE};
 use aegis_guest_protocol::messages::{Resize, Signal, Target};
+use aegis_instances::lifecycle::Request as Ask;
 use aegis_instances::manager::InstanceHandle;
 use aegis_instances::output::{Attachment, ClientCount, Ending, Output, Piece};
 use aegis_instances::session::{ExecHandle, Session};
+use aegis_instances::usage::{Stay, User};
 use aegis_store::logs::LogStream;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -361,12 +363,14 @@ pub(super) async fn attach(
         return Err(Failure::invalid(format!("attach needs the header Upgrade: {UPGRADE}")));
     }
     let (attachment, count) = instance.attach([held.stdout, held.stderr])?;
+    // Somebody who sits at a terminal wants it to stay awake; a `run` that merely prints may rest.
+    let terminal = instance.view().spec.tty.and_then(|_| instance.usage().enter(User::Terminal));
     Ok(upgrade(&app, request, move |incoming, outgoing| async move {
         tokio::select! {
             () = deliver(attachment, &instance, outgoing) => {}
             () = control(incoming, &instance) => {}
         }
-        let _gone: ClientCount = count;
+        let _gone: (ClientCount, Option<Stay>) = (count, terminal);
     }))
 }
 
@@ -427,9 +431,13 @@ async fn replay(attachment: &mut Attachment, outgoing: &mut Outgoing) -> bool {
     }
 }
 
-/// Carries an attached client's frames to the command, as soon as there is one.
+/// Carries an attached client's frames to the command, as soon as there is one. One that rests is woken for it.
 async fn control(mut incoming: Incoming, instance: &InstanceHandle) {
     while let Some(frame) = incoming.next().await {
+        if !instance.usage().is_awake() {
+            // One that has ended is not booted for it; what it left is still delivered.
+            let _ended = instance.request(Ask::Ensure).await;
+        }
         let Some(session) = instance.next_session().await else { return };
         if !pass_on(frame, &session, Target::Workload, session.stdin()).await {
             return;

@@ -1,0 +1,148 @@
+//! Connections from outside to ports of a guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_guest_link::{GuestConnection, LinkError};
+use aegis_guest_protocol::messages::code;
+
+use crate::actor::Message;
+use crate::error::InstanceError;
+use crate::lifecycle::{Request, State};
+use crate::manager::InstanceHandle;
+use crate::now_ms;
+use crate::ports::Wanted;
+use crate::rest::Lease;
+use crate::usage::{MOST_CONNECTIONS, Stay, User};
+use crate::view::View;
+
+/// How long whoever connects waits for an instance to run.
+pub(crate) const WAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long after an instance woke a port may refuse because its server is not up yet.
+pub(crate) const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Somebody who uses a port of an instance, and counts as a connection until he is dropped.
+#[derive(Debug)]
+pub struct Visit {
+    instance: InstanceHandle,
+    stay: Stay,
+}
+
+impl Visit {
+    /// The instance as it is now.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.instance.view()
+    }
+
+    /// Whether it runs at this moment, and nothing is under way that would change that.
+    #[must_use]
+    pub fn is_awake(&self) -> bool {
+        self.instance.usage().is_awake()
+    }
+
+    /// Returns when it runs: resumed or booted, if need be.
+    ///
+    /// # Errors
+    /// If it is disabled, does not come up, or not in time.
+    pub async fn wake(&self) -> Result<(), InstanceError> {
+        if self.is_awake() {
+            return Ok(());
+        }
+        // A command of `run` that has ended is not run again; its instance is about to be deleted.
+        let request = if self.view().spec.ephemeral { Request::Ensure } else { Request::Wake };
+        let woken = tokio::time::timeout(WAKE_TIMEOUT, self.instance.request(request)).await;
+        woken.map_err(|_| InstanceError::NotReady(WAKE_TIMEOUT.as_secs()))?
+    }
+
+    /// Connects to a port of the guest, waking it if need be. A refusal counts only when the server has had its time.
+    ///
+    /// # Errors
+    /// [`InstanceError::PortRefused`] if nothing listens there; as for [`Visit::wake`].
+    pub async fn connect(&self, port: u16) -> Result<GuestConnection, InstanceError> {
+        let until = tokio::time::Instant::now() + WAKE_TIMEOUT;
+        loop {
+            self.wake().await?;
+            let late = |_| InstanceError::NotReady(WAKE_TIMEOUT.as_secs());
+            let session = tokio::time::timeout_at(until, self.instance.next_session()).await.map_err(late)?;
+            let Some(session) = session else { continue };
+            let awake_for = u64::try_from(now_ms().saturating_sub(self.view().awake_ms)).unwrap_or(0);
+            let patience = SERVER_TIMEOUT.saturating_sub(Duration::from_millis(awake_for));
+            let connected = self.unless_paused(session.link().connect(port, patience)).await?;
+            match connected {
+                Ok(connection) => return Ok(connection),
+                Err(LinkError::Guest(error)) if error.code == code::REFUSED => {
+                    return Err(InstanceError::PortRefused(port));
+                }
+                // The machine is ending, or the conversation is taken up anew: whatever comes of it is waited for.
+                Err(LinkError::Closed) => {
+                    let over = self.instance.session_after(&session);
+                    tokio::time::timeout_at(until, over).await.map_err(late)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Completes some work in the guest, waking it as often as somebody pauses it meanwhile.
+    async fn unless_paused<T>(&self, work: impl Future<Output = T>) -> Result<T, InstanceError> {
+        let mut view = self.instance.watch();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                paused = view.wait_for(|view| view.state == State::Paused) => {
+                    if paused.is_err() {
+                        return Err(InstanceError::Removed);
+                    }
+                }
+            }
+            self.wake().await?;
+        }
+    }
+
+    /// Notes bytes that were carried.
+    pub fn carried(&self, to_guest: u64, from_guest: u64) {
+        self.stay.carried(to_guest, from_guest);
+    }
+}
+
+impl InstanceHandle {
+    /// Counts in somebody who is about to connect.
+    ///
+    /// # Errors
+    /// If it is disabled or has too many connections.
+    pub fn visit(self) -> Result<Visit, InstanceError> {
+        if !self.view().enabled {
+            return Err(InstanceError::Disabled);
+        }
+        match self.usage().enter(User::Connection) {
+            Some(stay) => Ok(Visit { instance: self, stay }),
+            None => Err(InstanceError::TooManyConnections(MOST_CONNECTIONS)),
+        }
+    }
+
+    /// Exposes ports: all of them or none. What is exposed already, in the same way, stays as it is.
+    ///
+    /// # Errors
+    /// [`InstanceError::Port`], [`InstanceError::PortConflict`], or if it cannot be stored.
+    pub async fn expose(&self, ports: Vec<Wanted>) -> Result<(), InstanceError> {
+        self.ask(|reply| Message::Expose(ports, reply)).await
+    }
+
+    /// Ends the exposure of a port of the guest, if it is exposed. Its connections go on.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub async fn unexpose(&self, guest_port: u16) -> Result<(), InstanceError> {
+        self.ask(|reply| Message::Unexpose(guest_port, reply)).await
+    }
+
+    /// Keeps it awake for a while, or no longer.
+    ///
+    /// # Errors
+    /// If it is being deleted.
+    pub async fn lease(&self, lease: Option<Lease>) -> Result<(), InstanceError> {
+        self.tell(Message::Lease(lease)).await
+    }
+}

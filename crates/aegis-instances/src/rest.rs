@@ -1,0 +1,266 @@
+//! When an instance that nobody uses rests: a pure function of its use and its settings.
+//!
+//! ```text
+//!   RUNNING ──── pause_after idle ────► PAUSED ──── stop_after ────► STOPPED
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::{Rung, State};
+use crate::usage::Counts;
+
+/// Idle time before a pause, unless set otherwise, milliseconds.
+pub const DEFAULT_PAUSE_MS: u64 = 60_000;
+/// Time from the pause to the stop, unless set otherwise, milliseconds.
+pub const DEFAULT_STOP_MS: u64 = 20 * 60_000;
+
+/// A time, or never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// After so many milliseconds.
+    Ms(u64),
+    /// Not at all.
+    Never,
+}
+
+impl After {
+    /// Milliseconds; `None` for never.
+    #[must_use]
+    pub fn ms(self) -> Option<u64> {
+        match self {
+            After::Ms(ms) => Some(ms),
+            After::Never => None,
+        }
+    }
+}
+
+/// What an instance is told about resting. What is absent is as the daemon's defaults say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RestSpec {
+    /// From the last use to the pause.
+    pub pause: Option<After>,
+    /// From the pause to the stop.
+    pub stop: Option<After>,
+    /// From a connection's last byte until it does not count as use any more.
+    pub connections: Option<After>,
+}
+
+/// The daemon's defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestDefaults {
+    /// See [`RestSpec::pause`].
+    pub pause: After,
+    /// See [`RestSpec::stop`].
+    pub stop: After,
+    /// See [`RestSpec::connections`].
+    pub connections: After,
+}
+
+impl Default for RestDefaults {
+    fn default() -> Self {
+        RestDefaults {
+            pause: After::Ms(DEFAULT_PAUSE_MS),
+            stop: After::Ms(DEFAULT_STOP_MS),
+            connections: After::Never,
+        }
+    }
+}
+
+/// When an instance rests. An absent time means never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// From the last use to the pause, milliseconds.
+    pub pause_ms: Option<u64>,
+    /// From the pause to the stop, or, if it is never paused, from the last use; milliseconds.
+    pub stop_ms: Option<u64>,
+    /// From a connection's last byte until it counts no more, milliseconds.
+    pub silent_ms: Option<u64>,
+}
+
+impl Rest {
+    /// What holds for an instance: without ports it runs to its end, unless it was told otherwise.
+    #[must_use]
+    pub fn of(spec: &RestSpec, has_ports: bool, defaults: &RestDefaults) -> Rest {
+        if !has_ports && spec.pause.is_none() && spec.stop.is_none() {
+            return Rest::default();
+        }
+        Rest {
+            pause_ms: spec.pause.unwrap_or(defaults.pause).ms(),
+            stop_ms: spec.stop.unwrap_or(defaults.stop).ms(),
+            silent_ms: spec.connections.unwrap_or(defaults.connections).ms(),
+        }
+    }
+}
+
+/// Somebody's wish that an instance stay awake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Until when, milliseconds since 1970.
+    pub until_ms: i64,
+    /// Why, in his words; may be empty.
+    pub reason: String,
+}
+
+/// Longest lease that a guest may give itself, milliseconds. It may renew it.
+pub const MOST_GUEST_LEASE_MS: u64 = 60 * 60_000;
+/// Longest reason, characters.
+pub const MOST_REASON: usize = 200;
+
+impl Lease {
+    /// A lease that a guest asks for; whatever it says is cut to what is allowed.
+    pub(crate) fn of_guest(ttl_ms: u64, reason: &str) -> Lease {
+        let reason = reason.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect();
+        Lease::lasting(ttl_ms.min(MOST_GUEST_LEASE_MS), reason)
+    }
+
+    /// A lease from now on.
+    #[must_use]
+    pub fn lasting(ttl_ms: u64, reason: String) -> Lease {
+        Lease { until_ms: later(crate::now_ms(), ttl_ms), reason }
+    }
+}
+
+/// How an instance is used. Times are milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Who uses it now.
+    pub counts: Counts,
+    /// When a connection last carried a byte.
+    pub last_byte_ms: i64,
+    /// Until when somebody asked for it to stay awake.
+    pub lease_until_ms: Option<i64>,
+    /// When it last changed its state, was left by its last user, or worked.
+    pub active_ms: i64,
+}
+
+/// The next step of the ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Which.
+    pub rung: Rung,
+    /// When, if nobody uses it until then.
+    pub at_ms: i64,
+}
+
+/// The next step, and when; `None` while somebody uses it, or if it never rests.
+#[must_use]
+pub fn next(rest: &Rest, state: State, usage: &Use) -> Option<Due> {
+    if usage.counts.execs > 0 || usage.counts.terminals > 0 {
+        return None;
+    }
+    let silent = match (usage.counts.connections, rest.silent_ms) {
+        (0, _) => i64::MIN,
+        (_, None) => return None,
+        (_, Some(after)) => later(usage.last_byte_ms, after),
+    };
+    let idle_since = usage.active_ms.max(silent).max(usage.lease_until_ms.unwrap_or(i64::MIN));
+    let (rung, after) = match (state, rest.pause_ms) {
+        (State::Running, Some(after)) => (Rung::Pause, after),
+        (State::Running, None) | (State::Paused, _) => (Rung::Stop, rest.stop_ms?),
+        (State::Stopped | State::Starting, _) => return None,
+    };
+    Some(Due { rung, at_ms: later(idle_since, after) })
+}
+
+fn later(from: i64, by: u64) -> i64 {
+    from.saturating_add(i64::try_from(by).unwrap_or(i64::MAX))
+}
+
+/// What keeps it awake at this moment, for people.
+#[must_use]
+pub fn reasons(rest: &Rest, usage: &Use, lease_reason: &str, now_ms: i64) -> Vec<String> {
+    let Counts { connections, execs, terminals } = usage.counts;
+    let several =
+        |count: u32, one: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") };
+    let mut found = Vec::new();
+    let silent = rest.silent_ms.is_some_and(|after| later(usage.last_byte_ms, after) <= now_ms);
+    if connections > 0 && !silent {
+        found.push(several(connections, "connection"));
+    }
+    if execs > 0 {
+        found.push(several(execs, "exec"));
+    }
+    if terminals > 0 {
+        found.push(several(terminals, "terminal"));
+    }
+    if usage.lease_until_ms.is_some_and(|until| until > now_ms) {
+        found.push(if lease_reason.is_empty() {
+            "a lease".to_owned()
+        } else {
+            format!("a lease: {lease_reason}")
+        });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LADDER: Rest = Rest { pause_ms: Some(60), stop_ms: Some(1200), silent_ms: None };
+
+    fn idle(active_ms: i64) -> Use {
+        Use { active_ms, ..Use::default() }
+    }
+
+    #[test]
+    fn the_ladder_has_two_rungs() {
+        assert_eq!(next(&LADDER, State::Running, &idle(1000)), Some(Due { rung: Rung::Pause, at_ms: 1060 }));
+        assert_eq!(next(&LADDER, State::Paused, &idle(2000)), Some(Due { rung: Rung::Stop, at_ms: 3200 }));
+        assert_eq!(next(&LADDER, State::Stopped, &idle(0)), None);
+        assert_eq!(next(&LADDER, State::Starting, &idle(0)), None);
+        let unpaused = Rest { pause_ms: None, ..LADDER };
+        assert_eq!(next(&unpaused, State::Running, &idle(0)), Some(Due { rung: Rung::Stop, at_ms: 1200 }));
+        assert_eq!(next(&Rest::default(), State::Running, &idle(0)), None);
+    }
+
+    #[test]
+    fn it_applies_to_instances_with_ports_or_with_settings_of_their_own() {
+        let defaults = RestDefaults::default();
+        assert_eq!(Rest::of(&RestSpec::default(), false, &defaults), Rest::default());
+        let usual = Rest { pause_ms: Some(60_000), stop_ms: Some(1_200_000), silent_ms: None };
+        assert_eq!(Rest::of(&RestSpec::default(), true, &defaults), usual);
+        let told = RestSpec { stop: Some(After::Never), ..RestSpec::default() };
+        assert_eq!(Rest::of(&told, false, &defaults), Rest { stop_ms: None, ..usual });
+    }
+
+    #[test]
+    fn silent_connections_count_until_their_time_is_over() {
+        let counts = Counts { connections: 3, ..Counts::default() };
+        let usage = Use { counts, last_byte_ms: 500, ..idle(100) };
+        assert_eq!(next(&LADDER, State::Running, &usage), None);
+        let impatient = Rest { silent_ms: Some(30), ..LADDER };
+        assert_eq!(next(&impatient, State::Running, &usage), Some(Due { rung: Rung::Pause, at_ms: 590 }));
+        assert_eq!(reasons(&impatient, &usage, "", 529), ["3 connections"]);
+        assert!(reasons(&impatient, &usage, "", 530).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn a_guest_cannot_keep_itself_awake_for_ever(ttl: u64, reason in ".{0,300}") {
+            let before = crate::now_ms();
+            let lease = Lease::of_guest(ttl, &reason);
+            prop_assert!(lease.until_ms <= before + 1000 + i64::try_from(MOST_GUEST_LEASE_MS).unwrap());
+            prop_assert!(lease.reason.chars().count() <= MOST_REASON && !lease.reason.contains('\n'));
+        }
+
+        #[test]
+        fn nobody_who_uses_it_is_paused_and_nobody_else_keeps_it(
+            connections in 0u32..3, execs in 0u32..2, terminals in 0u32..2,
+            active in -1000i64..1000, lease in proptest::option::of(-1000i64..1000), byte in -1000i64..1000,
+            running in any::<bool>(),
+        ) {
+            let counts = Counts { connections, execs, terminals };
+            let usage = Use { counts, last_byte_ms: byte, lease_until_ms: lease, active_ms: active };
+            let state = if running { State::Running } else { State::Paused };
+            let due = next(&LADDER, state, &usage);
+            prop_assert_eq!(due.is_none(), connections + execs + terminals > 0);
+            if let Some(due) = due {
+                prop_assert!(due.at_ms > active && lease.is_none_or(|until| due.at_ms > until));
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `$AEGIS_HOME/config.toml`: the daemon's defaults. Without it everything is as documented.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use aegis_api::duration;
+use aegis_instances::rest::{After, RestDefaults};
+use serde::Deserialize;
+
+/// Where the name router listens, unless set otherwise.
+const DEFAULT_LISTEN: &str = "127.0.0.1:8099";
+/// Longest file, bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Settings of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// When instances rest that were told nothing else.
+    pub rest: RestDefaults,
+    /// Where the name router listens; nowhere if absent.
+    pub names: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    idle: Idle,
+    router: Router,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Idle {
+    pause: Option<String>,
+    stop: Option<String>,
+    connections_after: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Router {
+    listen: Option<String>,
+}
+
+fn after(name: &str, text: Option<&str>, default: After) -> Result<After, String> {
+    match text {
+        None => Ok(default),
+        Some("never") => Ok(After::Never),
+        Some(text) => {
+            let parsed = duration::parse_ms(text).map(After::Ms);
+            parsed.map_err(|error| format!("idle.{name} = {text:?}: {error}, or never"))
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, if there is one.
+    ///
+    /// # Errors
+    /// A sentence that names the file, and what in it makes no sense.
+    pub fn read(path: &Path) -> Result<Config, String> {
+        let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(told(&error)),
+            Ok(found) if found.len() > MAX_FILE => return Err(told(&"longer than 1 MiB")),
+            Ok(_) => std::fs::read_to_string(path).map_err(|error| told(&error))?,
+        };
+        Config::parse(&text).map_err(|error| told(&error))
+    }
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let File { idle, router } = toml::from_str(text).map_err(|error| error.to_string())?;
+        let defaults = RestDefaults::default();
+        let rest = RestDefaults {
+            pause: after("pause", idle.pause.as_deref(), defaults.pause)?,
+            stop: after("stop", idle.stop.as_deref(), defaults.stop)?,
+            connections: after("connections_after", idle.connections_after.as_deref(), defaults.connections)?,
+        };
+        let names = match router.listen.as_deref().unwrap_or(DEFAULT_LISTEN) {
+            "off" => None,
+            text => Some(text.parse().map_err(|_| {
+                format!("router.listen = {text:?}: expected ADDRESS:PORT, e.g. {DEFAULT_LISTEN}, or off")
+            })?),
+        };
+        Ok(Config { rest, names })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_set_means_what_the_documents_say() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.rest, RestDefaults::default());
+        assert_eq!(config.names.unwrap().to_string(), DEFAULT_LISTEN);
+        assert_eq!(Config::read(Path::new("/nonexistent/config.toml")).unwrap(), config);
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"";
+        let config = Config::parse(text).unwrap();
+        let rest =
+            RestDefaults { pause: After::Ms(5000), stop: After::Never, connections: After::Ms(3_600_000) };
+        assert_eq!(config, Config { rest, names: None });
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (text, words) in [
+            ("[idle]\npause = \"soon\"", "idle.pause = \"soon\""),
+            ("[idle]\npaws = \"1s\"", "paws"),
+            ("[router]\nlisten = \"8099\"", "ADDRESS:PORT"),
+            ("idle = 3", "idle"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in "(\\[(idle|router)\\]\n)?(pause|stop|listen)? ?= ?.{0,20}") {
+            drop(Config::parse(&text));
+        }
+    }
+}
