@@ -166,11 +166,16 @@ impl Daemon {
         Daemon { home, root, environment: Vec::new() }
     }
 
-    /// `aegis up`.
+    /// `aegis up`. The name router gets a port of its own, so that daemons of other tests have one, too.
     ///
     /// # Panics
     /// If it fails.
     pub fn up(&self) {
+        let config = self.root.join("config.toml");
+        if !config.exists() {
+            std::fs::create_dir_all(&self.root).expect("make the home");
+            std::fs::write(config, "[router]\nlisten = \"127.0.0.1:0\"\n").expect("write the settings");
+        }
         let done = self.aegis(&["up"]);
         assert_eq!(done.code, 0, "up: {} {}", done.err(), self.report());
     }

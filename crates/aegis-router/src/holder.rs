@@ -8,7 +8,8 @@ const LISTEN: &str = "0A";
 const MOST_PROCESSES: usize = 20_000;
 
 /// The process that listens on a port, on whatever address, e.g. `python3 (pid 123)`; `None` if it cannot be seen.
-pub(crate) fn process(port: u16) -> Option<String> {
+#[must_use]
+pub fn process(port: u16) -> Option<String> {
     let tables =
         ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let inode = tables.iter().find_map(|table| listening_inode(table, port))?;

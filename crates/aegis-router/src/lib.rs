@@ -1,17 +1,22 @@
 //! Public ports and names: connections in, spliced to whoever serves them.
 //!
 //! ```text
-//!   listeners ──► serve ──► Backends::visit ──► Visit::connect ──► splice
+//!   listeners ──► serve ───────► Backends::visit ──► Visit::connect ──► splice
+//!   by_name ────► proxy ──► Backends::resolve ──┘          └──► pool of HTTP connections
 //! ```
 //!
 //! It knows nothing of instances or machines: [`Backends`] says whom a connection is for, and reaches them.
 
 mod backend;
+mod by_name;
 mod free;
 mod holder;
 mod listeners;
+mod manners;
 mod serve;
 mod splice;
 
 pub use backend::{Backends, Io, Protocol, Refusal, Stream, Target, Unresolved, Visit, Wanted};
+pub use by_name::Names;
+pub use holder::process as holder;
 pub use listeners::{Listeners, OpenError};

@@ -152,7 +152,7 @@ impl Listeners {
     }
 }
 
-fn listen(wanted: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(wanted: SocketAddr) -> io::Result<TcpListener> {
     let socket = if wanted.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Connections of a daemon that has just ended do not block its ports.
     socket.set_reuseaddr(true)?;

@@ -3,9 +3,8 @@
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::backend::{Stream, Visit};
+use crate::backend::{Io, Visit};
 
 /// What an idle direction reads into, bytes.
 const SMALL: usize = 4 << 10;
@@ -16,8 +15,8 @@ const LARGE: usize = 256 << 10;
 ///
 /// # Errors
 /// If either side is reset or fails; the other is to be reset then.
-pub(crate) async fn splice(client: &mut TcpStream, guest: &mut Stream, visit: &dyn Visit) -> io::Result<()> {
-    let (mut from_client, mut to_client) = client.split();
+pub(crate) async fn splice(client: &mut impl Io, guest: &mut impl Io, visit: &dyn Visit) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_guest, mut to_guest) = tokio::io::split(guest);
     tokio::try_join!(
         inwards(&mut from_client, &mut to_guest, visit),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances};
-use aegis_router::{Backends, Listeners};
+use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
 use aegis_vmm::Vmm;
@@ -121,6 +121,21 @@ pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
     runtime.map_err(DaemonError::io("start the runtime"))?.block_on(run(environment))
 }
 
+/// Opens the name router's port. One that is taken is no reason not to serve.
+fn open_names(address: SocketAddr, backends: Arc<dyn Backends>) -> Option<Names> {
+    match Names::open(address, backends) {
+        Ok(names) => Some(names),
+        Err(error) => {
+            let holder = aegis_router::holder(address.port()).unwrap_or_else(|| "another program".to_owned());
+            tracing::warn!(
+                %address, %error, holder,
+                "no routing by name; choose another address in config.toml: [router] listen"
+            );
+            None
+        }
+    }
+}
+
 /// Takes as many descriptors as the system allows: each connection takes one.
 fn allow_many_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -149,6 +164,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), ingress, settings).await?;
     guests.serve(instances.clone());
     instances.listen().await;
+    let names = environment.names.and_then(|address| open_names(address, backends));
     instances.sweep().await;
     let streams = TaskTracker::new();
     let end = End::default();
@@ -157,7 +173,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         instances: instances.clone(),
         vmm,
         home: shown,
-        names: None,
+        names: names.as_ref().map(Names::address),
         streams: streams.clone(),
         end: end.clone(),
     };
@@ -174,6 +190,9 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         instances.stop_all().await;
     }
     ports.0.shut_down().await;
+    if let Some(names) = names {
+        names.shut_down().await;
+    }
     streams.close();
     // Clients that do not take their last frames are left behind.
     let _late = tokio::time::timeout(FAREWELL, streams.wait()).await;

@@ -1,0 +1,226 @@
+//! One request, passed on.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::body::{Body, Counted, Towards, whole};
+use super::pool::{Many, One};
+use super::request::{self, forwarded, is_navigation, strip, wants_upgrade};
+use super::{Names, Shared};
+use crate::backend::{Refusal, Target, Unresolved, Visit};
+use crate::manners;
+use crate::serve::PATIENCE;
+use crate::splice::splice;
+
+/// A connection that takes a request.
+enum Sender {
+    One(One),
+    Many(Many),
+}
+
+/// Answers a request.
+pub(super) async fn answer(names: &Names, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    let page = is_navigation(&request);
+    let target = match names.shared.backends.resolve(&request::wanted(&request)) {
+        Ok(target) => target,
+        Err(unresolved) => return not_found(page, &unresolved),
+    };
+    let passed = match names.shared.backends.visit(&target) {
+        Ok(visit) => pass(names, client, &target, visit, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    passed.unwrap_or_else(|refusal| failed(page, &target, &refusal))
+}
+
+async fn pass(
+    names: &Names,
+    client: IpAddr,
+    target: &Target,
+    visit: Arc<dyn Visit>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let upgrade = wants_upgrade(&request);
+    let host = request::host(&request);
+    forwarded(request.headers_mut(), client, host.as_deref());
+    strip(request.headers_mut(), upgrade);
+    let many = request.version() == Version::HTTP_2;
+    let sender = ready(&names.shared, target, &*visit, many, upgrade);
+    let sender = if is_navigation(&request) {
+        // The wake goes on without this request.
+        match timeout(PATIENCE, sender).await {
+            Ok(sender) => sender?,
+            Err(_) => return Ok(waiting(target, visit.state())),
+        }
+    } else {
+        sender.await?
+    };
+    match sender {
+        Sender::Many(mut many) => {
+            let request = request.map(|body| Counted::boxed(body, &visit, Towards::Guest));
+            let response = many.send_request(request).await;
+            finish(response.map_err(|error| no_reply(&error))?, &visit)
+        }
+        Sender::One(one) if upgrade => switch(names, one, origin_form(request, host.as_deref()), visit).await,
+        Sender::One(one) => {
+            let request = origin_form(request, host.as_deref());
+            exchange(&names.shared, target, one, request, &visit).await
+        }
+    }
+}
+
+/// Returns when the instance runs and there is a connection to it.
+async fn ready(
+    shared: &Shared,
+    target: &Target,
+    visit: &dyn Visit,
+    many: bool,
+    fresh: bool,
+) -> Result<Sender, Refusal> {
+    if !visit.is_awake() {
+        visit.wake().await?;
+    }
+    if many {
+        return shared.pool.many(target, visit).await.map(Sender::Many);
+    }
+    let kept = if fresh { None } else { shared.pool.take(target) };
+    match kept {
+        Some(one) => Ok(Sender::One(one)),
+        None => shared.pool.open(visit.connect().await?).await.map(Sender::One),
+    }
+}
+
+/// A request as it is written to a server: the path alone, and the host in its field.
+fn origin_form(mut request: Request<Incoming>, host: Option<&str>) -> Request<Incoming> {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    if let (false, Some(host)) = (request.headers().contains_key(header::HOST), host)
+        && let Ok(value) = HeaderValue::from_str(host)
+    {
+        request.headers_mut().insert(header::HOST, value);
+    }
+    // What was parsed as a path is one.
+    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    *request.version_mut() = Version::HTTP_11;
+    request
+}
+
+/// Sends a request and returns the reply. One that a kept connection did not take, because it had just ended, goes to
+/// a new one.
+async fn exchange(
+    shared: &Shared,
+    target: &Target,
+    mut one: One,
+    request: Request<Incoming>,
+    visit: &Arc<dyn Visit>,
+) -> Result<Response<Body>, Refusal> {
+    let request = request.map(|body| Counted::boxed(body, visit, Towards::Guest));
+    let response = match one.try_send_request(request).await {
+        Ok(response) => response,
+        Err(mut failed) => match failed.take_message() {
+            Some(request) => {
+                one = shared.pool.open(visit.connect().await?).await?;
+                one.send_request(request).await.map_err(|error| no_reply(&error))?
+            }
+            None => return Err(no_reply(failed.error())),
+        },
+    };
+    let (pool, target) = (shared.pool.clone(), target.clone());
+    // Ready again when the reply has been read to its end.
+    let keeping = async move {
+        if one.ready().await.is_ok() {
+            pool.put(&target, one);
+        }
+    };
+    let ending = shared.ending.clone();
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = keeping => {}
+            () = ending.cancelled() => {}
+        }
+    });
+    finish(response, visit)
+}
+
+/// Passes a change of protocol on, and then the bytes.
+async fn switch(
+    names: &Names,
+    mut one: One,
+    mut request: Request<Incoming>,
+    visit: Arc<dyn Visit>,
+) -> Result<Response<Body>, Refusal> {
+    let of_client = hyper::upgrade::on(&mut request);
+    let request = request.map(|body| Counted::boxed(body, &visit, Towards::Guest));
+    let mut response = one.send_request(request).await.map_err(|error| no_reply(&error))?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return finish(response, &visit);
+    }
+    let of_guest = hyper::upgrade::on(&mut response);
+    let ending = names.shared.ending.clone();
+    names.shared.tasks.spawn(async move {
+        let carried = async {
+            let (client, guest) = tokio::try_join!(of_client, of_guest).map_err(std::io::Error::other)?;
+            splice(&mut TokioIo::new(client), &mut TokioIo::new(guest), &*visit).await
+        };
+        tokio::select! {
+            // Either side has gone; there is nobody to tell.
+            _over = carried => {}
+            () = ending.cancelled() => {}
+        }
+    });
+    let (mut parts, _empty) = response.into_parts();
+    strip(&mut parts.headers, true);
+    Ok(Response::from_parts(parts, whole(String::new())))
+}
+
+fn finish(response: Response<Incoming>, visit: &Arc<dyn Visit>) -> Result<Response<Body>, Refusal> {
+    let mut response = response.map(|body| Counted::boxed(body, visit, Towards::Client));
+    strip(response.headers_mut(), false);
+    Ok(response)
+}
+
+fn no_reply(error: &hyper::Error) -> Refusal {
+    Refusal::Failed(format!("the server in the instance gave no reply: {error}"))
+}
+
+fn reply(status: u16, kind: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(whole(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
+
+fn not_found(page: bool, Unresolved { message, names }: &Unresolved) -> Response<Body> {
+    if page {
+        reply(404, HTML, manners::names_page(message, names))
+    } else {
+        reply(404, JSON, manners::error_json("no_such_instance", message, Some(names)))
+    }
+}
+
+fn waiting(target: &Target, state: &str) -> Response<Body> {
+    let mut response = reply(503, HTML, manners::waiting_page(target, state));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn failed(page: bool, target: &Target, refusal: &Refusal) -> Response<Body> {
+    tracing::debug!(instance = %target.name, %refusal, "request refused");
+    let status = manners::status(refusal);
+    let mut response = if page {
+        reply(status, HTML, manners::failure_page(target, refusal))
+    } else {
+        reply(status, JSON, manners::error_json(refusal.code(), &refusal.to_string(), None))
+    };
+    response.headers_mut().insert(header::RETRY_AFTER, manners::retry_after(refusal).into());
+    response
+}
