@@ -53,8 +53,11 @@ unit: ## Fast tests; boot no machine
 integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 
-bench: all ## Measure, each figure beside its yardstick
-	@cargo run --release --package aegis-benches
+bench: all ## Measure, each figure beside its yardstick; ROUNDS=5 for a quick look, ONLY=router for a part
+	@scripts/dependencies bench
+	cargo build --release --package aegis-tests --bin fake-guest
+	cargo build --release --package aegis-benches
+	target/release/aegis-benches
 
 lint: ## Formatting and lints, warnings denied
 	@cargo fmt --all --check

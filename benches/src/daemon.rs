@@ -27,6 +27,16 @@ impl Daemon {
         daemon
     }
 
+    /// A daemon whose guests are processes of this host.
+    pub(crate) fn start_with_fake() -> Daemon {
+        let guest = std::env::current_exe().expect("this program").with_file_name("fake-guest");
+        let home = tempfile::Builder::new().prefix("aegis-b").tempdir_in("/tmp").expect("make a home");
+        let daemon = Daemon { home };
+        let up = daemon.command(&["up"]).env("AEGIS_FAKE_GUEST", guest).output().expect("run aegis");
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        daemon
+    }
+
     /// A daemon that finds so many stopped instances in its registry.
     pub(crate) fn start_with_stored(count: usize) -> Daemon {
         let daemon = Daemon {

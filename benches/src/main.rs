@@ -1,5 +1,7 @@
 //! `make bench`: measures, each figure beside its yardstick in the same run, prints a table and writes JSON.
 //!
+//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router.
+//!
 //! Machines are shared and noisy: look at the ratios. Samples of a figure and of its yardstick alternate, so that
 //! noise hits both.
 
@@ -12,6 +14,8 @@
 mod bare;
 mod daemon;
 mod report;
+mod router;
+mod wake;
 
 use std::time::{Duration, Instant};
 
@@ -25,12 +29,23 @@ const POURED: usize = 200 << 20;
 fn main() {
     let rounds: usize = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
     let mut report = Report::default();
-    let bare = Bare::prepare();
-    boot(&mut report, &bare, rounds);
-    exec(&mut report, rounds * 4);
-    throughput(&mut report, &bare, rounds.div_ceil(3));
-    ten_instances(&mut report);
-    long_list(&mut report, rounds * 2);
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let wanted = |part: &str| only.is_empty() || only.split(',').any(|one| one == part);
+    if wanted("machines") {
+        let bare = Bare::prepare();
+        boot(&mut report, &bare, rounds);
+        exec(&mut report, rounds * 4);
+        throughput(&mut report, &bare, rounds.div_ceil(3));
+        ten_instances(&mut report);
+        long_list(&mut report, rounds * 2);
+    }
+    if wanted("wake") {
+        wake::measure(&mut report, rounds);
+        wake::many_paused(&mut report);
+    }
+    if wanted("router") {
+        router::measure(&mut report, rounds);
+    }
     report.print();
     let path = std::env::var("BENCH_JSON").unwrap_or_else(|_| "bench.json".to_owned());
     std::fs::write(&path, report.json()).expect("write the results");

@@ -126,6 +126,12 @@ fn a_command_that_ends_leaves_its_exit_code_reason_and_log() {
         "Kit",
         "Exit code",
         "Reason",
+        "Router",
+        "Since",
+        "Next step",
+        "Awake for",
+        "Restart",
+        "Condition",
     ];
     assert_eq!(labels, expected);
     let logs = daemon.aegis(&["logs", &id]);

@@ -13,6 +13,7 @@ mod fake;
 mod isolation;
 mod lifecycle;
 mod ports;
+mod resting;
 mod run;
 mod streams;
 mod terminals;

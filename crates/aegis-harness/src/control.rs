@@ -22,6 +22,7 @@ use crate::activity;
 use crate::connections::Connections;
 use crate::listening::Listening;
 use crate::outlet::{Epoch, Outlet};
+use crate::own_api;
 use crate::platform::Platform;
 use crate::port::Port;
 use crate::processes::{Child, Ends, Processes};
@@ -55,6 +56,7 @@ struct Shared {
     outlet: Outlet,
     streams: Streams,
     connections: Rc<Connections>,
+    listening: Listening,
     platform: Rc<dyn Platform>,
     processes: Processes,
     outbox: RefCell<Outbox<Event>>,
@@ -72,11 +74,13 @@ impl Control {
     /// The system's.
     pub fn start(port: OwnedFd, streams: Streams, platform: Rc<dyn Platform>) -> io::Result<Control> {
         let (reading, writing) = Port::split(port)?;
-        let connections = Connections::new(streams.clone(), Listening::start().subscribe());
+        let listening = Listening::default();
+        let connections = Connections::new(streams.clone(), listening.subscribe());
         let shared = Rc::new(Shared {
             outlet: Outlet::start(writing),
             streams,
             connections: Rc::new(connections),
+            listening,
             platform,
             processes: Processes::default(),
             outbox: RefCell::default(),
@@ -284,6 +288,8 @@ impl Shared {
             return Err(RpcError::new(code::WRONG_STATE, "this guest has run its workload"));
         }
         self.platform.prepare_root(&run.hostname)?;
+        self.listening.begin(self.platform.listens());
+        self.open_own_api();
         let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
         let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;
         let err = self.streams.open(WORKLOAD_ERR).ok_or_else(no_stream)?;
@@ -303,6 +309,23 @@ impl Shared {
         ));
         *self.workload.borrow_mut() = Some(Workload { stdout, stderr, reported: when_reported });
         Ok(Started { pid })
+    }
+
+    /// Lets programs of the guest speak to their own instance. Without it they cannot keep it awake, and nothing else.
+    fn open_own_api(self: &Rc<Self>) {
+        let Some(listener) = self.platform.own_api().and_then(|path| own_api::listen(&path).ok()) else {
+            return;
+        };
+        let shared = Rc::clone(self);
+        let tell: own_api::Tell = Rc::new(move |lease| {
+            let event = match lease {
+                Some((ttl_ms, reason)) => Event::KeepAlive { ttl_ms, reason },
+                None => Event::KeepAliveReleased,
+            };
+            let shared = Rc::clone(&shared);
+            tokio::task::spawn_local(async move { shared.push(event).await });
+        });
+        tokio::task::spawn_local(own_api::serve(listener, tell));
     }
 
     fn connect_workload(
@@ -474,11 +497,13 @@ async fn report_activity(shared: Rc<Shared>) {
     let mut before = None;
     loop {
         ticks.tick().await;
-        let now = std::fs::read_to_string("/proc/stat").ok().as_deref().and_then(activity::busy_ms);
+        let now = shared.platform.busy_ms();
         let cpu_ms = now.zip(before).map_or(0, |(now, before)| u64::saturating_sub(now, before));
         before = now;
-        if cpu_ms >= activity::THRESHOLD_MS && shared.open_session.get() != 0 {
-            shared.push(Event::Activity { cpu_ms, connections: 0 }).await;
+        let connections = shared.platform.outward_connections();
+        let works = cpu_ms >= activity::THRESHOLD_MS || connections > 0;
+        if works && shared.open_session.get() != 0 {
+            shared.push(Event::Activity { cpu_ms, connections }).await;
         }
     }
 }

@@ -5,6 +5,10 @@
 //!                        │            │
 //!                        ▼            ▼
 //!   aegis.bulk ◄──► streams ◄──── pumps (pipes and terminals of the processes)
+//!                        ▲
+//!                        └─────── connections (the guest's TCP ports)
+//!
+//!   /run/aegis/api.sock ──► own_api ──► events
 //! ```
 //!
 //! One thread runs everything, so state is shared by `Rc` and needs no lock. Whatever touches the machine
@@ -15,13 +19,16 @@ pub mod activity;
 pub mod connections;
 pub mod control;
 pub mod identity;
+pub mod keepalive;
 pub mod listening;
 pub mod lookup;
 pub mod outlet;
+pub mod own_api;
 pub mod platform;
 pub mod port;
 pub mod processes;
 pub mod pump;
+pub mod sockets;
 pub mod streams;
 pub mod workload_output;
 

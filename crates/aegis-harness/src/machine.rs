@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use aegis_guest_protocol::messages::code;
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::platform::{self, Platform};
+use aegis_harness::{activity, sockets};
+use aegis_sys::listening::Listens;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
@@ -26,6 +28,17 @@ const DATA_SERIAL: &str = "aegis-data";
 /// For how long the kernel must be able to keep what is in use in memory; it kills something otherwise.
 const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
 const MIN_TTL_MS: &str = "1000";
+
+/// Where programs find the socket of their own instance.
+const OWN_API: &str = "/run/aegis/api.sock";
+/// How much of a table is looked at, bytes: one connection is enough to know.
+const MOST_TABLE: u64 = 64 << 10;
+
+fn read_some(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST_TABLE).read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// Prints to the console, where it ends up in front of the host's user if the boot fails.
 pub(crate) fn say(text: &str) {
@@ -201,6 +214,25 @@ impl Platform for Guest {
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
+    }
+
+    fn listens(&self) -> Option<Listens> {
+        Listens::watch(Path::new("/sys/fs/cgroup"))
+            .inspect_err(|error| say(&format!("aegis-harness: cannot see what listens: {error}")))
+            .ok()
+    }
+
+    fn busy_ms(&self) -> Option<u64> {
+        fs::read_to_string("/proc/stat").ok().as_deref().and_then(activity::busy_ms)
+    }
+
+    fn outward_connections(&self) -> u32 {
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+        tables.iter().map(|table| read_some(table).map_or(0, |text| sockets::outward(&text))).sum()
+    }
+
+    fn own_api(&self) -> Option<PathBuf> {
+        Some(PathBuf::from(OWN_API))
     }
 
     fn set_clock(&self, unix_time_ns: u64) {

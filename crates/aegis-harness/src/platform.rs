@@ -3,8 +3,10 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 
 use aegis_guest_protocol::rpc::RpcError;
+use aegis_sys::listening::Listens;
 
 /// The machine that the harness runs.
 pub trait Platform: Debug {
@@ -13,6 +15,19 @@ pub trait Platform: Debug {
     /// # Errors
     /// [`aegis_guest_protocol::messages::code::ROOT`] with what failed.
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError>;
+
+    /// Tells when something begins to listen; `None` if the kernel cannot. Called once, when the root is there.
+    fn listens(&self) -> Option<Listens>;
+
+    /// How much the machine has worked since its boot, over all processors, milliseconds; `None` if that is not to be
+    /// known.
+    fn busy_ms(&self) -> Option<u64>;
+
+    /// How many connections its programs have opened to somewhere outside.
+    fn outward_connections(&self) -> u32;
+
+    /// Where programs of the guest find the socket of their own instance; `None` for nowhere.
+    fn own_api(&self) -> Option<PathBuf>;
 
     /// Sets the wall clock, nanoseconds since 1970.
     fn set_clock(&self, unix_time_ns: u64);

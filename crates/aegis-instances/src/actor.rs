@@ -177,7 +177,7 @@ impl Actor {
         match message {
             Message::Wanted(request, reply) => {
                 if matches!(request, Request::Stop | Request::Disable) {
-                    self.stay_stopped();
+                    self.stay_stopped().await;
                 }
                 self.next_waiter += 1;
                 self.waiters.insert(self.next_waiter, reply);
@@ -235,11 +235,12 @@ impl Actor {
     }
 
     /// A restart, or a wake by an exec, is not to undo what somebody has just asked for.
-    fn stay_stopped(&mut self) {
+    async fn stay_stopped(&mut self) {
         self.passing.attempts = Attempts::default();
         let rests = self.record.life.reason().is_some_and(StopReason::is_idle);
         if rests || self.record.spec.restart != RestartPolicy::No {
             self.record.life.stay_stopped();
+            self.store(None).await;
         }
     }
 

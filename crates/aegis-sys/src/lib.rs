@@ -6,6 +6,7 @@ use std::io;
 
 pub mod child;
 pub mod guest;
+pub mod listening;
 pub mod ready;
 
 /// Turns the C convention (-1 and errno) into a result.

@@ -7,18 +7,22 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use aegis_guest_protocol::frame::{self, Decoder, Frame, GUEST_MARKER, HOST_MARKER, Item, Kind};
 use aegis_guest_protocol::messages::{Hello, agree};
 use aegis_guest_protocol::rpc::{Message, RpcError};
 use aegis_harness::platform::Platform;
+use aegis_sys::listening::Listens;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Makes the guest a stranger.
 const STRANGER: &str = "AEGIS_FAKE_GUEST_STRANGER";
+/// Where it opens the socket of its own instance, if anywhere.
+const OWN_API: &str = "AEGIS_FAKE_GUEST_API";
 /// What a stranger speaks.
 const STRANGE_VERSIONS: (u32, u32) = (7000, 9000);
 
@@ -29,6 +33,23 @@ struct Host;
 impl Platform for Host {
     fn prepare_root(&self, _hostname: &str) -> Result<(), RpcError> {
         Ok(())
+    }
+
+    fn listens(&self) -> Option<Listens> {
+        None
+    }
+
+    /// This host works for others, too.
+    fn busy_ms(&self) -> Option<u64> {
+        None
+    }
+
+    fn outward_connections(&self) -> u32 {
+        0
+    }
+
+    fn own_api(&self) -> Option<PathBuf> {
+        std::env::var_os(OWN_API).map(PathBuf::from)
     }
 
     fn set_clock(&self, _unix_time_ns: u64) {}

@@ -1,0 +1,127 @@
+//! Waking: from a connection to the first byte of a server in a guest.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::daemon::{self, Daemon};
+use crate::report::{Figure, Report, percentile};
+use crate::timed;
+
+/// A server that answers each connection with a few words of HTTP, at once and from one process.
+const SERVER: &str = r#"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", 80))
+s.listen(1024)
+while True:
+    c, _ = s.accept()
+    c.recv(4096)
+    c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+    c.close()
+"#;
+
+fn start(daemon: &Daemon, handle: &str) -> u16 {
+    let out = daemon.aegis(&[
+        "instance",
+        "start",
+        "--name",
+        handle,
+        "--memory",
+        "256",
+        "--expose",
+        "80",
+        "--idle-pause",
+        "never",
+        "--",
+        "python3",
+        "-c",
+        SERVER,
+    ]);
+    let line = out.lines().find(|line| line.starts_with(":80 ")).expect("an endpoint");
+    line.split([':', ' ']).filter_map(|word| word.parse().ok()).nth(1).expect("a port")
+}
+
+/// From the connection to the first byte of the reply.
+fn first_byte_ms(port: u16) -> f64 {
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("ask");
+    let mut first = [0; 1];
+    stream.read_exact(&mut first).expect("a reply");
+    let elapsed = begun.elapsed().as_secs_f64() * 1e3;
+    let mut rest = Vec::new();
+    // The rest is of no interest, but it is to be over.
+    let _gone = stream.read_to_end(&mut rest);
+    elapsed
+}
+
+/// Measures wakes from both rests.
+pub(crate) fn measure(report: &mut Report, rounds: usize) {
+    let daemon = Daemon::start();
+    let port = start(&daemon, "web");
+    first_byte_ms(port);
+    let (mut running, mut paused) = (Vec::new(), Vec::new());
+    for _ in 0..rounds * 8 {
+        running.push(first_byte_ms(port));
+        daemon.aegis(&["instance", "pause", "web"]);
+        paused.push(first_byte_ms(port));
+    }
+    let base = percentile(&running, 0.5);
+    let share: Vec<f64> = paused.iter().map(|sample| sample - base).collect();
+    let p99 = percentile(&share, 0.99);
+    report.add(Figure::at_most("wake from paused, over the same while running: p50", "ms", share, 3.0));
+    report.add(Figure::at_most("wake from paused, over the same while running: p99", "ms", vec![p99], 10.0));
+    report.add(Figure::plain("  against connect to first byte while running", "ms", running));
+
+    // The yardstick: a command that boots and ends when the same server is ready, without a connection.
+    let ready = SERVER.split("while True").next().unwrap_or_default();
+    let (mut stopped, mut boots) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        boots.push(timed(|| drop(daemon.aegis(&["run", "--memory", "256", "--", "python3", "-c", ready]))));
+        daemon.aegis(&["instance", "stop", "web"]);
+        stopped.push(first_byte_ms(port));
+    }
+    report.ratio(
+        "wake from stopped: connect to first byte",
+        "ms",
+        stopped,
+        "run of a command that ends when the same server is ready",
+        boots,
+        1.2,
+    );
+}
+
+/// Measures the daemon beside many paused instances.
+pub(crate) fn many_paused(report: &mut Report) {
+    let daemon = Daemon::start_with_fake();
+    for number in 0..200 {
+        let handle = format!("rest-{number}");
+        daemon.aegis(&[
+            "instance",
+            "start",
+            "--name",
+            &handle,
+            "--workdir",
+            "/tmp",
+            "--expose",
+            "80/tcp",
+            "--",
+            "sleep",
+            "infinity",
+        ]);
+        daemon.aegis(&["instance", "pause", &handle]);
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let pid = daemon.pid();
+    let (before, begun) = (daemon::cpu_ms(pid), Instant::now());
+    std::thread::sleep(Duration::from_secs(60));
+    let cpu = (daemon::cpu_ms(pid) - before) / (begun.elapsed().as_secs_f64() * 1e3) * 100.0;
+    report.add(Figure::at_most(
+        "daemon CPU with 200 paused instances (fake monitor)",
+        "% of a core",
+        vec![cpu],
+        0.1,
+    ));
+}
