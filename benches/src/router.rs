@@ -95,7 +95,7 @@ fn rate(port: u16, connections: u64, each: u64) -> f64 {
 fn haproxy(dir: &Path, to: u16) -> (Running, u16) {
     let port = free_port();
     let config = format!(
-        "global\n nbthread 2\n maxconn 10000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n \
+        "global\n nbthread 2\n maxconn 4000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n \
          timeout server 60s\nfrontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n server s 127.0.0.1:{to}\n"
     );
     let path = dir.join("haproxy.cfg");

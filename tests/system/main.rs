@@ -12,6 +12,7 @@ mod events;
 mod fake;
 mod isolation;
 mod lifecycle;
+mod measures;
 mod ports;
 mod resting;
 mod run;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::instance::State;
+
 /// Reply to `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -42,6 +44,36 @@ pub struct InstanceCounts {
     pub total: u32,
     /// With a machine: starting, running or paused.
     pub live: u32,
+}
+
+/// What one instance uses; an element of the reply to `GET /v1/stats`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceStats {
+    /// Its id.
+    pub id: String,
+    /// Its handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
+    /// Its state.
+    pub state: State,
+    /// Processor time of its machine since that started, milliseconds; 0 without one.
+    pub cpu_ms: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory of the host that its machine holds, bytes; 0 without one.
+    pub memory_bytes: u64,
+    /// Memory that the guest has, bytes.
+    pub memory_limit_bytes: u64,
+    /// What its disk takes of the host's, bytes.
+    pub disk_bytes: u64,
+    /// Size of its disk, bytes.
+    pub disk_limit_bytes: u64,
+    /// Bytes that connections to its ports brought, since the daemon started.
+    pub received_bytes: u64,
+    /// Bytes that connections to its ports took, since the daemon started.
+    pub sent_bytes: u64,
+    /// Open connections to its ports.
+    pub connections: u32,
 }
 
 /// Body of `POST /v1/shutdown`.

@@ -37,6 +37,8 @@ pub enum Command {
     Logs(Logs),
     /// Show what happened to instances: all that is kept, or with --follow what happens from now on
     Events(Events),
+    /// Show what instances use: processor, memory, disk, network, connections
+    Stats(Stats),
     /// Manage instances
     Instance {
         /// What to do with them.
@@ -251,6 +253,20 @@ pub struct Events {
     /// Only those of this instance: handle or id, also of a deleted one
     #[arg(value_name = "INSTANCE")]
     pub instance: Option<String>,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Handles or ids; none for all
+    #[arg(value_name = "INSTANCE")]
+    pub instances: Vec<String>,
+    /// Show it once, also on a terminal
+    #[arg(long)]
+    pub no_stream: bool,
     /// The format.
     #[command(flatten)]
     pub format: Format,

@@ -12,6 +12,7 @@ pub mod output;
 pub mod render;
 pub mod run;
 pub mod session;
+pub mod stats;
 pub mod terminal;
 pub mod values;
 

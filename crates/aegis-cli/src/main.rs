@@ -2,7 +2,7 @@
 
 use aegis_cli::arguments::{Arguments, Command, InstanceCommand};
 use aegis_cli::failure::Failure;
-use aegis_cli::{Context, daemon, events, exec, instance, logs, markdown, output, run};
+use aegis_cli::{Context, daemon, events, exec, instance, logs, markdown, output, run, stats};
 use clap::{CommandFactory, Parser};
 
 fn main() {
@@ -32,6 +32,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
         Command::Exec(arguments) => exec::exec(context, arguments).await,
         Command::Logs(arguments) => logs::logs(context, &arguments).await,
         Command::Events(arguments) => events::events(context, &arguments).await,
+        Command::Stats(arguments) => stats::stats(context, &arguments).await,
         Command::Instance { command } => match command {
             InstanceCommand::Start(arguments) => instance::start(context, arguments).await,
             InstanceCommand::List(arguments) => instance::list(context, &arguments).await,

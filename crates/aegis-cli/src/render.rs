@@ -13,7 +13,8 @@ fn state(instance: &Instance) -> String {
 }
 
 /// Texts in columns; the last is not padded.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+#[must_use]
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

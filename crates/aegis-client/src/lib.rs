@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
-use aegis_api::status::{ShutdownReply, ShutdownRequest, Status};
+use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
 use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -174,6 +174,14 @@ impl Client {
     pub async fn prune(&mut self, older_than: &str, all: bool) -> Result<PruneReply, ClientError> {
         let path = format!("/v1/instances/prune?older_than={}&all={all}", escape(older_than));
         self.send(Method::POST, &path, None::<&()>).await
+    }
+
+    /// What each instance uses.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stats(&mut self) -> Result<Vec<InstanceStats>, ClientError> {
+        self.send(Method::GET, "/v1/stats", None::<&()>).await
     }
 
     /// Makes ports of an instance reachable from the host.

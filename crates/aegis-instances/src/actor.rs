@@ -18,6 +18,7 @@ use crate::events::{Detail, Outline, event};
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest, resume};
 use crate::manager::Context;
+use crate::measures::Measures;
 use crate::now_ms;
 use crate::output::{Ending, Output};
 use crate::ports::{Mapping, Ports, Wanted};
@@ -61,6 +62,7 @@ pub(crate) struct InstanceRef {
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) output: Arc<Output>,
     pub(crate) usage: Arc<Usage>,
+    pub(crate) measures: Measures,
     /// The machine's surroundings while there is one.
     pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
 }
@@ -120,6 +122,7 @@ impl Actor {
             view: actor.view.subscribe(),
             output: Arc::clone(&actor.output),
             usage: Arc::clone(&actor.usage),
+            measures: actor.context.measures.clone(),
             live: actor.live.subscribe(),
         };
         (actor, reference)

@@ -1,7 +1,7 @@
 //! Connections from outside to ports of a guest.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_guest_link::{GuestConnection, LinkError};
 use aegis_guest_protocol::messages::code;
@@ -51,8 +51,14 @@ impl Visit {
         }
         // A command of `run` that has ended is not run again; its instance is about to be deleted.
         let request = if self.view().spec.ephemeral { Request::Ensure } else { Request::Wake };
+        let (from, begun) = (self.view().state, Instant::now());
         let woken = tokio::time::timeout(WAKE_TIMEOUT, self.instance.request(request)).await;
-        woken.map_err(|_| InstanceError::NotReady(WAKE_TIMEOUT.as_secs()))?
+        let woken = woken.unwrap_or(Err(InstanceError::NotReady(WAKE_TIMEOUT.as_secs())));
+        match &woken {
+            Ok(()) => self.instance.measures().woken(from, begun.elapsed()),
+            Err(_) => self.instance.measures().not_woken(),
+        }
+        woken
     }
 
     /// Connects to a port of the guest, waking it if need be. A refusal counts only when the server has had its time.
@@ -104,6 +110,7 @@ impl Visit {
     /// Notes bytes that were carried.
     pub fn carried(&self, to_guest: u64, from_guest: u64) {
         self.stay.carried(to_guest, from_guest);
+        self.instance.measures().carried(to_guest, from_guest);
     }
 }
 
@@ -117,7 +124,10 @@ impl InstanceHandle {
             return Err(InstanceError::Disabled);
         }
         match self.usage().enter(User::Connection) {
-            Some(stay) => Ok(Visit { instance: self, stay }),
+            Some(stay) => {
+                self.measures().connected();
+                Ok(Visit { instance: self, stay })
+            }
             None => Err(InstanceError::TooManyConnections(MOST_CONNECTIONS)),
         }
     }

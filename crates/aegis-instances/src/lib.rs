@@ -19,6 +19,7 @@ mod ingress;
 pub mod lifecycle;
 mod live;
 pub mod manager;
+pub mod measures;
 pub mod output;
 pub mod ports;
 pub mod reason;

@@ -1,19 +1,21 @@
 //! All instances of a daemon: creating, finding, asking.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_store::home::Home;
 use aegis_store::logs::{LogLimits, LogReader};
 use aegis_store::registry::{InstanceRow, Registry};
-use aegis_vmm::Vmm;
+use aegis_vmm::{Resources, Vmm};
 use tokio::sync::{oneshot, watch};
 
 use crate::actor::{Actor, InstanceRef, Message};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
 use crate::lifecycle::{Lifecycle, Request, State};
+use crate::measures::Measures;
 use crate::output::{Attachment, ClientCount, Output};
 use crate::ports::{Ingress, Wanted};
 use crate::record::Record;
@@ -64,6 +66,7 @@ pub(crate) struct Context {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) config: Config,
     pub(crate) ingress: Arc<dyn Ingress>,
+    pub(crate) measures: Measures,
     table: RwLock<Table>,
 }
 
@@ -129,7 +132,8 @@ impl Instances {
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
-        let context = Arc::new(Context { home, registry, vmm, config, ingress, table });
+        let context =
+            Arc::new(Context { home, registry, vmm, config, ingress, measures: Measures::default(), table });
         let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
         let rows = instances.context.registry.all().await?;
         recovery::recover(&instances, rows).await;
@@ -138,6 +142,12 @@ impl Instances {
 
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// What is counted of all of them together.
+    #[must_use]
+    pub fn measures(&self) -> &Measures {
+        &self.context.measures
     }
 
     /// Ids of all instances.
@@ -241,6 +251,12 @@ impl Instances {
         Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
     }
 
+    /// Where an instance's disk is, if it has been booted.
+    #[must_use]
+    pub fn disk(&self, id: &str) -> PathBuf {
+        self.context.home.disk(id)
+    }
+
     /// Instances that have a machine.
     #[must_use]
     pub fn live(&self) -> Vec<Arc<View>> {
@@ -340,6 +356,16 @@ impl InstanceHandle {
     /// Snapshots as they change.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.reference.view.clone()
+    }
+
+    pub(crate) fn measures(&self) -> &Measures {
+        &self.reference.measures
+    }
+
+    /// What its machine takes of the host; `None` without a machine.
+    #[must_use]
+    pub fn resources(&self) -> Option<Resources> {
+        self.reference.live.borrow().as_ref().and_then(|live| live.machine())?.resources()
     }
 
     /// Who uses it.
@@ -442,6 +468,7 @@ impl InstanceHandle {
         check_process(&process.command, &process.env, &process.workdir)?;
         let stay = self.usage().enter(User::Exec);
         let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
+        let begun = Instant::now();
         let ready = tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await;
         ready.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))??;
         // A daemon that has just started may still be about to connect.
@@ -449,6 +476,7 @@ impl InstanceHandle {
         let session = session.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))?;
         let session = session.ok_or(InstanceError::Stopped)?;
         let handle = session.exec(process, stay).await?;
+        self.reference.measures.executed(begun.elapsed());
         Ok((handle, session))
     }
 

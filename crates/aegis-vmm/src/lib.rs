@@ -16,6 +16,7 @@ mod console;
 pub mod fake;
 mod process;
 pub mod qemu;
+mod resources;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use tokio::net::UnixStream;
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
 pub use process::ProcessId;
+pub use resources::Resources;
 
 /// A byte pipe into the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -180,6 +182,11 @@ pub trait Vmm: Debug + Send + Sync {
 pub trait Machine: Debug + Send + Sync {
     /// What finds it again.
     fn handle(&self) -> MachineHandle;
+
+    /// What it takes of the host; `None` if its process has ended.
+    fn resources(&self) -> Option<Resources> {
+        Resources::of(&self.handle().process)
+    }
 
     /// Opens a byte pipe into the guest. One at a time per endpoint: the next waits until the former is closed.
     ///

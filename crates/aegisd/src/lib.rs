@@ -10,7 +10,7 @@ mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances};
@@ -78,6 +78,7 @@ pub(crate) struct App {
     pub(crate) instances: Instances,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
+    pub(crate) started: Instant,
     /// Where the name router listens, if it does.
     pub(crate) names: Option<SocketAddr>,
     /// Upgraded connections, which outlive their requests.
@@ -173,6 +174,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         instances: instances.clone(),
         vmm,
         home: shown,
+        started: Instant::now(),
         names: names.as_ref().map(Names::address),
         streams: streams.clone(),
         end: end.clone(),

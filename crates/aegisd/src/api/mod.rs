@@ -7,6 +7,7 @@ mod instances;
 mod logs;
 mod ports;
 mod processes;
+mod stats;
 mod system;
 
 use axum::Router;
@@ -49,6 +50,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(processes::attach))
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))
+        .routes(routes!(stats::stats))
+        .routes(routes!(stats::metrics))
 }
 
 /// The API's OpenAPI document.
