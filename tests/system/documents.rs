@@ -52,16 +52,34 @@ fn fits(actual: &str, shown: &str) -> bool {
     rest.is_empty() || shown.trim_end().ends_with('…')
 }
 
+/// A daemon, and the port of its name router as it stands in a URL.
+fn daemon_with_router() -> (Daemon, String) {
+    let daemon = Daemon::none();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    std::fs::write(daemon.root().join("config.toml"), format!("[router]\nlisten = \"{free}\"\n")).unwrap();
+    daemon.up();
+    (daemon, format!(":{}", free.port()))
+}
+
 #[test]
 fn every_command_and_output_in_the_documents_is_true() {
-    for name in ["README.md", "docs/QUICKSTART.md", "docs/AGENT_CONVENTIONS.md", "docs/TROUBLESHOOTING.md"] {
+    for name in [
+        "README.md",
+        "docs/QUICKSTART.md",
+        "docs/AGENT_CONVENTIONS.md",
+        "docs/LIFECYCLE.md",
+        "docs/ROUTER.md",
+        "docs/TROUBLESHOOTING.md",
+    ] {
         let text = std::fs::read_to_string(repository().join(name)).unwrap();
         let blocks = examples(&text);
         if blocks.is_empty() {
             continue;
         }
-        let daemon = Daemon::start();
+        let (daemon, router) = daemon_with_router();
         for (command, shown) in blocks.into_iter().flatten() {
+            // The documents show the usual port of the name router; here it has one of its own.
+            let [command, shown] = [command, shown].map(|text| text.replace(":8099", &router));
             let path =
                 format!("{}:{}", bin().canonicalize().unwrap().display(), std::env::var("PATH").unwrap());
             let child = Command::new("sh")

@@ -48,10 +48,15 @@ impl Default for Measures {
     fn default() -> Measures {
         let bytes = Family::<Direction, Counter>::default();
         let towards = |direction| bytes.get_or_create(&Direction { direction }).clone();
+        let wake = Family::new_with_constructor(latencies as fn() -> Histogram);
+        for rest in [State::Paused, State::Stopped] {
+            // What has not happened yet is 0 and not unknown.
+            drop(wake.get_or_create(&From { state: word(rest) }));
+        }
         Measures {
             to_guest: towards("to_guest"),
             from_guest: towards("from_guest"),
-            wake: Family::new_with_constructor(latencies),
+            wake,
             failed_wakes: Counter::default(),
             exec: latencies(),
             connections: Counter::default(),
