@@ -152,3 +152,19 @@ fn a_machine_that_no_record_knows_is_ended_and_swept_away() {
     assert!(daemon.machines().iter().all(|pid| !aegis_tests::is_alive(*pid)));
     assert_eq!(daemon.files_of(&id), Vec::<std::path::PathBuf>::new());
 }
+
+#[test]
+fn a_disable_that_a_crash_cut_short_is_carried_out_by_the_next_daemon() {
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    let stubborn = "trap '' TERM; while :; do sleep 1; done";
+    let start = ["instance", "start", "--name", "box", "--workdir", "/tmp", "--", "sh", "-c", stubborn];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    let mut disable = daemon.spawn(&["instance", "disable", "box"]);
+    eventually("it has begun", DEADLINE, || daemon.info("box").unwrap()["enabled"] == false);
+    assert_eq!(daemon.state("box"), "running", "it is under way");
+    daemon.crash();
+    assert!(!disable.wait().unwrap().success());
+    daemon.up();
+    eventually("it is done", DEADLINE, || daemon.state("box") == "stopped");
+    assert_eq!(daemon.info("box").unwrap()["enabled"], false);
+}

@@ -131,6 +131,7 @@ fn a_command_that_ends_leaves_its_exit_code_reason_and_log() {
         "Next step",
         "Awake for",
         "Restart",
+        "Lives until",
         "Condition",
     ];
     assert_eq!(labels, expected);

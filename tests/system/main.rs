@@ -16,5 +16,6 @@ mod measures;
 mod ports;
 mod resting;
 mod run;
+mod storm;
 mod streams;
 mod terminals;

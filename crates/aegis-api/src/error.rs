@@ -20,6 +20,8 @@ pub enum ErrorCode {
     InstanceStopped,
     /// The instance is disabled.
     InstanceDisabled,
+    /// The instance's lifetime is over.
+    LifetimeOver,
     /// A port of the host is taken.
     PortTaken,
     /// A port of the guest is exposed in another way.
@@ -66,6 +68,7 @@ impl ErrorCode {
             | ErrorCode::AlreadyRunning
             | ErrorCode::InstanceStopped
             | ErrorCode::InstanceDisabled
+            | ErrorCode::LifetimeOver
             | ErrorCode::PortTaken
             | ErrorCode::PortConflict
             | ErrorCode::Conflict => 409,

@@ -113,6 +113,9 @@ pub struct CreateInstance {
     pub user: Option<String>,
     /// Stop the command after this many milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Disable the instance for good this many milliseconds after its creation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_lifetime_ms: Option<u64>,
     /// Give the command a terminal of this size.
     pub tty: Option<TerminalSize>,
     /// Connect the command's standard input to whoever attaches.
@@ -227,7 +230,10 @@ pub struct Instance {
     /// When its command is executed again after its end.
     #[schema(value_type = String)]
     pub restart: Restart,
-    /// When it will be, if it is about to.
+    /// When it will be disabled for good, if its lifetime is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_ends_at: Option<String>,
+    /// When its command will be executed again, if it is about to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<String>,
     /// What its user should know, e.g. that its command ends again and again.

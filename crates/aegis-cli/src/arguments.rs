@@ -64,7 +64,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum InstanceCommand {
     /// Create and start an instance; or start an existing one, given its handle alone
-    Start(Start),
+    Start(Box<Start>),
     /// List instances
     List(List),
     /// Describe an instance
@@ -141,6 +141,9 @@ pub struct Settings {
     /// Stop the command after this time, e.g. 30s, 5m, 1h
     #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
     pub timeout: Option<u64>,
+    /// Disable the instance for good this long after its creation, however it is used
+    #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
+    pub max_lifetime: Option<u64>,
     /// Make a port of the guest reachable: [[ADDRESS:]PUBLIC:]GUEST[/PROTOCOL], protocol http, tcp, grpc or ws; ranges
     /// too; may be repeated
     #[arg(long, value_name = "PORT", value_parser = values::ports)]

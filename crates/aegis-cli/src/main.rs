@@ -34,7 +34,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
         Command::Events(arguments) => events::events(context, &arguments).await,
         Command::Stats(arguments) => stats::stats(context, &arguments).await,
         Command::Instance { command } => match command {
-            InstanceCommand::Start(arguments) => instance::start(context, arguments).await,
+            InstanceCommand::Start(arguments) => instance::start(context, *arguments).await,
             InstanceCommand::List(arguments) => instance::list(context, &arguments).await,
             InstanceCommand::Info(arguments) => instance::info(context, &arguments).await,
             InstanceCommand::Stop(names) => instance::act(context, &names, "stop", "stopped").await,

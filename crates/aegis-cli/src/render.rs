@@ -92,7 +92,7 @@ pub fn info(instance: &Instance) -> String {
     let next = instance.next_step.as_ref().map(|next| format!("{} at {}", next.action, next.at));
     let again = instance.restart_at.as_ref().map(|at| format!("restart at {at}"));
     let next = next.or(again);
-    let fields: [(&str, String); 22] = [
+    let fields: [(&str, String); 23] = [
         ("ID", instance.id.clone()),
         ("State", instance.state.as_str().to_owned()),
         ("Handle", or_dash(instance.handle.clone())),
@@ -114,6 +114,7 @@ pub fn info(instance: &Instance) -> String {
         ("Next step", or_dash(next)),
         ("Awake for", or_dash(Some(instance.kept_awake_by.join(", ")))),
         ("Restart", instance.restart.into()),
+        ("Lives until", or_dash(instance.lifetime_ends_at.clone())),
         ("Condition", or_dash(instance.condition.clone())),
     ];
     let line = |(label, value): &(&str, String)| {
@@ -143,6 +144,7 @@ mod tests {
             next_step: None,
             kept_awake_by: vec![],
             restart: Restart::No,
+            lifetime_ends_at: None,
             restart_at: None,
             condition: None,
             created_at: "2026-01-02T03:04:05Z".into(),
@@ -219,6 +221,7 @@ Since:       2026-01-02T03:04:05Z
 Next step:   -
 Awake for:   -
 Restart:     no
+Lives until: -
 Condition:   -";
         assert_eq!(info(&sample()), expected);
     }

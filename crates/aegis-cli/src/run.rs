@@ -45,6 +45,7 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         workdir: settings.workdir,
         user: settings.user,
         timeout_ms: settings.timeout,
+        max_lifetime_ms: settings.max_lifetime,
         exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),
         idle_pause_ms: settings.idle_pause,
         idle_stop_ms: settings.idle_stop,
@@ -184,7 +185,8 @@ impl Belonging {
 
 /// The command's exit code, unless its time was up.
 fn exit_code(exit: &Exit) -> i32 {
-    let timed_out = exit.reason.as_ref().is_some_and(|reason| reason.code == "timeout");
+    let timed_out =
+        exit.reason.as_ref().is_some_and(|reason| matches!(reason.code.as_str(), "timeout" | "lifetime"));
     if timed_out { TIMED_OUT } else { exit.code }
 }
 

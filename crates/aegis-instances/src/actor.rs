@@ -156,6 +156,10 @@ impl Actor {
                     Some(message) => self.take(message).await,
                     None => break,
                 },
+                () = fall_due(self.record.end_of_life_ms().filter(|_| self.record.life.enabled())) => {
+                    // Nobody waits for that.
+                    self.step(Event::Wanted(Request::LifeOver, 0)).await;
+                }
                 () = fall_due(self.passing.attempts.next_ms) => {
                     self.passing.attempts.next_ms = None;
                     self.step(Event::Again).await;
@@ -179,6 +183,11 @@ impl Actor {
     async fn take(&mut self, message: Message) {
         match message {
             Message::Wanted(request, reply) => {
+                let over = self.record.end_of_life_ms().is_some_and(|end| end <= now_ms());
+                if over && matches!(request, Request::Start | Request::Restart) {
+                    let _gave_up = reply.send(Reply::LifeOver);
+                    return;
+                }
                 if matches!(request, Request::Stop | Request::Disable) {
                     self.stay_stopped().await;
                 }

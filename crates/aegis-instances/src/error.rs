@@ -30,6 +30,9 @@ pub enum InstanceError {
     /// It is disabled.
     #[error("the instance is disabled")]
     Disabled,
+    /// Its lifetime is over.
+    #[error("the instance's lifetime is over")]
+    LifeOver,
     /// It has too many connections.
     #[error("the instance has {0} connections; it can have no more")]
     TooManyConnections(u32),
@@ -88,6 +91,7 @@ impl InstanceError {
             Reply::AlreadyRunning => Err(InstanceError::AlreadyRunning(state)),
             Reply::Stopped => Err(InstanceError::Stopped),
             Reply::Disabled => Err(InstanceError::Disabled),
+            Reply::LifeOver => Err(InstanceError::LifeOver),
             Reply::Removed => Err(InstanceError::Removed),
             Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
             Reply::Refused(error) => Err(InstanceError::Refused(error)),

@@ -36,6 +36,8 @@ pub enum Reply {
     Disabled,
     /// It is being removed.
     Removed,
+    /// Its lifetime is over.
+    LifeOver,
     /// It came to an end before it was as wanted.
     Failed(StopReason),
     /// The machine refused to pause.
@@ -63,6 +65,8 @@ pub enum Request {
     TimeUp,
     /// Power off, and never be started implicitly.
     Disable,
+    /// Power off for good, because its lifetime is over.
+    LifeOver,
     /// Power off and start.
     Restart,
     /// Cease to exist.
@@ -335,6 +339,10 @@ impl Lifecycle {
             Request::Disable => {
                 self.enabled = false;
                 self.stop(waiter, StopReason::disabled(), out);
+            }
+            Request::LifeOver => {
+                self.enabled = false;
+                self.stop(waiter, StopReason::lifetime(), out);
             }
             Request::Restart => {
                 self.enabled = true;

@@ -17,6 +17,8 @@ struct World {
     resuming: bool,
     removing: bool,
     removed: bool,
+    /// Whether the machine stands still, as it is and not as anybody believes.
+    frozen: bool,
     waiting: BTreeSet<Waiter>,
     /// Those of them who come to use the machine.
     users: BTreeSet<Waiter>,
@@ -46,7 +48,7 @@ impl World {
             {
                 // A command that ends at once may be gone when its caller hears that it ran.
                 let ended = by_itself && life.reason().is_some();
-                assert!(running || ended, "let into a machine that stands still: {life:?}");
+                assert!((running && !self.frozen) || ended, "let into a machine that stands still: {life:?}");
             }
             self.perform(effect);
         }
@@ -122,17 +124,38 @@ impl World {
         let current = self.machine;
         match event {
             Event::Booted(_) | Event::BootFailed(..) => self.booting = None,
-            Event::PauseEnded(..) => self.pausing = false,
-            Event::ResumeEnded(..) => self.resuming = false,
+            Event::PauseEnded(_, result) => {
+                self.pausing = false;
+                self.frozen = result.is_ok();
+            }
+            Event::ResumeEnded(_, result) => {
+                self.resuming = false;
+                self.frozen &= result.is_err();
+            }
             Event::TornDown(boot) if Some(*boot) == current && self.tearing_down => {
                 self.machine = None;
                 self.tearing_down = false;
                 self.booting = None;
                 self.pausing = false;
                 self.resuming = false;
+                self.frozen = false;
             }
             Event::Removed => self.removed = true,
             _ => {}
+        }
+    }
+
+    /// The daemon dies and another finds what it left: a machine as it is, or a record. Whoever waited is gone.
+    fn restart(&mut self, life: &Lifecycle, paused_in_time: bool) -> Lifecycle {
+        self.waiting.clear();
+        self.users.clear();
+        self.frozen |= self.pausing && paused_in_time;
+        self.frozen &= !(self.resuming && paused_in_time);
+        (self.booting, self.pausing, self.resuming) = (None, false, false);
+        (self.tearing_down, self.removing, self.delete_wanted) = (false, false, false);
+        match self.machine {
+            Some(boot) => Lifecycle::recovered(life.enabled(), boot, self.frozen),
+            None => Lifecycle::stopped(life.enabled(), life.boot(), life.reason().cloned()),
         }
     }
 
@@ -155,7 +178,8 @@ fn is_late(event: &Event, life: &Lifecycle) -> bool {
     matches!(event, Event::TornDown(boot) | Event::Died(boot, _) if *boot != life.boot())
 }
 
-const REQUESTS: [Request; 12] = [
+const REQUESTS: [Request; 13] = [
+    Request::LifeOver,
     Request::Start,
     Request::Ensure,
     Request::Wake,
@@ -175,13 +199,21 @@ proptest! {
 
     #[test]
     fn any_order_of_events_answers_everyone_once_and_ends_as_asked(
-        steps in proptest::collection::vec((any::<bool>(), 0usize..REQUESTS.len(), any::<bool>()), 0..60),
+        steps in proptest::collection::vec((0u8..40, 0usize..REQUESTS.len(), any::<bool>()), 0..60),
         deletes in any::<bool>(),
     ) {
         let mut life = Lifecycle::stopped(true, 0, None);
         let mut world = World::default();
-        for (request, pick, ok) in steps {
-            if request {
+        for (kind, pick, ok) in steps {
+            if kind == 0 && !life.is_gone() {
+                life = world.restart(&life, ok);
+                if !life.enabled() && world.machine.is_some() {
+                    // As the next daemon does: somebody had disabled it, and it was about to stop.
+                    world.next_waiter += 1;
+                    let waiter = world.next_waiter;
+                    world.feed(&mut life, Event::Wanted(Request::Disable, waiter));
+                }
+            } else if kind < 20 {
                 let wanted = REQUESTS[pick];
                 if matches!(wanted, Request::Delete | Request::Prune) && !deletes { continue }
                 world.next_waiter += 1;

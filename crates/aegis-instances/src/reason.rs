@@ -69,6 +69,10 @@ impl StopReason {
         StopReason::new("timeout", "its time was up")
     }
 
+    pub(crate) fn lifetime() -> StopReason {
+        StopReason::new("lifetime", "its lifetime was over")
+    }
+
     pub(crate) fn resume_failed(error: &str) -> StopReason {
         StopReason::new("resume_failed", format!("the machine could not be resumed: {error}"))
     }

@@ -72,6 +72,7 @@ impl Record {
             attempts: passing.attempts,
             usage: Arc::clone(usage),
             since_ms: self.since_ms,
+            lifetime_ends_ms: self.end_of_life_ms(),
         }
     }
 
@@ -80,6 +81,12 @@ impl Record {
         let rests = self.life.reason().is_some_and(StopReason::is_idle);
         let ended = self.life.state() == State::Stopped && self.life.boot() > 0 && !rests;
         ended.then(|| ending(self.exit_code, self.life.reason()))
+    }
+
+    /// When its lifetime is over, if it has one.
+    pub(crate) fn end_of_life_ms(&self) -> Option<i64> {
+        let lifetime = i64::try_from(self.spec.max_lifetime_ms?).unwrap_or(i64::MAX);
+        Some(self.created_ms.saturating_add(lifetime))
     }
 
     /// The instance as the registry stores it.

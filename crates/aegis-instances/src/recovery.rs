@@ -6,7 +6,7 @@ use aegis_store::registry::InstanceRow;
 use aegis_vmm::{Machine, MachineHandle};
 
 use crate::actor::Actor;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Request, State};
 use crate::manager::Instances;
 use crate::now_ms;
 use crate::reason::StopReason;
@@ -79,7 +79,11 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
     }
     actor.publish();
     instances.enter(&row, reference.clone());
-    instances.launch(actor, reference, ephemeral);
+    let instance = instances.launch(actor, reference, ephemeral);
+    if !row.enabled && instance.view().state != State::Stopped {
+        // The last daemon died while it did that. Owned by the instance: ends with its machine.
+        tokio::spawn(async move { instance.request(Request::Disable).await });
+    }
 }
 
 fn lost(row: &InstanceRow) -> StopReason {

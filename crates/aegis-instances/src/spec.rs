@@ -61,6 +61,9 @@ pub struct InstanceSpec {
     /// When it rests.
     #[serde(default)]
     pub rest: RestSpec,
+    /// How long it may exist, milliseconds from its creation; then it is disabled for good.
+    #[serde(default)]
+    pub max_lifetime_ms: Option<u64>,
     /// When its command is executed again.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -129,8 +132,8 @@ impl InstanceSpec {
                 self.disk_mib
             ));
         }
-        if self.timeout_ms == Some(0) {
-            return fail("a timeout of 0".to_owned());
+        if self.timeout_ms == Some(0) || self.max_lifetime_ms == Some(0) {
+            return fail("a timeout or lifetime of 0".to_owned());
         }
         if self.ephemeral && self.restart != RestartPolicy::No {
             return fail("an instance that ends with its command cannot be restarted".to_owned());
@@ -175,6 +178,7 @@ pub(crate) mod tests {
             rootfs: "r".into(),
             rest: RestSpec::default(),
             restart: RestartPolicy::No,
+            max_lifetime_ms: None,
         }
     }
 

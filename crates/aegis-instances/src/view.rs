@@ -43,6 +43,8 @@ pub struct View {
     pub since_ms: i64,
     /// When it last began to run, or went on after a pause.
     pub awake_ms: i64,
+    /// When its lifetime is over, if it has one.
+    pub lifetime_ends_ms: Option<i64>,
     /// Its ports that are reachable from the host.
     pub endpoints: Arc<[Endpoint]>,
     /// When it rests.

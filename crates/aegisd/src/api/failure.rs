@@ -40,6 +40,9 @@ impl From<InstanceError> for Failure {
                 .hint("start it with: aegis instance start --name HANDLE, or: aegis instance restart ID"),
             InstanceError::Disabled => ApiError::new(ErrorCode::InstanceDisabled, text)
                 .hint("start it with: aegis instance start --name HANDLE"),
+            InstanceError::LifeOver => {
+                ApiError::new(ErrorCode::LifetimeOver, text).hint("delete it, and create another one")
+            }
             InstanceError::TooManyConnections(_) => ApiError::new(ErrorCode::TooManyConnections, text),
             InstanceError::PortRefused(_) => ApiError::new(ErrorCode::PortRefused, text),
             InstanceError::PortConflict(_) => ApiError::new(ErrorCode::PortConflict, text)
@@ -85,9 +88,8 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
         "user_not_found" => ErrorCode::UserNotFound,
         "workdir_not_found" => ErrorCode::WorkdirNotFound,
         "insufficient_memory" => ErrorCode::InsufficientResources,
-        "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" => {
-            ErrorCode::Conflict
-        }
+        "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" | "lifetime"
+        | "idle" => ErrorCode::Conflict,
         "guest_unreachable" | "guest_failed" => ErrorCode::GuestFailed,
         _ => ErrorCode::BootFailed,
     };
