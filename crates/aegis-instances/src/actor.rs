@@ -148,7 +148,10 @@ impl Actor {
     pub(crate) async fn run(mut self) {
         let mut users = self.usage.subscribe();
         while !self.record.life.is_gone() {
-            let due = self.view.borrow().next_step();
+            // What is under way comes to its end first, and is not looked at again and again meanwhile.
+            let settled = self.record.life.is_settled();
+            let due = if settled { self.view.borrow().next_step() } else { None };
+            let end_of_life = self.record.end_of_life_ms().filter(|_| settled && self.record.life.enabled());
             tokio::select! {
                 biased;
                 // Whoever has come has been counted before his message was sent.
@@ -156,7 +159,7 @@ impl Actor {
                     Some(message) => self.take(message).await,
                     None => break,
                 },
-                () = fall_due(self.record.end_of_life_ms().filter(|_| self.record.life.enabled())) => {
+                () = fall_due(end_of_life) => {
                     // Nobody waits for that.
                     self.step(Event::Wanted(Request::LifeOver, 0)).await;
                 }
@@ -198,6 +201,11 @@ impl Actor {
             Message::Happened(event) => {
                 if event == Event::TornDown(self.record.life.boot()) {
                     self.after_teardown();
+                }
+                if matches!(event, Event::PauseEnded(_, Err(_))) {
+                    // Tried again when it has been idle for as long once more.
+                    self.record.active_ms = now_ms();
+                    self.publish();
                 }
                 self.step(event).await;
             }

@@ -242,6 +242,12 @@ impl Lifecycle {
         self.phase == Phase::Running
     }
 
+    /// Whether nothing is under way: it runs, stands still, or is stopped.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Paused | Phase::Stopped)
+    }
+
     /// Number of the current or last boot; 0 before the first.
     #[must_use]
     pub fn boot(&self) -> Boot {

@@ -197,6 +197,18 @@ impl Instances {
         &self,
         handle: Option<String>,
         spec: InstanceSpec,
+        ports: Vec<Wanted>,
+    ) -> Result<InstanceHandle, InstanceError> {
+        let this = self.clone();
+        // Whoever asked may go away; what is begun is done whole.
+        let made = tokio::spawn(async move { this.make(handle, spec, &ports).await });
+        made.await.unwrap_or(Err(InstanceError::ShuttingDown))
+    }
+
+    async fn make(
+        &self,
+        handle: Option<String>,
+        spec: InstanceSpec,
         ports: &[Wanted],
     ) -> Result<InstanceHandle, InstanceError> {
         if *self.closing.borrow() {

@@ -240,6 +240,13 @@ impl Ports {
     }
 }
 
+impl Drop for Ports {
+    /// An instance that was not made after all leaves no port open.
+    fn drop(&mut self) {
+        self.withdraw_from(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -344,6 +351,9 @@ mod tests {
         ports.open();
         assert_eq!(ports.endpoints()[0].problem, None);
         assert!(ports.unexpose(80).is_some() && ports.unexpose(80).is_none());
+        assert!(open_ports(&host).is_empty());
+        ports.expose(&[want(81, Some(8081), "http")], true, &HashSet::new()).unwrap();
+        drop(ports);
         assert!(open_ports(&host).is_empty());
     }
 }

@@ -78,6 +78,10 @@ impl View {
     /// What it does next if nobody uses it.
     #[must_use]
     pub fn next_step(&self) -> Option<Due> {
+        if self.reason.is_some() {
+            // It is stopped, or is being stopped.
+            return None;
+        }
         rest::next(&self.rest, self.state, &self.in_use())
     }
 

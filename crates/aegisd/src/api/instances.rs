@@ -79,7 +79,7 @@ pub(super) async fn create(
     }
     let spec = new_spec(&request, app.instances.default_rootfs()?)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
-    let created = app.instances.create(request.handle.clone(), spec, &ports).await?;
+    let created = app.instances.create(request.handle.clone(), spec, ports).await?;
     begin(&created, request.wait).await?;
     Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
 }
