@@ -454,3 +454,64 @@ fn a_gigabyte_to_a_slow_reader_arrives_whole_and_costs_the_daemon_no_memory() {
     assert!(seen.finalize() == expected.finalize(), "the bytes differ");
     assert!(most < before + (32 << 10), "the daemon grew from {before} to {most} KiB");
 }
+
+#[test]
+fn a_silent_connection_may_stop_counting_and_its_next_byte_wakes_the_instance() {
+    let daemon = daemon();
+    let guest = server(echo);
+    let line = [
+        "instance",
+        "start",
+        "--name",
+        "web",
+        "--workdir",
+        "/tmp",
+        "--expose",
+        &format!("{guest}/tcp"),
+        "--idle-pause",
+        "500ms",
+        "--idle-connections-after",
+        "500ms",
+        "--",
+        "sleep",
+        "1000",
+    ];
+    assert_eq!(daemon.aegis(&line).code, 0);
+    let mut client = connect(public_port(&daemon, "web", 0));
+    let mut answer = [0; 1];
+    for round in 0..2u8 {
+        client.write_all(&[round]).unwrap();
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [round]);
+        eventually("it rests with the connection open", DEADLINE, || daemon.state("web") == "paused");
+        assert_eq!(daemon.info("web").unwrap()["active_connections"], 1);
+    }
+}
+
+#[test]
+fn a_name_routers_port_that_is_taken_is_a_warning_that_names_its_holder() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap();
+    let daemon = Daemon::none();
+    std::fs::write(daemon.root().join("config.toml"), format!("[router]\nlisten = \"{address}\"\n")).unwrap();
+    daemon.up();
+    assert_eq!(daemon.ok(&["instance", "list"]).trim(), "No instances");
+    let report = daemon.report();
+    assert!(
+        report.contains("no routing by name") && report.contains(&std::process::id().to_string()),
+        "{report}"
+    );
+}
+
+#[test]
+fn settings_that_make_no_sense_keep_the_daemon_from_starting_and_say_where() {
+    let daemon = Daemon::none();
+    std::fs::write(daemon.root().join("config.toml"), "[idle]\npause = \"soon\"\n").unwrap();
+    let done = daemon.aegis(&["up"]);
+    assert_ne!(done.code, 0);
+    assert!(
+        done.err().contains("config.toml") && done.err().contains("idle.pause = \"soon\""),
+        "{}",
+        done.err()
+    );
+}

@@ -20,7 +20,7 @@ pub struct InstanceEvent {
     /// When, RFC 3339.
     pub at: String,
     /// What: `created`, `starting`, `machine_started`, `running`, `paused`, `stopping`, `stopped`, `disabled`,
-    /// `enabled`, `deleted`; more may come.
+    /// `enabled`, `deleted`, `ports`; more may come.
     pub kind: String,
     /// Whose.
     pub instance_id: String,
