@@ -50,6 +50,20 @@ fn a_terminal_through_exec_follows_its_size() {
 }
 
 #[test]
+fn an_attached_terminal_keeps_its_instance_awake() {
+    let daemon = Daemon::start();
+    let script = "$AEGIS run -i -t --name desk --memory 160 --expose 80 --idle-pause 500ms -- \
+        sh -c 'echo ready; sleep 4; echo over'";
+    let mut child = on_a_terminal(&daemon, script);
+    let _begun = read_until(child.stdout.as_mut().unwrap(), "ready");
+    assert_eq!(daemon.info("desk").unwrap()["kept_awake_by"].to_string(), "[\"1 terminal\"]");
+    let done = wait(child, None);
+    assert!(done.code == 0 && done.out().contains("over"), "{:?} {:?}", done.out(), done.err());
+    let paused = daemon.ok(&["events", "--output", "json"]).lines().any(|line| line.contains("\"paused\""));
+    assert!(!paused, "it was paused under the hands of its user");
+}
+
+#[test]
 fn prefixes_in_the_log_are_coloured_on_a_terminal_only() {
     let daemon = Daemon::start();
     let _box = daemon.instance("box", &["sleep", "1000"]);

@@ -45,8 +45,8 @@ pub(crate) enum Message {
     MachineUp(Boot, oneshot::Sender<()>),
     /// News from the guest of this boot.
     Guest(Boot, News),
-    /// The daemon is ready to serve ports.
-    Listen,
+    /// The daemon is ready to serve ports. To be confirmed when they are open.
+    Listen(oneshot::Sender<()>),
     /// Ports are to be exposed: all of them or none.
     Expose(Vec<Wanted>, oneshot::Sender<Result<(), InstanceError>>),
     /// A port of the guest is to be exposed no longer.
@@ -234,13 +234,14 @@ impl Actor {
                 }
             }
             Message::Lease(lease) => self.lease(lease),
-            Message::Listen => {
+            Message::Listen(done) => {
                 if self.record.life.enabled() {
                     self.ports.open();
                 } else {
                     self.ports.close();
                 }
                 self.publish();
+                let _gone = done.send(());
             }
             Message::Expose(wanted, reply) => {
                 let exposed = self.expose(&wanted).await;

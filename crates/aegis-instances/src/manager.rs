@@ -177,15 +177,22 @@ impl Instances {
         Ok(InstanceHandle { reference: reference.clone() })
     }
 
-    /// Opens the ports of all instances. Connections come from here on.
+    /// Opens the ports of all instances. Connections come from here on; on return all are open that can be.
     pub async fn listen(&self) {
         let mailboxes: Vec<_> = {
             let table = self.context.table.read().unwrap_or_else(PoisonError::into_inner);
             table.by_id.values().map(|reference| reference.mailbox.clone()).collect()
         };
+        let mut opening = Vec::new();
         for mailbox in mailboxes {
+            let (done, opened) = oneshot::channel();
             // One that has gone meanwhile has no ports.
-            let _gone = mailbox.send(Message::Listen).await;
+            if mailbox.send(Message::Listen(done)).await.is_ok() {
+                opening.push(opened);
+            }
+        }
+        for opened in opening {
+            let _gone = opened.await;
         }
     }
 
