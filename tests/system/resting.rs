@@ -83,32 +83,6 @@ fn the_clock_is_right_before_anything_in_the_guest_goes_on() {
 }
 
 #[test]
-fn processes_stand_still_before_their_machine_and_go_on_after_its_clock_is_right() {
-    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
-    let start = ["instance", "start", "--name", "box", "--workdir", "/tmp", "--", "sleep", "1000"];
-    assert_eq!(daemon.aegis(&start).code, 0);
-    for verb in ["pause", "resume"] {
-        assert_eq!(daemon.aegis(&["instance", verb, "box"]).code, 0);
-    }
-    let report = daemon.report();
-    let traces: Vec<&str> = report.lines().filter_map(|line| line.strip_prefix("trace: ")).collect();
-    assert_eq!(traces, ["clock", "thaw", "freeze", "clock", "thaw"]);
-    // In a real guest they are in a group of their own, which is what stands still.
-    let daemon = Daemon::start();
-    let id = daemon.instance("box", &["sleep", "infinity"]);
-    let group = "cat /proc/self/cgroup; cat /sys/fs/cgroup/guest/cgroup.freeze; wc -l < /sys/fs/cgroup/guest/cgroup.procs";
-    for _ in 0..2 {
-        let told = daemon.ok(&["exec", &id, "--", "sh", "-c", group]);
-        let lines: Vec<&str> = told.lines().collect();
-        assert!(lines.len() == 3 && lines[0] == "0::/guest" && lines[1] == "0" && lines[2] != "0", "{told}");
-        assert_eq!(daemon.aegis(&["instance", "pause", &id]).code, 0);
-    }
-    // One that is frozen ends as properly as any: by SIGTERM, not killed when its time is up.
-    assert_eq!(daemon.aegis(&["instance", "stop", &id]).code, 0);
-    assert_eq!(daemon.info(&id).unwrap()["exit_code"], 143);
-}
-
-#[test]
 fn a_server_that_comes_up_late_is_told_of_by_the_kernel_and_served_from_then_on() {
     let daemon = Daemon::start();
     let port = start(&daemon, "slow", &[], "2.5");

@@ -6,7 +6,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use aegis_guest_protocol::messages::code;
 use aegis_guest_protocol::rpc::RpcError;
@@ -125,24 +124,6 @@ fn disk(serial: &str) -> io::Result<PathBuf> {
 pub(crate) struct Guest {
     /// The instance's disk and the joined root, kept to detach them at the end.
     mounts: RefCell<Vec<OwnedFd>>,
-    /// The control group of everything but the harness.
-    group: RefCell<Option<Group>>,
-}
-
-/// The control group of everything but the harness.
-#[derive(Debug)]
-struct Group {
-    processes: Arc<OwnedFd>,
-    freeze: File,
-}
-
-impl Group {
-    fn make() -> io::Result<Group> {
-        let dir = Path::new("/sys/fs/cgroup/guest");
-        fs::create_dir_all(dir)?;
-        let open = |name: &str| File::options().write(true).open(dir.join(name));
-        Ok(Group { processes: Arc::new(open("cgroup.procs")?.into()), freeze: open("cgroup.freeze")? })
-    }
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
@@ -230,10 +211,6 @@ impl Platform for Guest {
         enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
         name_machine(hostname).map_err(failed("name the machine"))?;
         let _without_loopback = aegis_sys::guest::loopback_up();
-        // Without it a pause is noticed by whoever looks at the clock in the first millisecond after it.
-        let group =
-            Group::make().inspect_err(|error| say(&format!("aegis-harness: no control group: {error}")));
-        *self.group.borrow_mut() = group.ok();
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
@@ -256,17 +233,6 @@ impl Platform for Guest {
 
     fn own_api(&self) -> Option<PathBuf> {
         Some(PathBuf::from(OWN_API))
-    }
-
-    fn workload_group(&self) -> Option<Arc<OwnedFd>> {
-        self.group.borrow().as_ref().map(|group| Arc::clone(&group.processes))
-    }
-
-    fn freeze(&self, frozen: bool) {
-        if let Some(group) = &*self.group.borrow() {
-            // Each process stops before its next instruction, also one that runs on another processor right now.
-            let _goes_on = (&group.freeze).write_all(if frozen { b"1" } else { b"0" });
-        }
     }
 
     fn set_clock(&self, unix_time_ns: u64) {

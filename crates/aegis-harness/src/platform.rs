@@ -3,9 +3,7 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_sys::listening::Listens;
@@ -30,13 +28,6 @@ pub trait Platform: Debug {
 
     /// Where programs of the guest find the socket of their own instance; `None` for nowhere.
     fn own_api(&self) -> Option<PathBuf>;
-
-    /// The file `cgroup.procs` of the control group for all processes but the harness, open for writing; `None` for
-    /// none.
-    fn workload_group(&self) -> Option<Arc<OwnedFd>>;
-
-    /// Makes all processes but the harness stand still, without their noticing; or lets them go on.
-    fn freeze(&self, frozen: bool);
 
     /// Sets the wall clock, nanoseconds since 1970.
     fn set_clock(&self, unix_time_ns: u64);

@@ -8,7 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use aegis_guest_protocol::messages::{ExitStatus, Process, Target, TerminalSize, code};
 use aegis_guest_protocol::rpc::RpcError;
@@ -61,7 +60,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Starts a process, in that control group. On return its program has been executed.
+    /// Starts a process. On return its program has been executed.
     ///
     /// # Errors
     /// With one of [`code`]'s numbers, saying what is wrong.
@@ -69,13 +68,11 @@ impl Processes {
         &self,
         target: Target,
         process: &Process,
-        cgroup: Option<Arc<OwnedFd>>,
     ) -> Result<(Child, watch::Receiver<Option<ExitStatus>>), RpcError> {
         let (mut command, user) = prepare(process)?;
         let (ends, terminal) =
             connect(&mut command, process, &user).map_err(system("open standard streams"))?;
-        let controlling_terminal = process.tty.is_some();
-        let workload = Workload { identity: user.identity, controlling_terminal, cgroup };
+        let workload = Workload { identity: user.identity, controlling_terminal: process.tty.is_some() };
         child::as_workload(&mut command, workload);
         let spawned = command.spawn();
         drop(command);

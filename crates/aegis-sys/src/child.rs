@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Arc;
 
 use crate::check;
 
@@ -29,20 +28,13 @@ pub struct Workload {
     pub identity: Identity,
     /// Whether its standard input is a terminal that becomes its controlling one.
     pub controlling_terminal: bool,
-    /// The file `cgroup.procs` of the control group that it joins, open for writing.
-    pub cgroup: Option<Arc<OwnedFd>>,
 }
 
 /// Makes `command` start in a session of its own, with default signals and scheduling, as its user.
 pub fn as_workload(command: &mut Command, workload: Workload) {
-    let Workload { identity, controlling_terminal, cgroup } = workload;
+    let Workload { identity, controlling_terminal } = workload;
     let setup = move || {
         reset_signals();
-        if let Some(cgroup) = &cgroup {
-            // SAFETY: writes one byte of a constant to a descriptor that this closure owns. 0 means the writer.
-            let written = unsafe { libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) };
-            check(if written == 1 { 0 } else { -1 })?;
-        }
         // SAFETY: plain system calls on integers and on a structure that outlives the call; the group list outlives
         // its call, and its length is passed with it.
         unsafe {

@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use aegis_guest_protocol::frame::{self, Decoder, Frame, GUEST_MARKER, HOST_MARKER, Item, Kind};
 use aegis_guest_protocol::messages::{Hello, agree};
@@ -53,18 +52,7 @@ impl Platform for Host {
         std::env::var_os(OWN_API).map(PathBuf::from)
     }
 
-    fn workload_group(&self) -> Option<Arc<OwnedFd>> {
-        None
-    }
-
-    /// This and the next only leave a trace on the console, where a test looks for their order.
-    fn freeze(&self, frozen: bool) {
-        trace(if frozen { "freeze" } else { "thaw" });
-    }
-
-    fn set_clock(&self, _unix_time_ns: u64) {
-        trace("clock");
-    }
+    fn set_clock(&self, _unix_time_ns: u64) {}
 
     fn add_entropy(&self, _bytes: &[u8]) {}
 
@@ -86,12 +74,6 @@ impl Platform for Host {
     fn release_root(&self) -> bool {
         true
     }
-}
-
-fn trace(word: &str) {
-    use std::io::Write;
-    // Without a console nobody looks for it.
-    let _mute = writeln!(io::stderr(), "trace: {word}");
 }
 
 fn main() -> io::Result<()> {

@@ -28,7 +28,7 @@ fn accelerator(accelerator: Accelerator) -> (String, &'static str) {
 /// The kernel's command line. A panic ends the machine at once; nothing else is said here, secrets least of all.
 fn kernel_arguments(guest: Architecture, accelerator: Accelerator) -> String {
     let (console, more) = (guest.console(), guest.kernel_arguments(accelerator));
-    format!("console={console} quiet panic=-1 oops=panic rcupdate.rcu_expedited=1{more}")
+    format!("console={console} quiet panic=-1 oops=panic{more}")
 }
 
 /// A raw disk as `-blockdev` takes it. JSON, because its other syntax gives commas in paths a meaning.
@@ -154,12 +154,9 @@ mod tests {
         assert_eq!(after(x86, Accelerator::Tcg, "-machine"), "microvm,acpi=off,memory-backend=ram");
         assert_eq!(after(arm, Accelerator::Tcg, "-machine"), "virt,gic-version=max,memory-backend=ram");
         let kernel = after(arm, Accelerator::Tcg, "-append");
-        assert_eq!(
-            kernel,
-            "console=ttyAMA0 quiet panic=-1 oops=panic rcupdate.rcu_expedited=1 mitigations=off"
-        );
+        assert_eq!(kernel, "console=ttyAMA0 quiet panic=-1 oops=panic mitigations=off");
         let kernel = after(x86, Accelerator::Kvm, "-append");
-        assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic rcupdate.rcu_expedited=1 reboot=t");
+        assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic reboot=t");
     }
 
     #[test]
