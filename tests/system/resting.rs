@@ -83,6 +83,33 @@ fn the_clock_is_right_before_anything_in_the_guest_goes_on() {
 }
 
 #[test]
+fn processes_stand_still_before_their_machine_and_go_on_after_its_clock_is_right() {
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    let start = ["instance", "start", "--name", "box", "--workdir", "/tmp", "--", "sleep", "1000"];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    for verb in ["pause", "resume"] {
+        assert_eq!(daemon.aegis(&["instance", verb, "box"]).code, 0);
+    }
+    let report = daemon.report();
+    let traces: Vec<&str> = report.lines().filter_map(|line| line.strip_prefix("trace: ")).collect();
+    assert_eq!(traces, ["clock", "thaw", "freeze", "clock", "thaw"]);
+    // In a real guest all but the harness are then in a group that stands still; those of a group of the guest's own stay there.
+    let daemon = Daemon::start();
+    let own = "mkdir /sys/fs/cgroup/own; sh -c 'echo $$ > /sys/fs/cgroup/own/cgroup.procs; exec sleep infinity' & exec sleep infinity";
+    let id = daemon.instance("box", &["sh", "-c", own]);
+    let look = "cd /sys/fs/cgroup; for g in guest own; do cat $g/cgroup.freeze; wc -l < $g/cgroup.procs; done; cat /proc/1/cgroup";
+    let there = "until grep -q . /sys/fs/cgroup/own/cgroup.procs; do sleep 0.1; done";
+    daemon.ok(&["exec", &id, "--", "sh", "-c", there]);
+    for _ in 0..2 {
+        assert_eq!(daemon.aegis(&["instance", "pause", &id]).code, 0);
+        assert_eq!(daemon.ok(&["exec", &id, "--", "sh", "-c", look]), "0\n1\n0\n1\n0::/\n");
+    }
+    // One that is frozen ends as properly as any: by SIGTERM, not killed when its time is up.
+    assert_eq!(daemon.aegis(&["instance", "stop", &id]).code, 0);
+    assert_eq!(daemon.info(&id).unwrap()["exit_code"], 143);
+}
+
+#[test]
 fn a_server_that_comes_up_late_is_told_of_by_the_kernel_and_served_from_then_on() {
     let daemon = Daemon::start();
     let port = start(&daemon, "slow", &[], "2.5");

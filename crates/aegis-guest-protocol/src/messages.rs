@@ -185,7 +185,12 @@ pub struct Resize {
     pub size: TerminalSize,
 }
 
-/// Asks whether the guest is well; also sets the clock and stirs entropy after a pause.
+/// Makes all processes of the guest stand still, before its machine does. The next [`Hello`], [`Health`] or [`Shutdown`]
+/// lets them go on, after the clock is right: none of them sees a clock that stood still. Since version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {}
+
+/// Asks whether the guest is well; also sets the clock and stirs entropy after a pause, and then lets its processes go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The host's wall clock, nanoseconds since 1970; the guest's clock follows it.
@@ -313,6 +318,7 @@ calls! {
     Connect, "connect" => Done;
     Signal, "signal" => Done;
     Resize, "resize" => Done;
+    Freeze, "freeze" => Done;
     Health, "health" => HealthReply;
     Shutdown, "shutdown" => Done;
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Connect, Done, EVENT, Event, EventNote, Exec, Health, HealthReply, Hello, HelloReply,
-    NEWEST_VERSION, OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR,
+    self, ACK, AckNote, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health, HealthReply, Hello,
+    HelloReply, NEWEST_VERSION, OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR,
     WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
@@ -223,6 +223,7 @@ impl Shared {
         joined.map_err(|_| RpcError::new(code::WRONG_STATE, "the bulk port was not greeted"))?;
         self.platform.set_clock(hello.unix_time_ns);
         self.platform.add_entropy(&from_hex(&hello.entropy));
+        self.platform.freeze(false);
         self.outbox.borrow_mut().acknowledge(hello.events_seen);
         let mut stdin_held = 0;
         if let Some(workload) = &*self.workload.borrow() {
@@ -265,15 +266,22 @@ impl Shared {
                 self.processes.resize(target, size)?;
                 reply::<Resize>(&Done {})
             }
+            Freeze::METHOD => {
+                let Freeze {} = parse(params)?;
+                self.platform.freeze(true);
+                reply::<Freeze>(&Done {})
+            }
             Health::METHOD => {
                 let health: Health = parse(params)?;
                 self.platform.set_clock(health.unix_time_ns);
                 self.platform.add_entropy(&from_hex(&health.entropy));
+                self.platform.freeze(false);
                 let processes = u32::try_from(self.processes.groups().len()).unwrap_or(u32::MAX);
                 reply::<Health>(&HealthReply { processes })
             }
             Shutdown::METHOD => {
                 let Shutdown { grace_ms } = parse(params)?;
+                self.platform.freeze(false);
                 if !self.ending.replace(true) {
                     tokio::task::spawn_local(Rc::clone(self).shut_down(Duration::from_millis(grace_ms)));
                 }

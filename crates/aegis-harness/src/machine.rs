@@ -15,6 +15,8 @@ use aegis_sys::listening::Listens;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
+use crate::freezer::Freezer;
+
 /// Number of the control port: the host's `nr=`.
 pub(crate) const CONTROL: u32 = 1;
 /// Number of the bulk port.
@@ -29,6 +31,8 @@ const DATA_SERIAL: &str = "aegis-data";
 const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
 const MIN_TTL_MS: &str = "1000";
 
+/// Where the control groups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where programs find the socket of their own instance.
 const OWN_API: &str = "/run/aegis/api.sock";
 /// How much of a table is looked at, bytes: one connection is enough to know.
@@ -120,10 +124,19 @@ fn disk(serial: &str) -> io::Result<PathBuf> {
 }
 
 /// The machine that the harness is PID 1 of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Guest {
     /// The instance's disk and the joined root, kept to detach them at the end.
     mounts: RefCell<Vec<OwnedFd>>,
+    /// Makes the other processes stand still.
+    freezer: RefCell<Freezer>,
+}
+
+impl Default for Guest {
+    fn default() -> Guest {
+        let freezer = RefCell::new(Freezer::new(Path::new(CGROUPS)));
+        Guest { mounts: RefCell::default(), freezer }
+    }
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
@@ -217,7 +230,7 @@ impl Platform for Guest {
     }
 
     fn listens(&self) -> Option<Listens> {
-        Listens::watch(Path::new("/sys/fs/cgroup"))
+        Listens::watch(Path::new(CGROUPS))
             .inspect_err(|error| say(&format!("aegis-harness: cannot see what listens: {error}")))
             .ok()
     }
@@ -233,6 +246,11 @@ impl Platform for Guest {
 
     fn own_api(&self) -> Option<PathBuf> {
         Some(PathBuf::from(OWN_API))
+    }
+
+    fn freeze(&self, frozen: bool) {
+        let mut freezer = self.freezer.borrow_mut();
+        if frozen { freezer.freeze() } else { freezer.thaw() }
     }
 
     fn set_clock(&self, unix_time_ns: u64) {

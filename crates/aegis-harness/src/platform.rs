@@ -29,6 +29,9 @@ pub trait Platform: Debug {
     /// Where programs of the guest find the socket of their own instance; `None` for nowhere.
     fn own_api(&self) -> Option<PathBuf>;
 
+    /// Makes all processes but the harness stand still, without their noticing; or lets them go on.
+    fn freeze(&self, frozen: bool);
+
     /// Sets the wall clock, nanoseconds since 1970.
     fn set_clock(&self, unix_time_ns: u64);
 

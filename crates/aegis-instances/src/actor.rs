@@ -16,7 +16,7 @@ use crate::boot::{self, Order};
 use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
-use crate::live::{Live, adopt_guest, resume};
+use crate::live::{Live, adopt_guest, pause, resume};
 use crate::manager::Context;
 use crate::measures::Measures;
 use crate::now_ms;
@@ -409,7 +409,7 @@ impl Actor {
             Effect::TearDown(boot, manner) => self.tear_down(boot, manner),
             Effect::Pause(boot) => self.with_machine(boot, |live| async move {
                 let Some(machine) = live.machine() else { return };
-                let result = machine.pause().await.map_err(|error| error.to_string());
+                let result = pause(&live, &*machine).await;
                 live.tell(Message::Happened(Event::PauseEnded(live.boot, result))).await;
             }),
             Effect::Resume(boot) => self.with_machine(boot, |live| async move {

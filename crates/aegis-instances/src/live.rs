@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aegis_guest_link::{Events, GuestLink, Resume};
+use aegis_guest_protocol::messages::Freeze;
 use aegis_vmm::Machine;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -17,6 +18,8 @@ use crate::output::Output;
 use crate::reason::StopReason;
 use crate::session::{Session, Teller};
 
+/// How long a guest may take to let its processes stand still.
+const FREEZE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long the death of a machine may take to show after its guest has fallen silent.
 pub(crate) const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -236,6 +239,21 @@ pub(crate) fn adopt_guest(live: &Arc<Live>) {
         };
         owner.tell(Message::Happened(Event::Died(owner.boot, failure))).await;
     }));
+}
+
+/// Lets the machine stand still, after its processes: when it goes on they do not see a clock that has stood still.
+pub(crate) async fn pause(live: &Live, machine: &dyn Machine) -> Result<(), String> {
+    let session = live.session();
+    if let Some(session) = &session {
+        // A guest that does not answer is paused all the same.
+        let _unfrozen = tokio::time::timeout(FREEZE_TIMEOUT, session.link().call(&Freeze {})).await;
+    }
+    let paused = machine.pause().await.map_err(|error| error.to_string());
+    if let (Err(_), Some(session)) = (&paused, session) {
+        // If it cannot be told to go on, the next thing that is asked of it fails, and says why.
+        let _unreachable = session.link().call(&GuestLink::health_call()).await;
+    }
+    paused
 }
 
 /// Lets the machine go on, with the clock set before anybody is told that it runs.

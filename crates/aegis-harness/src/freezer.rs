@@ -1,0 +1,75 @@
+//! Makes all processes of the guest but the harness stand still, with control groups.
+//!
+//! Processes start in the root group, which cannot be frozen, and are moved only here: joining a group waits for a grace
+//! period of the kernel (14 ms under emulation), which no start of a process should pay for.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where processes of the root group are moved to.
+const GUEST: &str = "guest";
+/// How often processes are looked for: those that appear while others are moved are found by the next pass. Who is moved
+/// stands still at once, so only a fork bomb needs more, and it keeps no promises about clocks.
+const PASSES: usize = 8;
+
+/// What stands still.
+#[derive(Debug)]
+pub(crate) struct Freezer {
+    /// Where the control groups are.
+    root: PathBuf,
+    /// The groups that this has frozen; the guest may have frozen others itself.
+    frozen: Vec<PathBuf>,
+}
+
+impl Freezer {
+    pub(crate) fn new(root: &Path) -> Freezer {
+        Freezer { root: root.to_owned(), frozen: Vec::new() }
+    }
+
+    /// Makes every process of a user stand still before its next instruction, unnoticed by it and by its parent.
+    pub(crate) fn freeze(&mut self) {
+        let guest = self.root.join(GUEST);
+        let _there = fs::create_dir(&guest);
+        for group in self.top_groups() {
+            let switch = group.join("cgroup.freeze");
+            let runs = fs::read(&switch).is_ok_and(|state| state.starts_with(b"0"));
+            if runs && fs::write(&switch, "1").is_ok() {
+                self.frozen.push(group);
+            }
+        }
+        for _ in 0..PASSES {
+            let outside = self.outside();
+            // One that has ended meanwhile cannot be moved and need not be.
+            let moved = |pid: &u32| fs::write(guest.join("cgroup.procs"), pid.to_string()).is_ok();
+            if outside.iter().filter(|pid| moved(pid)).count() == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Lets go on what [`freeze`](Freezer::freeze) has stopped.
+    pub(crate) fn thaw(&mut self) {
+        for group in self.frozen.drain(..) {
+            let _gone = fs::write(group.join("cgroup.freeze"), "0");
+        }
+    }
+
+    fn top_groups(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|e| e.path())
+            .collect()
+    }
+
+    /// The processes of users that are in the root group, but for the harness.
+    fn outside(&self) -> BTreeSet<u32> {
+        let members = fs::read_to_string(self.root.join("cgroup.procs")).unwrap_or_default();
+        let own = std::process::id();
+        // A kernel thread has no program.
+        let is_user = |pid: &u32| *pid != own && fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+        members.lines().filter_map(|line| line.parse().ok()).filter(is_user).collect()
+    }
+}
