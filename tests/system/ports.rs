@@ -129,6 +129,34 @@ fn a_natural_exit_leaves_the_port_open_and_the_next_connection_starts_the_comman
 }
 
 #[test]
+fn a_daemon_that_ends_boots_nothing_for_whoever_connects_then() {
+    let daemon = daemon();
+    let port = server(echo);
+    let expose = format!("{port}/tcp");
+    let slow = "trap 'sleep 1; exit' TERM; while :; do sleep 0.1; done";
+    let start =
+        ["instance", "start", "--name", "box", "--workdir", "/tmp", "--expose", &expose, "--", "sh", "-c"];
+    assert!(daemon.ok(&[&start[..], &[slow]].concat()).contains("Instance started"));
+    let public = public_port(&daemon, "box", 0);
+    assert_eq!(ask(public).unwrap(), "hello");
+    let mut down = daemon.spawn(&["down"]);
+    let mut clients = Vec::new();
+    while down.try_wait().unwrap().is_none() {
+        // Refused as soon as the port is closed.
+        clients.extend(TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], public))));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(clients.len() > 10, "{}", clients.len());
+    assert_eq!(aegis_tests::wait(down, None).code, 0);
+    drop(clients);
+    daemon.up();
+    assert_eq!(daemon.state("box"), "stopped");
+    assert_eq!(count(&daemon, "box", "starting"), 1);
+    // It is not forgotten that it is enabled.
+    assert_eq!(ask(public).unwrap(), "hello");
+}
+
+#[test]
 fn a_thousand_connections_wake_it_once_and_all_are_served() {
     // Both ends of each are here.
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

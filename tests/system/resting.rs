@@ -99,7 +99,7 @@ fn processes_stand_still_before_their_machine_and_go_on_after_its_clock_is_right
     let id = daemon.instance("box", &["sh", "-c", own]);
     let look = "cd /sys/fs/cgroup; for g in guest own; do cat $g/cgroup.freeze; wc -l < $g/cgroup.procs; done; cat /proc/1/cgroup";
     let there = "until grep -q . /sys/fs/cgroup/own/cgroup.procs; do sleep 0.1; done";
-    daemon.ok(&["exec", &id, "--", "sh", "-c", there]);
+    assert_eq!(daemon.aegis(&["exec", &id, "--", "sh", "-c", there]).code, 0);
     for _ in 0..2 {
         assert_eq!(daemon.aegis(&["instance", "pause", &id]).code, 0);
         assert_eq!(daemon.ok(&["exec", &id, "--", "sh", "-c", look]), "0\n1\n0\n1\n0::/\n");

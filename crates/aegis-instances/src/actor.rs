@@ -301,6 +301,11 @@ impl Actor {
         self.ports.expose(wanted, self.record.life.enabled(), &reserved)
     }
 
+    /// Notes that the daemon ends: nothing boots the instance from now on.
+    pub(crate) fn daemon_ends(&mut self) {
+        self.record.life.daemon_ends();
+    }
+
     /// Closes them again.
     pub(crate) fn close_ports(&mut self) {
         self.ports.withdraw_from(0);

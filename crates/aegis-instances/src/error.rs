@@ -92,6 +92,7 @@ impl InstanceError {
             Reply::Stopped => Err(InstanceError::Stopped),
             Reply::Disabled => Err(InstanceError::Disabled),
             Reply::LifeOver => Err(InstanceError::LifeOver),
+            Reply::DaemonEnds => Err(InstanceError::ShuttingDown),
             Reply::Removed => Err(InstanceError::Removed),
             Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
             Reply::Refused(error) => Err(InstanceError::Refused(error)),

@@ -38,6 +38,8 @@ pub enum Reply {
     Removed,
     /// Its lifetime is over.
     LifeOver,
+    /// The daemon ends, and starts nothing any more.
+    DaemonEnds,
     /// It came to an end before it was as wanted.
     Failed(StopReason),
     /// The machine refused to pause.
@@ -59,7 +61,7 @@ pub enum Request {
     Resume,
     /// Power off, staying enabled.
     Stop,
-    /// Power off because the daemon ends.
+    /// Power off because the daemon ends, and not be booted by it again.
     DaemonStop,
     /// Power off because the time is up.
     TimeUp,
@@ -179,6 +181,8 @@ pub struct Lifecycle {
     /// What users saw before `Stopping`, which they do not see.
     before_stop: State,
     enabled: bool,
+    /// Whether the daemon ends: what it boots now, nobody would look after.
+    daemon_ends: bool,
     boot: Boot,
     reason: Option<StopReason>,
     /// Wait until it runs.
@@ -201,6 +205,7 @@ impl Lifecycle {
             phase: Phase::Stopped,
             before_stop: State::Stopped,
             enabled,
+            daemon_ends: false,
             boot,
             reason,
             for_running: vec![],
@@ -267,6 +272,11 @@ impl Lifecycle {
         }
     }
 
+    /// Notes that the daemon ends: nothing boots it from now on.
+    pub(crate) fn daemon_ends(&mut self) {
+        self.daemon_ends = true;
+    }
+
     /// Whether it has ceased to exist.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -298,7 +308,9 @@ impl Lifecycle {
                 reply(&mut self.for_removal, &Reply::Done, &mut out);
             }
             Event::Idle(rung) => self.idle(rung, &mut out),
-            Event::Again if self.phase == Phase::Stopped && self.enabled => self.begin_boot(&mut out),
+            Event::Again if self.phase == Phase::Stopped && self.enabled && !self.daemon_ends => {
+                self.begin_boot(&mut out);
+            }
             // News of an earlier boot, or of a machine that is being ended anyway.
             Event::Booted(_)
             | Event::BootFailed(..)
@@ -334,13 +346,19 @@ impl Lifecycle {
             return;
         }
         match request {
+            Request::Start | Request::Restart | Request::Ensure | Request::Wake if self.daemon_ends => {
+                out.push(Effect::Reply(waiter, Reply::DaemonEnds));
+            }
             Request::Start => self.start(waiter, out),
             Request::Ensure if self.stopped_by_idleness() => self.wake(waiter, out),
             Request::Ensure | Request::Resume => self.ensure(waiter, out),
             Request::Wake => self.wake(waiter, out),
             Request::Pause => self.pause(waiter, out),
             Request::Stop => self.stop(waiter, StopReason::stopped(), out),
-            Request::DaemonStop => self.stop(waiter, StopReason::daemon_stopped(), out),
+            Request::DaemonStop => {
+                self.daemon_ends = true;
+                self.stop(waiter, StopReason::daemon_stopped(), out);
+            }
             Request::TimeUp => self.stop(waiter, StopReason::timeout(), out),
             Request::Disable => {
                 self.enabled = false;

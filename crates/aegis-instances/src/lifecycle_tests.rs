@@ -24,6 +24,7 @@ struct World {
     users: BTreeSet<Waiter>,
     next_waiter: Waiter,
     delete_wanted: bool,
+    daemon_ends: bool,
 }
 
 impl World {
@@ -35,6 +36,7 @@ impl World {
                 self.users.insert(waiter);
             }
             self.delete_wanted |= request == Request::Delete;
+            self.daemon_ends |= request == Request::DaemonStop;
             pruned = request == Request::Prune && life.state() == State::Stopped;
         }
         let by_itself = !matches!(event, Event::Wanted(..));
@@ -42,6 +44,7 @@ impl World {
         self.delete_wanted |= pruned && effects.contains(&Effect::Remove);
         for effect in effects {
             assert!(life.enabled() || !matches!(effect, Effect::Boot(_)), "a boot of a disabled instance");
+            assert!(!self.daemon_ends || !matches!(effect, Effect::Boot(_)), "a boot by a daemon that ends");
             let running = life.state() == State::Running;
             if let Effect::Reply(waiter, Reply::Done) = &effect
                 && self.users.remove(waiter)
@@ -149,6 +152,7 @@ impl World {
     fn restart(&mut self, life: &Lifecycle, paused_in_time: bool) -> Lifecycle {
         self.waiting.clear();
         self.users.clear();
+        self.daemon_ends = false;
         self.frozen |= self.pausing && paused_in_time;
         self.frozen &= !(self.resuming && paused_in_time);
         (self.booting, self.pausing, self.resuming) = (None, false, false);
@@ -338,6 +342,18 @@ fn whoever_comes_while_idleness_ends_the_machine_has_it_booted_again() {
     assert_eq!(life.step(Event::Wanted(Request::Wake, 1)), []);
     assert_eq!(life.step(Event::TornDown(1)), [Effect::Boot(2)]);
     assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
+}
+
+#[test]
+fn a_daemon_that_ends_boots_nothing_for_whoever_comes_then() {
+    let mut life = running();
+    assert_eq!(ask(&mut life, Request::DaemonStop), [Effect::TearDown(1, Manner::Graceful)]);
+    for request in [Request::Wake, Request::Ensure, Request::Start, Request::Restart] {
+        assert_eq!(replies(&ask(&mut life, request)), [&Reply::DaemonEnds]);
+    }
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Reply(1, Reply::Done)]);
+    assert_eq!(life.step(Event::Again), []);
+    assert_eq!(replies(&ask(&mut life, Request::Wake)), [&Reply::DaemonEnds]);
 }
 
 #[test]

@@ -244,6 +244,10 @@ impl Instances {
         let stored = self.context.registry.insert(actor.row(), Some(actor.event("created"))).await;
         stored.inspect_err(|_| actor.close_ports())?;
         self.context.enter(&id, handle.as_deref(), reference.clone());
+        if *self.closing.borrow() {
+            // Whoever ends them all may have looked before this one was there.
+            actor.daemon_ends();
+        }
         Ok(self.launch(actor, reference, ephemeral))
     }
 
