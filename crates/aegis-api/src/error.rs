@@ -48,6 +48,16 @@ pub enum ErrorCode {
     InsufficientResources,
     /// Kernel, initramfs, root file system or a program is missing on the host.
     HostNotReady,
+    /// No such image, on this host or in its registry.
+    ImageNotFound,
+    /// The image is not valid, or not for the guest's processor.
+    ImageInvalid,
+    /// An instance needs the image.
+    ImageInUse,
+    /// The registry wants other credentials.
+    RegistryDenied,
+    /// The registry cannot be reached, or fails.
+    RegistryFailed,
     /// The daemon is stopping.
     ShuttingDown,
     /// A fault of Aegis itself.
@@ -63,7 +73,8 @@ impl ErrorCode {
     pub fn status(self) -> u16 {
         match self {
             ErrorCode::InvalidArgument => 400,
-            ErrorCode::NotFound => 404,
+            ErrorCode::NotFound | ErrorCode::ImageNotFound => 404,
+            ErrorCode::RegistryDenied => 403,
             ErrorCode::HandleExists
             | ErrorCode::AlreadyRunning
             | ErrorCode::InstanceStopped
@@ -71,14 +82,16 @@ impl ErrorCode {
             | ErrorCode::LifetimeOver
             | ErrorCode::PortTaken
             | ErrorCode::PortConflict
+            | ErrorCode::ImageInUse
             | ErrorCode::Conflict => 409,
             ErrorCode::CommandNotFound
             | ErrorCode::CommandNotExecutable
             | ErrorCode::UserNotFound
+            | ErrorCode::ImageInvalid
             | ErrorCode::WorkdirNotFound => 422,
             ErrorCode::BootFailed | ErrorCode::GuestFailed | ErrorCode::Internal | ErrorCode::Unknown => 500,
             ErrorCode::InsufficientResources => 507,
-            ErrorCode::PortRefused => 502,
+            ErrorCode::PortRefused | ErrorCode::RegistryFailed => 502,
             ErrorCode::HostNotReady | ErrorCode::ShuttingDown | ErrorCode::TooManyConnections => 503,
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::image::PullPolicy;
 use crate::ports::{EndpointInfo, Expose};
 
 /// Size of a terminal, in characters.
@@ -137,6 +138,15 @@ pub struct CreateInstance {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub restart: Option<Restart>,
+    /// Image whose file system the instance has: a reference, or first digits of a digest; default the base root file
+    /// system. The instance stays with what the name means when it is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// When the image is asked for at its registry; default `missing`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullPolicy>,
+    /// Leave out the environment that the image gives.
+    pub no_image_env: bool,
     /// Reply when the command has been executed, or the boot has failed, instead of at once.
     pub wait: bool,
 }
@@ -274,6 +284,9 @@ pub struct Instance {
     /// Image reference; absent for the base root file system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Digest of the image, which stays when its name means another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Workspace; absent for the private one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,

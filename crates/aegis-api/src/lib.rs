@@ -7,9 +7,11 @@ pub mod duration;
 pub mod error;
 pub mod events;
 pub mod handle;
+pub mod image;
 pub mod instance;
 pub mod logs;
 pub mod ports;
+pub mod size;
 pub mod status;
 pub mod stream;
 

@@ -45,6 +45,12 @@ pub enum Command {
         #[command(subcommand)]
         command: InstanceCommand,
     },
+    /// Manage images
+    Image {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell.
@@ -89,6 +95,25 @@ pub enum InstanceCommand {
     Unexpose(Unexpose),
 }
 
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Fetch an image from its registry, or look there for a newer one
+    Pull(ImagePull),
+    /// List images
+    List(Format),
+    /// Describe an image
+    Info(ImageInfo),
+    /// Take names of images away, and the images with their last names
+    Remove(ImageNames),
+    /// Remove images without names that no instance needs
+    Prune(ImagePrune),
+    /// Take over images from an archive: of `docker save`, or an OCI layout; plain or compressed
+    Load(ImageLoad),
+    /// Write images as an archive, which `docker load` takes too
+    Save(ImageSave),
+}
+
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
@@ -114,9 +139,95 @@ pub struct Down {
     pub keep_instances: bool,
 }
 
+/// Options of `image pull`.
+#[derive(Debug, Args)]
+pub struct ImagePull {
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(value_name = "IMAGE")]
+    pub reference: String,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `image info`.
+#[derive(Debug, Args)]
+pub struct ImageInfo {
+    /// Reference, or the first digits of the digest
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// One or more images.
+#[derive(Debug, Args)]
+pub struct ImageNames {
+    /// References, or first digits of digests
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+/// Options of `image prune`.
+#[derive(Debug, Args)]
+pub struct ImagePrune {
+    /// Also those with names
+    #[arg(long)]
+    pub all: bool,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `image load`.
+#[derive(Debug, Args)]
+pub struct ImageLoad {
+    /// Archive, or directory with an OCI layout [default: standard input]
+    #[arg(short, long, value_name = "PATH")]
+    pub input: Option<PathBuf>,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `image save`.
+#[derive(Debug, Args)]
+pub struct ImageSave {
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// References, or first digits of digests
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+/// When to ask the registry for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pull {
+    /// If it is not on this host.
+    Missing,
+    /// Each time.
+    Always,
+    /// Not at all.
+    Never,
+}
+
 /// What a new instance is made of.
 #[derive(Debug, Args)]
 pub struct Settings {
+    /// Image whose file system the instance has [default: the base root file system]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// When to ask the registry for the image [default: missing]
+    #[arg(long, value_enum, value_name = "WHEN", requires = "image")]
+    pub pull: Option<Pull>,
+    /// Leave out the environment that the image gives
+    #[arg(long, requires = "image")]
+    pub no_image_env: bool,
     /// A handle: 1 to 40 of a-z, 0-9 and '-'
     #[arg(long, value_name = "HANDLE", value_parser = values::handle)]
     pub name: Option<String>,

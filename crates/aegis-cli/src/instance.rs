@@ -7,7 +7,7 @@ use crate::arguments::{Expose, Info, List, Names, OutputFormat, Prune, Start, Un
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, complain};
 use crate::render;
-use crate::run::request;
+use crate::run::{fetch_image, request};
 
 /// Creates and starts an instance, or starts an existing one.
 ///
@@ -18,12 +18,14 @@ pub async fn start(context: &Context, arguments: Start) -> Result<i32, Failure> 
         let text = "a command is needed after --, or the handle of an existing instance with --name";
         return Err(Failure { exit_code: 2, ..Failure::new(text) });
     }
-    let request = CreateInstance {
+    let mut request = CreateInstance {
         wait: true,
         restart: arguments.restart,
         ..request(arguments.settings, arguments.command)
     };
-    let instance = context.client().create(&request).await?;
+    let mut client = context.client();
+    fetch_image(&mut client, &mut request).await?;
+    let instance = client.create(&request).await?;
     let mut text = format!("Instance started: {}", instance.id);
     if let Some(handle) = &instance.handle {
         text = format!("{text}\nHandle: {handle}");

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod events;
 pub mod exec;
 pub mod failure;
+pub mod image;
 pub mod instance;
 pub mod logs;
 pub mod markdown;

@@ -1,8 +1,8 @@
 //! `aegis`.
 
-use aegis_cli::arguments::{Arguments, Command, InstanceCommand};
+use aegis_cli::arguments::{Arguments, Command, ImageCommand, InstanceCommand};
 use aegis_cli::failure::Failure;
-use aegis_cli::{Context, daemon, events, exec, instance, logs, markdown, output, run, stats};
+use aegis_cli::{Context, daemon, events, exec, image, instance, logs, markdown, output, run, stats};
 use clap::{CommandFactory, Parser};
 
 fn main() {
@@ -46,6 +46,15 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             InstanceCommand::Expose(arguments) => instance::expose(context, arguments).await,
             InstanceCommand::Unexpose(arguments) => instance::unexpose(context, &arguments).await,
             InstanceCommand::Restart(names) => instance::act(context, &names, "restart", "restarted").await,
+        },
+        Command::Image { command } => match command {
+            ImageCommand::Pull(arguments) => image::pull(context, &arguments).await,
+            ImageCommand::List(format) => image::list(context, format).await,
+            ImageCommand::Info(arguments) => image::info(context, &arguments).await,
+            ImageCommand::Remove(names) => image::remove(context, &names).await,
+            ImageCommand::Prune(arguments) => image::prune(context, &arguments).await,
+            ImageCommand::Load(arguments) => image::load(context, &arguments).await,
+            ImageCommand::Save(arguments) => image::save(context, &arguments).await,
         },
         Command::Completions { shell } => {
             let mut script = Vec::new();

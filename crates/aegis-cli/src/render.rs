@@ -162,6 +162,7 @@ mod tests {
             env_keys: vec![],
             ephemeral: false,
             image: None,
+            image_digest: None,
             workspace: None,
             secret_keys: vec![],
             kit: None,

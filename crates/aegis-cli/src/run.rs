@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aegis_api::image::PullPolicy;
 use aegis_api::instance::CreateInstance;
 use aegis_api::stream::{Exit, Frame};
 use aegis_client::{Client, ClientError};
 use tokio::time::Instant;
 
-use crate::arguments::{Interaction, Run, Settings};
+use crate::arguments::{Interaction, Pull, Run, Settings};
 use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{READER_GONE, complain, say};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
 use crate::terminal::{self, Raw};
-use crate::{Context, render, values};
+use crate::{Context, image, render, values};
 
 /// Exit code of an interrupted run: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -44,6 +45,9 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         disk_mb: settings.disk,
         workdir: settings.workdir,
         user: settings.user,
+        image: settings.image,
+        pull: settings.pull.map(pull_policy),
+        no_image_env: settings.no_image_env,
         timeout_ms: settings.timeout,
         max_lifetime_ms: settings.max_lifetime,
         exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),
@@ -54,13 +58,35 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
     }
 }
 
+fn pull_policy(pull: Pull) -> PullPolicy {
+    match pull {
+        Pull::Missing => PullPolicy::Missing,
+        Pull::Always => PullPolicy::Always,
+        Pull::Never => PullPolicy::Never,
+    }
+}
+
+/// Fetches the image that a request names, where the user can watch.
+///
+/// # Errors
+/// If it cannot be had.
+pub async fn fetch_image(client: &mut Client, request: &mut CreateInstance) -> Result<(), Failure> {
+    let Some(name) = &request.image else { return Ok(()) };
+    image::make_ready(client, name, request.pull.unwrap_or_default()).await?;
+    if request.pull == Some(PullPolicy::Always) {
+        // Once is enough.
+        request.pull = None;
+    }
+    Ok(())
+}
+
 /// Runs a command in a machine that ends with it, and returns its exit code.
 ///
 /// # Errors
 /// If Aegis fails; the instance is deleted.
 pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
     let Interaction { interactive, tty } = arguments.interaction;
-    let request = CreateInstance {
+    let mut request = CreateInstance {
         ephemeral: true,
         stdin: interactive,
         tty: tty.then(terminal::size),
@@ -68,6 +94,10 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
     };
     let mut interrupts = Interrupts::listen()?;
     let mut client = context.client();
+    tokio::select! {
+        fetched = fetch_image(&mut client, &mut request) => fetched.map_err(Failure::of_process)?,
+        _number = interrupts.next() => return Ok(INTERRUPTED),
+    }
     let instance = client.create(&request).await.map_err(|error| Failure::from(error).of_process())?;
     for endpoint in &instance.endpoints {
         say(&format!("Serving on {}", render::url(endpoint)));

@@ -1,8 +1,8 @@
 //! Values of options.
 
-use aegis_api::duration;
 use aegis_api::instance::{IdleTime, Never, Restart};
 use aegis_api::ports::Expose;
+use aegis_api::{duration, size};
 use jiff::Timestamp;
 
 /// `KEY=VALUE`.
@@ -66,31 +66,12 @@ pub fn handle(text: &str) -> Result<String, String> {
     aegis_api::handle::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// A size in MiB: a number of them, or with one of the units m, g, t.
-fn mebibytes(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let bare = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
-    let (number, factor) = match bare.as_bytes().last() {
-        Some(b'm') => (bare.trim_end_matches('m'), 1),
-        Some(b'g') => (bare.trim_end_matches('g'), 1 << 10),
-        Some(b't') => (bare.trim_end_matches('t'), 1 << 20),
-        _ => (bare, 1),
-    };
-    let number: u64 =
-        number.trim().parse().map_err(|_| "expected MiB, or a size such as 512m or 2g".to_owned())?;
-    match number.checked_mul(factor) {
-        Some(0) => Err("cannot be 0".to_owned()),
-        Some(size) => Ok(size),
-        None => Err("is too large".to_owned()),
-    }
-}
-
 /// An amount of memory, MiB.
 ///
 /// # Errors
 /// A sentence.
 pub fn memory(text: &str) -> Result<u32, String> {
-    mebibytes(text)?.try_into().map_err(|_| "is too large".to_owned())
+    size::mebibytes(text)?.try_into().map_err(|_| "is too large".to_owned())
 }
 
 /// A size of a disk, MiB.
@@ -98,7 +79,7 @@ pub fn memory(text: &str) -> Result<u32, String> {
 /// # Errors
 /// A sentence.
 pub fn disk(text: &str) -> Result<u64, String> {
-    mebibytes(text)
+    size::mebibytes(text)
 }
 
 /// A duration such as `30s`, `5m`, `1h30m`, `7d`, in milliseconds.

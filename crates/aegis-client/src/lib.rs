@@ -2,6 +2,7 @@
 
 pub mod daemon;
 mod events;
+mod images;
 mod lines;
 mod logs;
 mod process;
@@ -19,9 +20,11 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use events::{Events, Told};
+pub use images::{Download, Pull};
 use lines::Lines;
 pub use logs::LogLines;
 pub use process::{ProcessReader, ProcessWriter};
+pub use transport::Upload;
 use transport::{Body, Connection};
 
 /// A request's failure.

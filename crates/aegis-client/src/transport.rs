@@ -7,6 +7,8 @@ use std::path::Path;
 use aegis_api::error::ErrorBody;
 use aegis_api::stream::UPGRADE;
 use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -25,24 +27,56 @@ const MAX_REPLY: usize = 64 << 20;
 /// Longest path of a socket that can be connected to directly, bytes (`sun_path` less its terminator).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Pieces of a body on their way.
+const PIECES: usize = 8;
+
 /// A request's body.
 #[derive(Debug)]
-pub(crate) struct Body(Bytes);
+pub(crate) struct Body(UnsyncBoxBody<Bytes, io::Error>);
+
+/// The sending end of a body that comes piece by piece. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Upload(Sender<Bytes, io::Error>);
+
+impl Upload {
+    /// Sends a piece, as soon as there is room for it.
+    ///
+    /// # Errors
+    /// If nobody takes it any more.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let sent = self.0.send_data(Bytes::copy_from_slice(bytes)).await;
+        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Breaks the body off, so that what was sent does not pass for the whole.
+    pub fn abort(self) {
+        self.0.abort(io::ErrorKind::Interrupted.into());
+    }
+}
+
+fn full(bytes: Bytes) -> Body {
+    Body(Full::new(bytes).map_err(|never| match never {}).boxed_unsync())
+}
 
 impl Body {
     pub(crate) fn empty() -> Body {
-        Body(Bytes::new())
+        full(Bytes::new())
+    }
+
+    pub(crate) fn upload() -> (Upload, Body) {
+        let (sender, body) = Channel::new(PIECES);
+        (Upload(sender), Body(body.boxed_unsync()))
     }
 
     pub(crate) fn json(value: Option<&impl Serialize>) -> Result<Body, ClientError> {
-        Ok(Body(value.map(serde_json::to_vec).transpose()?.map(Bytes::from).unwrap_or_default()))
+        Ok(full(value.map(serde_json::to_vec).transpose()?.map(Bytes::from).unwrap_or_default()))
     }
 }
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<UnsyncBoxBody<Bytes, io::Error>>,
 }
 
 async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
@@ -86,7 +120,7 @@ impl Connection {
         body: Body,
     ) -> Result<Response<Incoming>, ClientError> {
         let request = Request::builder().method(method).uri(path).header(HOST, "aegisd");
-        let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(body.0));
+        let request = request.header(CONTENT_TYPE, "application/json").body(body.0);
         let request = request.map_err(|error| ClientError::Protocol(error.to_string()))?;
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)
@@ -95,7 +129,7 @@ impl Connection {
     pub(crate) async fn upgrade(mut self, path: &str, body: Body) -> Result<Upgraded, ClientError> {
         let request = Request::builder().method(Method::POST).uri(path).header(HOST, "aegisd");
         let request = request.header(CONNECTION, "upgrade").header(UPGRADE_HEADER, UPGRADE);
-        let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(body.0));
+        let request = request.header(CONTENT_TYPE, "application/json").body(body.0);
         let request = request.map_err(|error| ClientError::Protocol(error.to_string()))?;
         let reply = self.sender.send_request(request).await?;
         if reply.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -6,10 +6,12 @@
 
 use std::io::{self, Read};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::limits::Limits;
 use crate::spool::read_up_to;
-use crate::tree::{Limits, Mtime, Xattrs};
+use crate::tree::{Mtime, Xattrs};
 
 mod pax;
 
@@ -56,7 +58,7 @@ pub enum ArchiveError {
 }
 
 /// The kind of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     File,
     HardLink,
@@ -68,7 +70,7 @@ pub(crate) enum Kind {
 }
 
 /// An entry of an archive, its extensions applied.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Member {
     pub(crate) kind: Kind,
     pub(crate) path: Vec<u8>,

@@ -5,6 +5,7 @@ use std::io::Read;
 use thiserror::Error;
 
 use crate::archive::{ArchiveError, Kind, Member, Members};
+use crate::spool::Extent;
 use crate::tree::{Content, Device, FileTree, Metadata, TreeError, Xattrs};
 use crate::xattr;
 
@@ -67,51 +68,73 @@ pub fn ingest<R: Read>(
     tree.begin_layer();
     let mut members = Members::new(archive, tree.limits());
     let mut report = IngestReport::default();
-    while let Some(mut member) = members.next()? {
-        report.entries += 1;
-        report.skipped_xattrs += drop_foreign_xattrs(&mut member.xattrs);
-        if whiteouts == Whiteouts::Apply && apply_whiteout(tree, &member.path)? {
-            continue;
-        }
-        let path = std::mem::take(&mut member.path);
-        put(tree, &path, member, &mut members).map_err(|refusal| match refusal {
-            Refusal::Archive(e) => IngestError::Archive(e),
-            Refusal::Tree(source) => IngestError::Entry { path: shown(&path), source },
+    while let Some(member) = members.next()? {
+        let size = member.size;
+        put(tree, member, whiteouts, &mut report, |tree| {
+            let extent = tree.spool_contents(&mut members.contents())?;
+            if extent.len() == size { Ok(extent) } else { Err(ArchiveError::Truncated.into()) }
         })?;
     }
     Ok(report)
 }
 
-enum Refusal {
+/// Why an entry is refused, before its path is told.
+pub(crate) enum Refusal {
     Archive(ArchiveError),
     Tree(TreeError),
 }
 
-impl From<TreeError> for Refusal {
-    fn from(e: TreeError) -> Self {
-        Self::Tree(e)
+impl Refusal {
+    pub(crate) fn at(self, path: &[u8]) -> IngestError {
+        match self {
+            Refusal::Archive(error) => IngestError::Archive(error),
+            Refusal::Tree(source) => IngestError::Entry { path: shown(path), source },
+        }
     }
 }
 
-fn put<R: Read>(
+impl From<TreeError> for Refusal {
+    fn from(error: TreeError) -> Self {
+        Self::Tree(error)
+    }
+}
+
+impl From<ArchiveError> for Refusal {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive(error)
+    }
+}
+
+/// Puts one entry of an archive into the tree. `contents` is asked for those of a regular file.
+pub(crate) fn put(
+    tree: &mut FileTree,
+    mut member: Member,
+    whiteouts: Whiteouts,
+    report: &mut IngestReport,
+    contents: impl FnOnce(&mut FileTree) -> Result<Extent, Refusal>,
+) -> Result<(), IngestError> {
+    report.entries += 1;
+    report.skipped_xattrs += drop_foreign_xattrs(&mut member.xattrs);
+    if whiteouts == Whiteouts::Apply && apply_whiteout(tree, &member.path)? {
+        return Ok(());
+    }
+    let path = std::mem::take(&mut member.path);
+    put_file(tree, &path, member, contents).map_err(|refusal| refusal.at(&path))
+}
+
+fn put_file(
     tree: &mut FileTree,
     path: &[u8],
     member: Member,
-    members: &mut Members<R>,
+    contents: impl FnOnce(&mut FileTree) -> Result<Extent, Refusal>,
 ) -> Result<(), Refusal> {
-    let Member { kind, link, mode, uid, gid, mtime, major, minor, size, xattrs, .. } = member;
+    let Member { kind, link, mode, uid, gid, mtime, major, minor, xattrs, .. } = member;
     let metadata = Metadata { mode, uid, gid, mtime, xattrs };
     let content = match kind {
         Kind::Directory => return Ok(tree.put_directory(path, metadata)?),
         // The linked file has its metadata already.
         Kind::HardLink => return Ok(tree.put_link(path, &link)?),
-        Kind::File => {
-            let extent = tree.spool_contents(&mut members.contents())?;
-            if extent.len() != size {
-                return Err(Refusal::Archive(ArchiveError::Truncated));
-            }
-            Content::File(extent)
-        }
+        Kind::File => Content::File(contents(tree)?),
         Kind::Symlink => Content::Symlink(link.into()),
         Kind::CharDevice => Content::CharDevice(Device { major, minor }),
         Kind::BlockDevice => Content::BlockDevice(Device { major, minor }),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::directory;
 use crate::format::{BLOCK, BLOCK_BYTES, INODE_BYTES, SLOT, SLOT_BYTES};
+use crate::spool::{Extent, Place};
 use crate::tree::{Content, FileTree, NodeId};
 use crate::write::WriteError;
 use crate::xattr;
@@ -22,6 +23,8 @@ pub(crate) struct Placement {
     pub(crate) inline_tail: bool,
     /// Bytes of extended attributes between inode and tail.
     pub(crate) xattr_bytes: usize,
+    /// The layer whose data has the file's, and from which of its blocks on.
+    in_layer: Option<(u32, u64)>,
     /// First data block.
     pub(crate) first_block: u32,
     /// Names of the inode; for a directory `.`, its name, and `..` of each subdirectory.
@@ -33,9 +36,14 @@ impl Placement {
         self.offset / SLOT
     }
 
-    /// How much of the data is in blocks of its own.
+    /// How much of the data is written with the inode: not what a layer has.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        if self.in_layer.is_some() { 0 } else { self.size }
+    }
+
+    /// How much of it is in blocks of its own.
     pub(crate) fn block_bytes(&self) -> u64 {
-        if self.inline_tail { self.size - self.size % BLOCK } else { self.size }
+        if self.inline_tail { self.size - self.size % BLOCK } else { self.own_bytes() }
     }
 
     fn block_count(&self) -> u64 {
@@ -49,13 +57,20 @@ pub(crate) struct Layout {
     pub(crate) placements: Vec<Placement>,
     /// Index into `placements` by node.
     by_node: Vec<Option<usize>>,
+    /// Blocks before the data of layers.
+    pub(crate) own_blocks: u32,
     pub(crate) total_blocks: u32,
 }
 
 impl Layout {
-    pub(crate) fn new(tree: &FileTree) -> Result<Self, WriteError> {
-        let mut layout =
-            Self { placements: Vec::new(), by_node: vec![None; tree.node_count()], total_blocks: 0 };
+    /// Lays a tree out, with the data of layers of these sizes, blocks, behind it.
+    pub(crate) fn new(tree: &FileTree, layers: &[u32]) -> Result<Self, WriteError> {
+        let mut layout = Self {
+            placements: Vec::new(),
+            by_node: vec![None; tree.node_count()],
+            own_blocks: 0,
+            total_blocks: 0,
+        };
         layout.collect(tree)?;
 
         let mut inodes = InodeSpace { next_block: 1, free: BTreeSet::new() };
@@ -70,8 +85,27 @@ impl Layout {
             }
             next_block = next_block.checked_add(count).ok_or(WriteError::TooLarge)?;
         }
-        layout.total_blocks = u32::try_from(next_block).map_err(|_| WriteError::TooLarge)?;
+        layout.own_blocks = u32::try_from(next_block).map_err(|_| WriteError::TooLarge)?;
+        layout.place_layers(layers)?;
         Ok(layout)
+    }
+
+    /// Puts the data of layers one after the other behind everything else.
+    fn place_layers(&mut self, layers: &[u32]) -> Result<(), WriteError> {
+        let mut next = u64::from(self.own_blocks);
+        let mut starts = Vec::new();
+        for blocks in layers {
+            starts.push(next);
+            next = next.saturating_add(u64::from(*blocks));
+        }
+        self.total_blocks = u32::try_from(next).map_err(|_| WriteError::TooLarge)?;
+        for placement in &mut self.placements {
+            if let Some((layer, block)) = placement.in_layer {
+                let start = starts.get(layer as usize).ok_or(WriteError::NoSuchLayer(layer))?;
+                placement.first_block = u32::try_from(start + block).map_err(|_| WriteError::TooLarge)?;
+            }
+        }
+        Ok(())
     }
 
     /// The place of a node that has a name in the tree.
@@ -121,8 +155,22 @@ fn measure(tree: &FileTree, node: NodeId, parent: NodeId) -> Result<Placement, W
         Content::Symlink(target) => target.len() as u64,
         Content::CharDevice(_) | Content::BlockDevice(_) | Content::Fifo => 0,
     };
+    let in_layer = match &tree.node(node).content {
+        Content::File(Extent { place: Place::Layer(layer), offset, .. }) => Some((*layer, offset / BLOCK)),
+        _ => None,
+    };
     let xattr_bytes = xattr::encode(&tree.node(node).metadata.xattrs).len();
-    Ok(Placement { node, parent, offset: 0, size, inline_tail: false, xattr_bytes, first_block: 0, nlink })
+    Ok(Placement {
+        node,
+        parent,
+        offset: 0,
+        size,
+        inline_tail: false,
+        xattr_bytes,
+        in_layer,
+        first_block: 0,
+        nlink,
+    })
 }
 
 /// Names in the order of a directory on disk: `.` and `..` are ordered like any other.
@@ -135,7 +183,7 @@ fn with_dots<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<&'n [u8]> {
 fn place_inode(placement: &mut Placement, inodes: &mut InodeSpace) {
     let head = INODE_BYTES + placement.xattr_bytes;
     // The remainder is below the size of a block.
-    let tail = usize::try_from(placement.size % BLOCK).unwrap_or(0);
+    let tail = usize::try_from(placement.own_bytes() % BLOCK).unwrap_or(0);
     placement.inline_tail = tail > 0 && head + tail <= BLOCK_BYTES;
     placement.offset = inodes.take(head + if placement.inline_tail { tail } else { 0 });
 }

@@ -1,7 +1,8 @@
 //! Writes a tar archive or a file tree as a read-only, uncompressed EROFS disk image: no root, no mounting.
 //!
 //! The way of an image: [`ingest()`] reads one tar archive after the other (the layers of a container image, lowest
-//! first) into a [`FileTree`]; [`write_image`] lays the tree out and writes it; [`Image`] reads an image back.
+//! first) into a [`FileTree`]; [`write_image`] lays the tree out and writes it; [`Image`] reads an image back. With
+//! [`Layer`] layers are read once and shared by the images that have them.
 //!
 //! ```no_run
 //! use aegis_erofs::{FileTree, ImageOptions, Limits, Spool, Whiteouts, ingest, write_image};
@@ -23,7 +24,9 @@ mod archive;
 mod directory;
 mod format;
 mod ingest;
+mod layer;
 mod layout;
+mod limits;
 mod read;
 mod spool;
 mod tree;
@@ -33,9 +36,11 @@ mod xattr;
 pub use archive::ArchiveError;
 pub use format::FORMAT_VERSION;
 pub use ingest::{IngestError, IngestReport, Whiteouts, ingest};
+pub use layer::{Layer, LayerError};
+pub use limits::Limits;
 pub use read::{DirectoryEntry, FileKind, Image, Inode, ReadAt, ReadError};
 pub use spool::{Extent, Spool};
 pub use tree::{
-    Content, Device, Directory, FileTree, Limits, Metadata, Mtime, Name, Node, NodeId, TreeError, Xattrs,
+    Content, Device, Directory, FileTree, Metadata, Mtime, Name, Node, NodeId, TreeError, Xattrs,
 };
-pub use write::{ImageOptions, ImageSummary, WriteError, write_image};
+pub use write::{ImageOptions, ImageSummary, WriteError, write_image, write_over};

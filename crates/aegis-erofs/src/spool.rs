@@ -8,16 +8,34 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::format::BLOCK;
+
 const CHUNK: usize = 64 * 1024;
 
-/// A range of the spool: the contents of one regular file.
+/// Which file a range is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Spool,
+    /// The data of the image's layer of this number: already on its disk.
+    Layer(u32),
+}
+
+/// A range of the spool or of a layer's data: the contents of one regular file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
+    pub(crate) place: Place,
     pub(crate) offset: u64,
     pub(crate) len: u64,
 }
 
 impl Extent {
+    /// No contents.
+    pub(crate) const EMPTY: Extent = Extent { place: Place::Spool, offset: 0, len: 0 };
+
+    pub(crate) fn in_layer(number: u32, first_block: u32, len: u64) -> Extent {
+        Extent { place: Place::Layer(number), offset: u64::from(first_block) * BLOCK, len }
+    }
+
     /// The size of the file in bytes.
     pub fn len(&self) -> u64 {
         self.len
@@ -46,6 +64,19 @@ impl Spool {
         Ok(Self { file: tempfile::tempfile_in(dir)?, len: 0, chunk: vec![0; CHUNK] })
     }
 
+    /// A spool that writes to this file, which is empty.
+    pub(crate) fn over(file: File) -> Spool {
+        Spool { file, len: 0, chunk: vec![0; CHUNK] }
+    }
+
+    /// Goes to the next block boundary, and returns the number of blocks before it.
+    pub(crate) fn fill_block(&mut self) -> io::Result<u32> {
+        self.len = self.len.next_multiple_of(BLOCK);
+        // A hole, also where the last bytes were zeros.
+        self.file.set_len(self.len)?;
+        u32::try_from(self.len / BLOCK).map_err(|_| io::ErrorKind::FileTooLarge.into())
+    }
+
     /// Number of bytes appended so far.
     pub(crate) fn len(&self) -> u64 {
         self.len
@@ -62,7 +93,7 @@ impl Spool {
             }
             self.len += filled as u64;
             if filled < CHUNK {
-                return Ok(Extent { offset, len: self.len - offset });
+                return Ok(Extent { place: Place::Spool, offset, len: self.len - offset });
             }
         }
     }
@@ -72,13 +103,14 @@ impl Spool {
     pub(crate) fn append_zeros(&mut self, len: u64) -> Extent {
         let offset = self.len;
         self.len += len;
-        Extent { offset, len }
+        Extent { place: Place::Spool, offset, len }
     }
 
     /// Fills `buf` with the contents of `extent` from `position` on. What was never written is a hole, also at the end
     /// of the file, and reads as zeros.
     pub(crate) fn read(&self, extent: Extent, position: u64, buf: &mut [u8]) -> io::Result<()> {
-        let within = position.checked_add(buf.len() as u64).is_some_and(|end| end <= extent.len);
+        let within = extent.place == Place::Spool
+            && position.checked_add(buf.len() as u64).is_some_and(|end| end <= extent.len);
         if !within {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "read past the end of a spooled file"));
         }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::limits::{Limits, Meter};
 use crate::spool::{Extent, Spool};
 
 /// A file name: any bytes but NUL and `/`.
@@ -17,36 +19,6 @@ const MAX_NAME: usize = 255;
 /// `PATH_MAX` without the final NUL: a longer target could not be followed.
 const MAX_SYMLINK_TARGET: usize = 4095;
 
-/// What an archive may at most ask for. The first excess is an error.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Entries put into the tree, including those that a later one replaced.
-    pub max_entries: u64,
-    /// Contents of all regular files together.
-    pub max_data_bytes: u64,
-    /// Names, symlink targets and extended attributes together: what is kept in memory.
-    pub max_metadata_bytes: u64,
-    /// One path.
-    pub max_path_bytes: usize,
-    /// Components of one path.
-    pub max_depth: usize,
-    /// Names and values of the extended attributes of one entry.
-    pub max_xattr_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_entries: 2_000_000,
-            max_data_bytes: 64 << 30,
-            max_metadata_bytes: 256 << 20,
-            max_path_bytes: 4096,
-            max_depth: 256,
-            max_xattr_bytes: 64 << 10,
-        }
-    }
-}
-
 /// Why an entry cannot be put into the tree.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -54,6 +26,9 @@ pub enum TreeError {
     /// The path leaves the tree, or could.
     #[error("the path contains `..`")]
     ParentComponent,
+    /// The path begins with `/`.
+    #[error("the path is absolute")]
+    AbsolutePath,
     /// No file can have this name.
     #[error("the path contains a NUL byte")]
     NulByte,
@@ -92,7 +67,7 @@ pub enum TreeError {
 }
 
 /// A moment of modification; seconds may be before 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mtime {
     /// Seconds since 1970.
     pub seconds: i64,
@@ -202,15 +177,16 @@ pub struct FileTree {
     spool: Spool,
     limits: Limits,
     layer: u32,
-    entries: u64,
-    metadata_bytes: u64,
+    meter: Meter,
+    /// Contents of files that are in layers, bytes.
+    layer_bytes: u64,
 }
 
 impl FileTree {
     /// A tree with an empty root directory (mode 0755, owned by root).
     pub fn new(limits: Limits, spool: Spool) -> Self {
         let root = Node::directory(Metadata { mode: 0o755, ..Metadata::default() });
-        Self { nodes: vec![root], spool, limits, layer: 0, entries: 0, metadata_bytes: 0 }
+        Self { nodes: vec![root], spool, limits, layer: 0, meter: Meter::default(), layer_bytes: 0 }
     }
 
     /// The limits that the tree enforces.
@@ -260,13 +236,20 @@ impl FileTree {
     /// # Errors
     /// When reading or spooling fails, or the contents of all files exceed the limit.
     pub fn spool_contents(&mut self, reader: &mut impl Read) -> Result<Extent, TreeError> {
-        let limit = self.limits.max_data_bytes;
-        let left = limit.saturating_sub(self.spool.len());
+        let left = self.limits.max_data_bytes.saturating_sub(self.spool.len() + self.layer_bytes);
         let extent = self.spool.append(&mut reader.take(left.saturating_add(1)))?;
-        if extent.len > left {
-            return Err(TreeError::Limit { what: "bytes of file contents", limit });
-        }
-        Ok(extent)
+        if extent.len > left { Err(self.too_much_data()) } else { Ok(extent) }
+    }
+
+    /// Counts contents that are in a layer's data.
+    pub(crate) fn count_contents(&mut self, extent: Extent) -> Result<Extent, TreeError> {
+        self.layer_bytes = self.layer_bytes.saturating_add(extent.len);
+        let fits = self.layer_bytes.saturating_add(self.spool.len()) <= self.limits.max_data_bytes;
+        if fits { Ok(extent) } else { Err(self.too_much_data()) }
+    }
+
+    fn too_much_data(&self) -> TreeError {
+        TreeError::Limit { what: "bytes of file contents", limit: self.limits.max_data_bytes }
     }
 
     /// Puts a directory. One that exists keeps its entries and gets the new metadata; anything else is replaced.
@@ -459,23 +442,7 @@ impl FileTree {
 
     /// Counts an entry and its memory against the limits.
     fn charge(&mut self, metadata: &Metadata, other_bytes: usize) -> Result<(), TreeError> {
-        let xattr_bytes: usize = metadata.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let limit = self.limits.max_xattr_bytes;
-        if xattr_bytes > limit {
-            return Err(TreeError::Limit { what: "bytes of extended attributes", limit: limit as u64 });
-        }
-        self.entries += 1;
-        if self.entries > self.limits.max_entries {
-            return Err(TreeError::Limit { what: "entries", limit: self.limits.max_entries });
-        }
-        self.metadata_bytes += (xattr_bytes + other_bytes) as u64;
-        if self.metadata_bytes > self.limits.max_metadata_bytes {
-            return Err(TreeError::Limit {
-                what: "bytes of metadata",
-                limit: self.limits.max_metadata_bytes,
-            });
-        }
-        Ok(())
+        self.meter.charge(&self.limits, &metadata.xattrs, other_bytes)
     }
 
     /// Removes a name of a lower layer. Recursion ends at the depth that paths are limited to.

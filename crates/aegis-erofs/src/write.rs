@@ -36,6 +36,9 @@ pub enum WriteError {
     /// The extended attributes of one file exceed what an inode can count.
     #[error("a file has more than 256 KiB of extended attributes")]
     XattrsTooLarge,
+    /// The tree has files of a layer that was not given.
+    #[error("the image has no layer {0}")]
+    NoSuchLayer(u32),
     /// The image cannot be written or the spool not read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -55,7 +58,7 @@ pub struct ImageOptions {
 pub struct ImageSummary {
     /// Files; a hard-linked one counts once.
     pub inodes: u64,
-    /// Size of the image.
+    /// Size of what was written.
     pub bytes: u64,
 }
 
@@ -64,8 +67,22 @@ pub struct ImageSummary {
 /// # Errors
 /// When the tree cannot be expressed, or on failing input or output.
 pub fn write_image(tree: &FileTree, out: &File, options: &ImageOptions) -> Result<ImageSummary, WriteError> {
-    let layout = Layout::new(tree)?;
-    let bytes = u64::from(layout.total_blocks) * BLOCK;
+    write_over(tree, out, &[], options)
+}
+
+/// Writes `tree` as the beginning of an image over `out`, which is truncated first; the data of the layers that it was
+/// [stacked](crate::Layer::stack) from, which have so many blocks, is to follow it in their order. The file is not synced.
+///
+/// # Errors
+/// As [`write_image`], and when the tree has files of more layers.
+pub fn write_over(
+    tree: &FileTree,
+    out: &File,
+    layers: &[u32],
+    options: &ImageOptions,
+) -> Result<ImageSummary, WriteError> {
+    let layout = Layout::new(tree, layers)?;
+    let bytes = u64::from(layout.own_blocks) * BLOCK;
     out.set_len(0)?;
     out.set_len(bytes)?;
     let mut writer = Writer { tree, layout: &layout, out, buffer: vec![0; COPY_BUFFER] };
@@ -106,7 +123,7 @@ impl Writer<'_> {
         let mut record = raw_inode(node, placement, serial, xattrs.len())?.encode().to_vec();
         record.extend(xattrs);
         self.out.write_all_at(&record, placement.offset)?;
-        self.copy(&data, in_blocks, placement.size - in_blocks, placement.offset + record.len() as u64)
+        self.copy(&data, in_blocks, placement.own_bytes() - in_blocks, placement.offset + record.len() as u64)
     }
 
     /// Copies `len` bytes of the data from `position` on to `target` in the image.
@@ -232,9 +249,10 @@ fn file_type(content: &Content) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
     use crate::read::Image;
     use crate::spool::Spool;
-    use crate::tree::{Limits, Metadata};
+    use crate::tree::Metadata;
 
     #[test]
     fn a_file_larger_than_four_gib() {

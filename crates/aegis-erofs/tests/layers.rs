@@ -5,20 +5,26 @@
 
 mod support;
 
-use aegis_erofs::{IngestError, Limits, Whiteouts, ingest};
-use support::{Entry, Kind, Model, archive_of, image_of, model_of, new_tree};
+use aegis_erofs::{Image, IngestError, Limits, Whiteouts, ingest};
+use support::{Entry, Kind, Model, archive_of, contents, image_of, layered, model_of, new_tree};
 
-type Layer<'l> = &'l [(&'l str, Entry)];
+type Entries<'l> = &'l [(&'l str, Entry)];
 
-fn try_stack(layers: &[Layer<'_>], whiteouts: Whiteouts) -> Result<Model, IngestError> {
+fn try_stack(layers: &[Entries<'_>], whiteouts: Whiteouts) -> Result<Model, IngestError> {
     let mut tree = new_tree(Limits::default());
     for layer in layers {
         ingest(&mut tree, archive_of(layer).as_slice(), whiteouts)?;
     }
-    Ok(model_of(&image_of(&tree)))
+    let model = model_of(&image_of(&tree));
+    if whiteouts == Whiteouts::Apply {
+        let archives: Vec<Vec<u8>> = layers.iter().map(|layer| archive_of(layer)).collect();
+        let layered = model_of(&Image::open(layered(&archives)?).unwrap());
+        assert_eq!(layered, model, "layers that are read by themselves give the same image");
+    }
+    Ok(model)
 }
 
-fn stack(layers: &[Layer<'_>]) -> Model {
+fn stack(layers: &[Entries<'_>]) -> Model {
     try_stack(layers, Whiteouts::Apply).unwrap()
 }
 
@@ -76,14 +82,14 @@ fn the_root_has_metadata_too() {
 
 #[test]
 fn whiteouts_remove_what_is_below() {
-    let lower: Layer<'_> = &[("a", file()), ("d/x", file()), ("d/y/z", file()), ("e", file())];
+    let lower: Entries<'_> = &[("a", file()), ("d/x", file()), ("d/y/z", file()), ("e", file())];
     let model = stack(&[lower, &[(".wh.a", file()), ("d/.wh.y", file()), (".wh.nothing", file())]]);
     assert_eq!(paths(&model), ["d", "d/x", "e"]);
 }
 
 #[test]
 fn opaque_directories_hide_what_is_below() {
-    let lower: Layer<'_> = &[("d/x", file()), ("d/y/z", file())];
+    let lower: Entries<'_> = &[("d/x", file()), ("d/y/z", file())];
     let before = stack(&[lower, &[("d/.wh..wh..opq", file()), ("d/new", file())]]);
     let after = stack(&[lower, &[("d/new", file()), ("d/.wh..wh..opq", file())]]);
     assert_eq!(paths(&before), ["d", "d/new"]);
@@ -92,8 +98,8 @@ fn opaque_directories_hide_what_is_below() {
 
 #[test]
 fn a_whiteout_does_not_touch_its_own_layer() {
-    let lower: Layer<'_> = &[("d/old", file()), ("f", Entry::file(b"old"))];
-    let upper: Layer<'_> = &[
+    let lower: Entries<'_> = &[("d/old", file()), ("f", Entry::file(b"old"))];
+    let upper: Entries<'_> = &[
         ("d", Entry::directory()),
         ("d/new", file()),
         (".wh.d", file()),
@@ -126,4 +132,49 @@ fn bookkeeping_of_aufs_is_left_out() {
     let model =
         stack(&[&[(".wh..wh.plnk", Entry::directory()), (".wh..wh.plnk/1.2", file()), ("a", file())]]);
     assert_eq!(paths(&model), ["a"]);
+}
+
+#[test]
+fn contents_of_all_sizes_come_from_the_layer_that_has_them() {
+    let sizes = [0, 1, 2047, 2048, 2049, 4096, 4097, 100_000];
+    let layer = |prefix: &str, seed| -> Vec<(String, Entry)> {
+        sizes.iter().map(|size| (format!("{prefix}{size}"), Entry::file(&contents(*size, seed)))).collect()
+    };
+    let (lower, upper) = (layer("a", 1), [layer("a", 2).split_off(4), layer("b", 3)].concat());
+    let lower: Vec<(&str, Entry)> =
+        lower.iter().map(|(path, entry)| (path.as_str(), entry.clone())).collect();
+    let upper: Vec<(&str, Entry)> =
+        upper.iter().map(|(path, entry)| (path.as_str(), entry.clone())).collect();
+    let model = stack(&[&lower, &upper]);
+    assert_eq!(model[&b"a100000"[..]], Entry::file(&contents(100_000, 2)));
+    assert_eq!(model[&b"a2048"[..]], Entry::file(&contents(2048, 1)));
+    assert_eq!(model[&b"b4097"[..]], Entry::file(&contents(4097, 3)));
+}
+
+#[test]
+fn a_layer_is_refused_for_what_could_lead_out_of_it() {
+    let refused = |entries: Entries<'_>| layered(&[archive_of(entries)]).map(drop).unwrap_err().to_string();
+    assert!(refused(&[("/etc/passwd", file())]).contains("absolute"));
+    assert!(refused(&[("a/../../b", file())]).contains("`..`"));
+    assert!(refused(&[("a", Entry::hard_link("../../etc/shadow"))]).contains("`..`"));
+    assert!(refused(&[("s", Entry::symlink("/etc")), ("s/passwd", file())]).contains("symbolic link"));
+    let lower = archive_of(&[("s", Entry::symlink("/etc"))]);
+    let through = layered(&[lower, archive_of(&[("s/passwd", file())])]);
+    assert!(through.map(drop).unwrap_err().to_string().contains("symbolic link"));
+}
+
+#[test]
+fn a_layer_keeps_its_limits() {
+    let archive = archive_of(&[("a", Entry::file(&[1; 5000])), ("b", Entry::file(&[2; 100]))]);
+    let read = |limits: Limits| {
+        aegis_erofs::Layer::read(archive.as_slice(), tempfile::tempfile().unwrap(), &limits).map(drop)
+    };
+    assert!(read(Limits::default()).is_ok());
+    for limits in [
+        Limits { max_data_bytes: 5050, ..Limits::default() },
+        Limits { max_entries: 1, ..Limits::default() },
+        Limits { max_metadata_bytes: 50, ..Limits::default() },
+    ] {
+        assert!(read(limits.clone()).unwrap_err().to_string().contains("more than"), "{limits:?}");
+    }
 }

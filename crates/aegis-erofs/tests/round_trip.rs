@@ -7,7 +7,7 @@ mod support;
 
 use aegis_erofs::{Image, ImageOptions, Limits, ReadError, Whiteouts, ingest, write_image};
 use proptest::prelude::*;
-use support::{archive, image_of, model_of, models, new_tree, tree_of};
+use support::{archive, image_of, layered, model_of, models, new_tree, tree_of};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
@@ -16,6 +16,16 @@ proptest! {
     fn a_tree_comes_back_out_of_its_image(model in models()) {
         let bytes = archive(model.iter().map(|(path, entry)| (path.as_slice(), entry)));
         let image = image_of(&tree_of(&bytes).unwrap());
+        prop_assert_eq!(model_of(&image), model);
+    }
+
+    #[test]
+    fn a_tree_comes_back_out_of_its_layers(model in models(), at in any::<prop::sample::Index>()) {
+        let mut lower = model.clone();
+        let cut = model.keys().nth(at.index(model.len() + 1)).cloned();
+        let upper = cut.map_or_else(Default::default, |cut| lower.split_off(&cut));
+        let archives = [lower, upper].map(|part| archive(part.iter().map(|(path, entry)| (path.as_slice(), entry))));
+        let image = Image::open(layered(&archives).unwrap()).unwrap();
         prop_assert_eq!(model_of(&image), model);
     }
 

@@ -193,6 +193,28 @@ fn fsck_finds_no_fault_and_extracts_the_same() {
 }
 
 #[test]
+fn fsck_finds_no_fault_in_an_image_of_layers() {
+    if !installed("fsck.erofs") {
+        return;
+    }
+    let entries = sample();
+    let whole: Vec<(&str, Entry)> =
+        entries.iter().map(|(path, entry)| (path.as_str(), entry.clone())).collect();
+    let upper = [
+        ("sizes/8192", Entry::file(&contents(9000, 9))),
+        (".wh.fifo", Entry::file(b"")),
+        ("new", Entry::file(&[1; 5000])),
+    ];
+    let mut image = support::layered(&[archive_of(&whole), archive_of(&upper)]).unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Seek::rewind(&mut image).unwrap();
+    std::io::copy(&mut image, &mut file).unwrap();
+    run(Command::new("fsck.erofs").arg(file.path()));
+    let model = model_of(&Image::open(image).unwrap());
+    assert!(model.contains_key(&b"new"[..]) && !model.contains_key(&b"fifo"[..]));
+}
+
+#[test]
 fn the_kernel_shows_what_tar_unpacks() {
     if !is_root() {
         eprintln!("notice: not root; the test does nothing");

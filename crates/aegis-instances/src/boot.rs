@@ -1,5 +1,6 @@
 //! Booting: disk, machine, guest, command.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_guest_link::{LinkError, Resume};
@@ -94,7 +95,7 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
         console_log: home.console(&order.id),
         kernel: home.kernel().map_err(missing)?,
         initramfs: home.initramfs().map_err(missing)?,
-        root_disk: home.rootfs_named(&order.spec.rootfs).map_err(missing)?,
+        root_disk: root_disk(context, &order.spec)?,
         data_disk: home.disk(&order.id),
         memory_mib: order.spec.memory_mib,
         vcpus: order.spec.vcpus,
@@ -107,6 +108,18 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
     // Stored before anything depends on it: a daemon that dies now finds the machine again.
     order.live.tell_and_wait(|done| Message::MachineUp(order.live.boot, done)).await;
     Ok(machine)
+}
+
+fn root_disk(context: &Context, spec: &InstanceSpec) -> Result<Vec<PathBuf>, StopReason> {
+    match &spec.image {
+        Some(image) => {
+            context.roots.parts(&image.digest).map_err(|error| StopReason::new("image_missing", error))
+        }
+        None => {
+            let base = context.home.rootfs_named(&spec.rootfs);
+            base.map(|path| vec![path]).map_err(|error| failed("the host is not ready", &error))
+        }
+    }
 }
 
 async fn make_disk(context: &Context, order: &Order) -> Result<(), StopReason> {

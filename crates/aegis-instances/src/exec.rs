@@ -27,7 +27,7 @@ impl ExecSpec {
     /// The process, in the surroundings of an instance.
     #[must_use]
     pub fn process(&self, of: &InstanceSpec) -> Process {
-        let mut env = of.env.clone();
+        let mut env = of.environment();
         env.extend(self.env.clone());
         Process {
             command: self.command.clone(),

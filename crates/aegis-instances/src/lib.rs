@@ -27,6 +27,7 @@ mod record;
 mod recovery;
 pub mod rest;
 pub mod restart;
+pub mod root;
 pub mod session;
 pub mod spec;
 mod teardown;

@@ -20,6 +20,7 @@ use crate::output::{Attachment, ClientCount, Output};
 use crate::ports::{Ingress, Wanted};
 use crate::record::Record;
 use crate::rest::RestDefaults;
+use crate::root::RootDisks;
 use crate::session::{ExecHandle, Session};
 use crate::spec::{InstanceSpec, check_process};
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
@@ -66,6 +67,7 @@ pub(crate) struct Context {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) config: Config,
     pub(crate) ingress: Arc<dyn Ingress>,
+    pub(crate) roots: Arc<dyn RootDisks>,
     pub(crate) measures: Measures,
     table: RwLock<Table>,
 }
@@ -129,11 +131,20 @@ impl Instances {
         registry: Registry,
         vmm: Arc<dyn Vmm>,
         ingress: Arc<dyn Ingress>,
+        roots: Arc<dyn RootDisks>,
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
-        let context =
-            Arc::new(Context { home, registry, vmm, config, ingress, measures: Measures::default(), table });
+        let context = Arc::new(Context {
+            home,
+            registry,
+            vmm,
+            config,
+            ingress,
+            roots,
+            measures: Measures::default(),
+            table,
+        });
         let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
         let rows = instances.context.registry.all().await?;
         recovery::recover(&instances, rows).await;

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::rest::RestSpec;
 use crate::restart::RestartPolicy;
+use crate::root::PinnedImage;
 
 /// Memory of an instance that asks for none in particular, MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 512;
@@ -56,8 +57,11 @@ pub struct InstanceSpec {
     pub stdin: bool,
     /// Whether it belongs to one `run` and ends with it.
     pub ephemeral: bool,
-    /// File name of the root disk, which names its content.
+    /// File name of the base root disk, which names its content; of no meaning with an image.
     pub rootfs: String,
+    /// The image whose root disk it has, in place of the base.
+    #[serde(default)]
+    pub image: Option<PinnedImage>,
     /// When it rests.
     #[serde(default)]
     pub rest: RestSpec,
@@ -144,12 +148,20 @@ impl InstanceSpec {
         Ok(())
     }
 
+    /// The environment of its command: its own over that of its image.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut env = self.image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
+        env.extend(self.env.clone());
+        env
+    }
+
     /// The command as the guest executes it.
     #[must_use]
     pub fn process(&self) -> Process {
         Process {
             command: self.command.clone(),
-            env: self.env.clone(),
+            env: self.environment(),
             workdir: self.workdir.clone(),
             user: self.user.clone(),
             tty: self.tty,
@@ -176,10 +188,25 @@ pub(crate) mod tests {
             stdin: false,
             ephemeral: false,
             rootfs: "r".into(),
+            image: None,
             rest: RestSpec::default(),
             restart: RestartPolicy::No,
             max_lifetime_ms: None,
         }
+    }
+
+    #[test]
+    fn an_image_gives_defaults_to_the_environment() {
+        let env = |pairs: [(&str, &str); 2]| pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let image = PinnedImage {
+            reference: "x".into(),
+            digest: "sha256:0".into(),
+            env: env([("A", "image"), ("B", "image")]),
+        };
+        let spec = InstanceSpec { image: Some(image), env: env([("B", "own"), ("C", "own")]), ..sample() };
+        let expected =
+            [("A", "image"), ("B", "own"), ("C", "own")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(spec.process().env, expected.into());
     }
 
     #[test]

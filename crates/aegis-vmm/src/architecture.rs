@@ -58,6 +58,15 @@ impl Architecture {
         }
     }
 
+    /// Its name among platforms of container images.
+    #[must_use]
+    pub const fn oci_name(self) -> &'static str {
+        match self {
+            Architecture::X86_64 => "amd64",
+            Architecture::Aarch64 => "arm64",
+        }
+    }
+
     /// The Debian package with its QEMU.
     #[must_use]
     pub const fn package(self) -> &'static str {

@@ -76,8 +76,8 @@ pub struct MachineSpec {
     pub kernel: PathBuf,
     /// Initial file system with the harness.
     pub initramfs: PathBuf,
-    /// Read-only root disk, shared with other machines.
-    pub root_disk: PathBuf,
+    /// Read-only root disk, shared with other machines: files that follow each other on it, each of whole sectors.
+    pub root_disk: Vec<PathBuf>,
     /// Writable disk, the machine's own.
     pub data_disk: PathBuf,
     /// Memory, MiB.

@@ -1,9 +1,11 @@
 //! `$AEGIS_HOME/config.toml`: the daemon's defaults. Without it everything is as documented.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use aegis_api::duration;
+use aegis_api::{duration, size};
+use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::rest::{After, RestDefaults};
 use serde::Deserialize;
 
@@ -19,6 +21,29 @@ pub struct Config {
     pub rest: RestDefaults,
     /// Where the name router listens; nowhere if absent.
     pub names: Option<SocketAddr>,
+    /// Registries, proxy and limits of images.
+    pub images: ImageConfig,
+}
+
+/// What the file says of images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    registries: BTreeMap<String, RegistrySettings>,
+    proxy: Option<String>,
+    disk_budget: Option<u64>,
+    max_unpacked: Option<u64>,
+}
+
+impl ImageConfig {
+    /// The settings, for images of this processor.
+    pub(crate) fn settings(self, architecture: &str) -> Settings {
+        let mut settings = Settings::for_architecture(architecture);
+        settings.registries = self.registries;
+        settings.proxy = self.proxy;
+        settings.disk_budget = self.disk_budget.unwrap_or(settings.disk_budget);
+        settings.limits.max_data_bytes = self.max_unpacked.unwrap_or(settings.limits.max_data_bytes);
+        settings
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +51,23 @@ pub struct Config {
 struct File {
     idle: Idle,
     router: Router,
+    images: ImageFile,
+    registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ImageFile {
+    proxy: Option<String>,
+    disk_budget: Option<String>,
+    max_unpacked: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Registry {
+    plain_http: bool,
+    ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +95,14 @@ fn after(name: &str, text: Option<&str>, default: After) -> Result<After, String
     }
 }
 
+fn bytes(name: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+    let parse = |text: &str| {
+        let parsed = size::mebibytes(text).map(|mebibytes| mebibytes.saturating_mul(1 << 20));
+        parsed.map_err(|error| format!("images.{name} = {text:?}: {error}"))
+    };
+    text.map(parse).transpose()
+}
+
 impl Config {
     /// Reads the file, if there is one.
     ///
@@ -70,7 +120,8 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router } = toml::from_str(text).map_err(|error| error.to_string())?;
+        let File { idle, router, images, registry } =
+            toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = RestDefaults::default();
         let rest = RestDefaults {
             pause: after("pause", idle.pause.as_deref(), defaults.pause)?,
@@ -83,7 +134,17 @@ impl Config {
                 format!("router.listen = {text:?}: expected ADDRESS:PORT, e.g. {DEFAULT_LISTEN}, or off")
             })?),
         };
-        Ok(Config { rest, names })
+        let registries = registry.into_iter().map(|(name, Registry { plain_http, ca })| match &ca {
+            Some(path) if !path.is_absolute() => Err(format!("registry.{name:?}.ca is no absolute path")),
+            _ => Ok((name, RegistrySettings { plain_http, ca })),
+        });
+        let images = ImageConfig {
+            registries: registries.collect::<Result<_, _>>()?,
+            proxy: images.proxy,
+            disk_budget: bytes("disk_budget", images.disk_budget.as_deref())?,
+            max_unpacked: bytes("max_unpacked", images.max_unpacked.as_deref())?,
+        };
+        Ok(Config { rest, names, images })
     }
 }
 
@@ -107,7 +168,18 @@ mod tests {
         let config = Config::parse(text).unwrap();
         let rest =
             RestDefaults { pause: After::Ms(5000), stop: After::Never, connections: After::Ms(3_600_000) };
-        assert_eq!(config, Config { rest, names: None });
+        assert_eq!(config, Config { rest, names: None, images: ImageConfig::default() });
+    }
+
+    #[test]
+    fn registries_are_configured_one_by_one() {
+        let text = "[images]\ndisk_budget = \"2g\"\nmax_unpacked = \"512m\"\nproxy = \"http://proxy:3128\"\n\
+            [registry.\"localhost:5000\"]\nplain_http = true\n[registry.\"r.example\"]\nca = \"/ca.pem\"";
+        let settings = Config::parse(text).unwrap().images.settings("amd64");
+        assert_eq!((settings.disk_budget, settings.limits.max_data_bytes), (2 << 30, 512 << 20));
+        assert_eq!(settings.proxy.as_deref(), Some("http://proxy:3128"));
+        assert!(settings.registries["localhost:5000"].plain_http);
+        assert_eq!(settings.registries["r.example"].ca.as_deref(), Some(Path::new("/ca.pem")));
     }
 
     #[test]
@@ -117,6 +189,8 @@ mod tests {
             ("[idle]\npaws = \"1s\"", "paws"),
             ("[router]\nlisten = \"8099\"", "ADDRESS:PORT"),
             ("idle = 3", "idle"),
+            ("[images]\ndisk_budget = \"much\"", "images.disk_budget"),
+            ("[registry.\"x\"]\nca = \"ca.pem\"", "absolute"),
         ] {
             let error = Config::parse(text).unwrap_err();
             assert!(error.contains(words), "{error}");

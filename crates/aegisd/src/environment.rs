@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aegis_images::Settings;
 use aegis_instances::Config;
 use aegis_store::home::Home;
 use aegis_vmm::Architecture;
@@ -27,6 +28,8 @@ pub struct Environment {
     pub instances: Config,
     /// Where the name router listens; nowhere if absent.
     pub names: Option<SocketAddr>,
+    /// Settings of images.
+    pub images: Settings,
 }
 
 impl Environment {
@@ -60,6 +63,7 @@ impl Environment {
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
             names: file.names,
+            images: file.images.settings(guest.oci_name()),
         })
     }
 

@@ -9,10 +9,13 @@ mod socket;
 mod stream;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aegis_images::{Digest, ImageError, Images};
 use aegis_instances::ports::Ingress;
+use aegis_instances::root::RootDisks;
 use aegis_instances::{InstanceError, Instances};
 use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
@@ -49,6 +52,9 @@ pub enum DaemonError {
     /// What is stored cannot be taken over.
     #[error(transparent)]
     Instances(#[from] InstanceError),
+    /// The images cannot be used.
+    #[error(transparent)]
+    Images(#[from] ImageError),
     /// A system call failed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -72,10 +78,22 @@ impl DaemonError {
     }
 }
 
+/// The images, as instances know them.
+#[derive(Debug)]
+struct ImageDisks(Images);
+
+impl RootDisks for ImageDisks {
+    fn parts(&self, digest: &str) -> Result<Vec<PathBuf>, String> {
+        let parsed = digest.parse::<Digest>();
+        parsed.and_then(|digest| self.0.parts(&digest)).map_err(|error| error.to_string())
+    }
+}
+
 /// What every handler shares.
 #[derive(Debug, Clone)]
 pub(crate) struct App {
     pub(crate) instances: Instances,
+    pub(crate) images: Images,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
@@ -160,9 +178,11 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let backends: Arc<dyn Backends> = Arc::<Guests>::clone(&guests);
     let ports = Arc::new(PublicPorts(Listeners::new(Arc::clone(&backends))));
     let ingress: Arc<dyn Ingress> = Arc::<PublicPorts>::clone(&ports);
+    let images = Images::open(home.images(), environment.images.clone())?;
+    let roots = Arc::new(ImageDisks(images.clone()));
     let settings = environment.instances.clone();
     let instances =
-        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), ingress, settings).await?;
+        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), ingress, roots, settings).await?;
     guests.serve(instances.clone());
     instances.listen().await;
     let names = environment.names.and_then(|address| open_names(address, backends));
@@ -172,6 +192,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let shown: Arc<str> = home.root.display().to_string().into();
     let app = App {
         instances: instances.clone(),
+        images,
         vmm,
         home: shown,
         started: Instant::now(),

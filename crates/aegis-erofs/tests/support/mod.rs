@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 
 use aegis_erofs::{
-    FileKind, FileTree, Image, ImageOptions, IngestError, Limits, ReadError, Spool, Whiteouts, ingest,
-    write_image,
+    FileKind, FileTree, Image, ImageOptions, IngestError, Layer, Limits, ReadError, Spool, Whiteouts, ingest,
+    write_image, write_over,
 };
 use proptest::prelude::*;
 
@@ -144,6 +145,29 @@ pub(crate) fn image_of(tree: &FileTree) -> Image<File> {
     let file = tempfile::tempfile().unwrap();
     write_image(tree, &file, &ImageOptions::default()).unwrap();
     Image::open(file).unwrap()
+}
+
+/// The image of layers that are read by themselves and stacked: metadata, then the data of each.
+pub(crate) fn layered(archives: &[Vec<u8>]) -> Result<File, IngestError> {
+    let mut tree = new_tree(Limits::default());
+    let (mut data, mut blocks) = (Vec::new(), Vec::new());
+    for (number, archive) in (0..).zip(archives) {
+        let file = tempfile::tempfile().unwrap();
+        let layer = Layer::read(archive.as_slice(), file.try_clone().unwrap(), &Limits::default())?;
+        assert_eq!(file.metadata().unwrap().len(), u64::from(layer.blocks()) * 4096);
+        blocks.push(layer.blocks());
+        // As it comes back from the disk.
+        Layer::decode(&layer.encode()).unwrap().stack(&mut tree, number)?;
+        data.push(file);
+    }
+    let mut image = tempfile::tempfile().unwrap();
+    let written = write_over(&tree, &image, &blocks, &ImageOptions::default()).unwrap();
+    assert_eq!(image.seek(SeekFrom::End(0)).unwrap(), written.bytes);
+    for mut layer in data {
+        layer.rewind().unwrap();
+        std::io::copy(&mut layer, &mut image).unwrap();
+    }
+    Ok(image)
 }
 
 /// Everything in an image, without the root. Also checks the link counts.

@@ -1,7 +1,7 @@
 //! QEMU's command line. What differs between architectures is in [`Architecture`].
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -31,10 +31,22 @@ fn kernel_arguments(guest: Architecture, accelerator: Accelerator) -> String {
     format!("console={console} quiet panic=-1 oops=panic{more}")
 }
 
-/// A raw disk as `-blockdev` takes it. JSON, because its other syntax gives commas in paths a meaning.
-fn disk(node: &str, path: &Path, read_only: bool) -> String {
+/// Where the descriptor of a root disk is that consists of several files.
+pub(crate) fn joined_root(spec: &MachineSpec) -> PathBuf {
+    spec.run_dir.join("root.vmdk")
+}
+
+fn root_disk(spec: &MachineSpec) -> String {
+    match spec.root_disk.as_slice() {
+        [whole] => disk("root", "raw", whole, true),
+        _ => disk("root", "vmdk", &joined_root(spec), true),
+    }
+}
+
+/// A disk as `-blockdev` takes it. JSON, because its other syntax gives commas in paths a meaning.
+fn disk(node: &str, driver: &str, path: &Path, read_only: bool) -> String {
     json!({
-        "driver": "raw",
+        "driver": driver,
         "node-name": node,
         "read-only": read_only,
         "discard": "unmap",
@@ -70,8 +82,8 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
     }
     add("-serial", "chardev:console");
     add("-mon", "chardev=qmp,mode=control");
-    add("-blockdev", &disk("root", &spec.root_disk, true));
-    add("-blockdev", &disk("data", &spec.data_disk, false));
+    add("-blockdev", &root_disk(spec));
+    add("-blockdev", &disk("data", "raw", &spec.data_disk, false));
     for device in [
         "virtio-blk-device,drive=root,serial=aegis-root,werror=report,rerror=report",
         // A full host disk is an I/O error for the guest; the default would freeze the machine.
@@ -111,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_path_stays_a_path() {
-        let text = disk("root", Path::new("/a,readonly=off/b"), true);
+        let text = disk("root", "raw", Path::new("/a,readonly=off/b"), true);
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["file"]["filename"], "/a,readonly=off/b");
         assert_eq!(parsed["read-only"], true);
@@ -124,7 +136,7 @@ mod tests {
             console_log: "/c".into(),
             kernel: "/k".into(),
             initramfs: "/i".into(),
-            root_disk: "/root".into(),
+            root_disk: vec!["/root".into()],
             data_disk: "/data".into(),
             memory_mib: 64,
             vcpus: 1,
@@ -162,7 +174,7 @@ mod tests {
     #[test]
     fn a_stray_is_known_by_its_disk_alone() {
         let words = |program: &str, disk: &str| -> Vec<String> {
-            let own = super::disk("data", Path::new(disk), false);
+            let own = super::disk("data", "raw", Path::new(disk), false);
             ["/usr/bin/", program]
                 .concat()
                 .split(' ')

@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod arguments;
+mod joined;
 mod qmp;
 
 use std::io;
@@ -101,6 +102,10 @@ impl Vmm for Qemu {
         let log =
             std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
         let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
+        if spec.root_disk.len() > 1 {
+            joined::write(&arguments::joined_root(spec), &spec.root_disk)
+                .map_err(VmmError::io("join the root disk"))?;
+        }
         let mut command = Command::new(executable);
         command.args(arguments::arguments(spec, self.guest, self.choice.accelerator));
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);

@@ -13,6 +13,7 @@ use aegis_instances::lifecycle;
 use aegis_instances::ports::{Endpoint, Wanted};
 use aegis_instances::rest::{After, Due, RestSpec};
 use aegis_instances::restart::RestartPolicy;
+use aegis_instances::root::PinnedImage;
 use aegis_instances::spec::{self, InstanceSpec};
 use aegis_instances::{StopReason as Reason, View};
 use jiff::Timestamp;
@@ -139,9 +140,10 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         disk_mb: spec.disk_mib,
         workdir: spec.workdir.clone(),
         user: spec.user.clone(),
-        env_keys: spec.env.keys().cloned().collect(),
+        env_keys: spec.environment().into_keys().collect(),
         ephemeral: spec.ephemeral,
-        image: None,
+        image: spec.image.as_ref().map(|image| image.reference.clone()),
+        image_digest: spec.image.as_ref().map(|image| image.digest.clone()),
         workspace: None,
         secret_keys: Vec::new(),
         kit: None,
@@ -149,7 +151,11 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
 }
 
 /// What a request for a new instance asks for, with everything absent filled in.
-pub(super) fn new_spec(request: &CreateInstance, rootfs: String) -> Result<InstanceSpec, Failure> {
+pub(super) fn new_spec(
+    request: &CreateInstance,
+    rootfs: String,
+    image: Option<PinnedImage>,
+) -> Result<InstanceSpec, Failure> {
     if let Some(name) = &request.handle {
         handle::check(name).map_err(|error| Failure::invalid(format!("{name:?}: {error}")))?;
     }
@@ -167,6 +173,7 @@ pub(super) fn new_spec(request: &CreateInstance, rootfs: String) -> Result<Insta
         stdin: request.stdin,
         ephemeral: request.ephemeral,
         rootfs,
+        image,
         rest: RestSpec {
             pause: request.idle_pause_ms.map(after),
             stop: request.idle_stop_ms.map(after),

@@ -1,12 +1,16 @@
 //! Creating, describing, starting, stopping, deleting.
 
+use std::collections::BTreeMap;
+
 use aegis_api::duration;
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
+use aegis_images::{Held, ImageReference};
 use aegis_instances::View;
 use aegis_instances::lifecycle::Request;
 use aegis_instances::manager::{InstanceHandle, Pruned};
 use aegis_instances::ports::additions;
+use aegis_instances::root::PinnedImage;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -17,6 +21,7 @@ use utoipa::IntoParams;
 
 use super::convert::{self, names_only, new_spec, parse};
 use super::failure::{Failure, no_such_method};
+use super::images;
 use crate::App;
 
 /// Filter of the list.
@@ -77,11 +82,41 @@ pub(super) async fn create(
         let text = format!("there is no instance {handle:?} to start, and no command to create it with");
         return Err(Failure(ApiError::new(ErrorCode::NotFound, text).hint("give a command after --")));
     }
-    let spec = new_spec(&request, app.instances.default_rootfs()?)?;
+    // Not removed as long as no record says that it is needed.
+    let (_held, image) = match &request.image {
+        None => (None, None),
+        Some(name) => {
+            let held = images::obtain(&app, name, request.pull.unwrap_or_default()).await?;
+            let image = pin(name, &held, request.no_image_env);
+            (Some(held), Some(image))
+        }
+    };
+    let rootfs = if image.is_some() { String::new() } else { app.instances.default_rootfs()? };
+    let spec = new_spec(&request, rootfs, image)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
     let created = app.instances.create(request.handle.clone(), spec, ports).await?;
     begin(&created, request.wait).await?;
     Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
+}
+
+/// How an image is called: as users write it, with its tag.
+fn image_name(name: &str) -> String {
+    name.parse::<ImageReference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+fn pin(name: &str, held: &Held, without_env: bool) -> PinnedImage {
+    let env = if without_env { BTreeMap::new() } else { held.record.env.clone() };
+    PinnedImage { reference: image_name(name), digest: held.record.digest.to_string(), env }
+}
+
+/// The image that an instance has already, if that is the one asked for.
+fn same_image(request: &CreateInstance, view: &View) -> Option<PinnedImage> {
+    let asked = request.image.as_deref().map(image_name);
+    let pinned = view.spec.image.clone().filter(|image| asked.as_ref() == Some(&image.reference));
+    let without_env = |image: PinnedImage| {
+        if request.no_image_env { PinnedImage { env: BTreeMap::new(), ..image } } else { image }
+    };
+    pinned.map(without_env)
 }
 
 async fn start_existing(
@@ -91,7 +126,8 @@ async fn start_existing(
 ) -> Result<Json<Instance>, Failure> {
     let view = existing.view();
     let same = !request.ephemeral
-        && (names_only(request) || new_spec(request, view.spec.rootfs.clone())? == *view.spec)
+        && (names_only(request)
+            || new_spec(request, view.spec.rootfs.clone(), same_image(request, &view))? == *view.spec)
         && exposes_nothing_new(request, &view)?;
     if !same {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());

@@ -3,6 +3,7 @@
 mod convert;
 mod events;
 mod failure;
+mod images;
 mod instances;
 mod logs;
 mod ports;
@@ -45,6 +46,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ports::expose))
         .routes(routes!(ports::unexpose))
         .routes(routes!(ports::keep_alive, ports::release))
+        .routes(routes!(images::list, images::remove))
+        .routes(routes!(images::describe))
+        .routes(routes!(images::pull))
+        .routes(routes!(images::prune))
+        .routes(routes!(images::load))
+        .routes(routes!(images::save))
         .routes(routes!(processes::signal))
         .routes(routes!(processes::exec))
         .routes(routes!(processes::attach))

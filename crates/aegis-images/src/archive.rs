@@ -1,0 +1,369 @@
+//! Archives of images: what `docker save`, `skopeo`, `podman` and `buildah` write, and OCI layouts as tar.
+//!
+//! An archive is read into a [`FileTree`], as a layer would be: bounded, whatever is in it, and with its links in the tree
+//! and nowhere else.
+
+use std::io::{self, BufReader, Read, Write};
+
+use aegis_erofs::{Content, FileTree, NodeId, Spool, Whiteouts};
+use oci_spec::image::ImageIndex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::digest::{Digest, Hashing};
+use crate::error::ImageError;
+use crate::manifest::{self, Document, LayerPart, MOST_DOCUMENT, Packing, Part};
+use crate::prepare::Plan;
+use crate::progress::Progress;
+use crate::record::Layout;
+use crate::reference::ImageReference;
+use crate::settings::Settings;
+use crate::store::Images;
+
+/// Longest chain of symbolic links to a layer.
+const MOST_LINKS: usize = 4;
+/// What tools call an image in an index; the first is containerd's whole name, the second a tag or a name.
+const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
+/// An image found in an archive, with its blobs stored.
+#[derive(Debug)]
+struct Found {
+    plan: Plan,
+    documents: [Vec<u8>; 2],
+    names: Vec<String>,
+}
+
+/// An entry of `manifest.json`, as `docker save` writes it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+impl Images {
+    /// Takes over the images of an archive, plain or compressed, and returns their digests and names.
+    ///
+    /// # Errors
+    /// If the archive holds no image for the guest's processor, or is not valid.
+    pub async fn load(
+        &self,
+        archive: impl Read + Send + 'static,
+    ) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
+        let workshop = self.workshop();
+        let (layout, settings) = (workshop.layout.clone(), workshop.settings.clone());
+        let read =
+            tokio::task::spawn_blocking(move || Archive::read(archive, layout, &settings)?.images(&settings));
+        let found = read.await.map_err(|_| ImageError::BrokenOff)??;
+        let mut loaded = Vec::new();
+        for Found { plan, documents, names } in found {
+            let digest = plan.digest.clone();
+            let progress = watch::Sender::new(Progress::default());
+            self.adopt(plan, documents, &names, None, &progress).await?;
+            loaded.push((digest, names));
+        }
+        Ok(loaded)
+    }
+}
+
+struct Archive {
+    tree: FileTree,
+    layout: Layout,
+}
+
+impl Archive {
+    fn read(archive: impl Read, layout: Layout, settings: &Settings) -> Result<Archive, ImageError> {
+        let mut buffered = BufReader::with_capacity(256 << 10, archive);
+        let mut start = [0; 4];
+        let got =
+            read_start(&mut buffered, &mut start).map_err(|error| ImageError::invalid(error.to_string()))?;
+        let start = start.get(..got).unwrap_or_default().to_vec();
+        let packing = sniff(&start);
+        let whole = io::Cursor::new(start).chain(buffered);
+        let plain: Box<dyn Read> = match packing {
+            Packing::Plain => Box::new(whole),
+            Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+            Packing::Zstd => {
+                let decoder = zstd::stream::read::Decoder::new(whole);
+                Box::new(decoder.map_err(|error| ImageError::invalid(error.to_string()))?)
+            }
+        };
+        let tmp = layout.tmp();
+        let spool = Spool::in_dir(&tmp).map_err(ImageError::io("cannot write in", tmp))?;
+        let mut tree = FileTree::new(settings.limits.clone(), spool);
+        aegis_erofs::ingest(&mut tree, BufReader::new(plain), Whiteouts::Keep)
+            .map_err(|error| ImageError::invalid(format!("the archive: {error}")))?;
+        Ok(Archive { tree, layout })
+    }
+
+    fn images(&self, settings: &Settings) -> Result<Vec<Found>, ImageError> {
+        let saved = self.document("manifest.json").ok();
+        let saved: Vec<Saved> = match saved {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| ImageError::invalid(format!("manifest.json: {error}")))?,
+            None => Vec::new(),
+        };
+        if self.tree.lookup(b"index.json").is_some() {
+            return self.indexed(&saved, settings);
+        }
+        if saved.is_empty() {
+            return Err(ImageError::invalid(
+                "it is no archive of images: it has neither index.json nor manifest.json",
+            ));
+        }
+        saved.iter().map(|image| self.saved(image, settings)).collect()
+    }
+
+    /// The images of an OCI layout.
+    fn indexed(&self, saved: &[Saved], settings: &Settings) -> Result<Vec<Found>, ImageError> {
+        let broken = |error: &dyn std::fmt::Display| ImageError::invalid(format!("index.json: {error}"));
+        let bytes = self.document("index.json")?;
+        let index: ImageIndex = serde_json::from_slice(&bytes).map_err(|error| broken(&error))?;
+        let mut all: Vec<Found> = Vec::new();
+        for descriptor in index.manifests() {
+            let annotations = descriptor.annotations().clone().unwrap_or_default();
+            let named = NAME_ANNOTATIONS
+                .iter()
+                .filter_map(|key| annotations.get(*key))
+                .find_map(|name| full_name(name));
+            let shown = named.clone().unwrap_or_else(|| "the archive's image".to_owned());
+            let digest: Digest = descriptor.digest().to_string().parse()?;
+            let mut bytes = self.blob_document(&digest)?;
+            let mut document = manifest::parse(&bytes)?;
+            if let Document::Index(choices) = &document {
+                bytes =
+                    self.blob_document(&manifest::choose(choices, &settings.architecture, &shown)?.digest)?;
+                document = manifest::parse(&bytes)?;
+            }
+            let Document::Image { config, layers } = document else {
+                return Err(broken(&"it leads to an index of an index"));
+            };
+            let config_bytes = self.blob_document(&config.digest)?;
+            let tags = saved.iter().filter(|image| image.config.contains(config.digest.hex()));
+            let tags =
+                tags.flat_map(|image| image.repo_tags.iter().flatten()).filter_map(|name| full_name(name));
+            let mut names: Vec<String> = named.into_iter().chain(tags).collect();
+            names.sort();
+            names.dedup();
+            for part in &layers {
+                self.store(&blob_path(&part.blob.digest), Some(&part.blob.digest))?;
+            }
+            let plan = self.plan(&bytes, config, &config_bytes, layers, &shown, settings)?;
+            match all.iter_mut().find(|found| found.plan.digest == plan.digest) {
+                Some(found) => found.names.extend(names),
+                None => all.push(Found { plan, documents: [bytes, config_bytes], names }),
+            }
+        }
+        Ok(all)
+    }
+
+    fn plan(
+        &self,
+        manifest: &[u8],
+        config_part: Part,
+        config: &[u8],
+        layers: Vec<LayerPart>,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<Plan, ImageError> {
+        let config = manifest::parse_config(config, layers.len())?;
+        manifest::check_platform(&config, &settings.architecture, name)?;
+        Ok(Plan { digest: Digest::of(manifest), config_part, config, layers })
+    }
+
+    /// An image as `docker save` wrote it before it knew of OCI layouts: it has no manifest, so it gets one.
+    fn saved(&self, image: &Saved, settings: &Settings) -> Result<Found, ImageError> {
+        let config = self.document(&image.config)?;
+        let config_part = Part { digest: Digest::of(&config), size: config.len() as u64 };
+        let layers = image.layers.iter().map(|path| self.store(path, None)).collect::<Result<Vec<_>, _>>()?;
+        let descriptor = |kind: &str, part: &Part| Descriptor {
+            media_type: format!("application/vnd.oci.image.{kind}"),
+            digest: part.digest.clone(),
+            size: part.size,
+        };
+        let kind = |packing| match packing {
+            Packing::Plain => "layer.v1.tar",
+            Packing::Gzip => "layer.v1.tar+gzip",
+            Packing::Zstd => "layer.v1.tar+zstd",
+        };
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: "application/vnd.oci.image.manifest.v1+json",
+            config: descriptor("config.v1+json", &config_part),
+            layers: layers.iter().map(|layer| descriptor(kind(layer.packing), &layer.blob)).collect(),
+        };
+        let manifest =
+            serde_json::to_vec(&manifest).map_err(|error| ImageError::invalid(error.to_string()))?;
+        let names: Vec<String> =
+            image.repo_tags.iter().flatten().filter_map(|name| full_name(name)).collect();
+        let shown = names.first().cloned().unwrap_or_else(|| "the archive's image".to_owned());
+        let plan = self.plan(&manifest, config_part, &config, layers, &shown, settings)?;
+        Ok(Found { plan, documents: [manifest, config], names })
+    }
+
+    fn file(&self, path: &str) -> Result<aegis_erofs::Extent, ImageError> {
+        let missing = || ImageError::invalid(format!("the archive has no file {path:?}"));
+        let mut at = path.as_bytes().to_vec();
+        for _ in 0..MOST_LINKS {
+            let node: NodeId = self.tree.lookup(&at).ok_or_else(missing)?;
+            match &self.tree.node(node).content {
+                Content::File(extent) => return Ok(*extent),
+                Content::Symlink(target) => at = beside(&at, target),
+                _ => return Err(missing()),
+            }
+        }
+        Err(missing())
+    }
+
+    fn document(&self, path: &str) -> Result<Vec<u8>, ImageError> {
+        let extent = self.file(path)?;
+        if extent.len() > MOST_DOCUMENT {
+            return Err(ImageError::invalid(format!("{path} has more than {MOST_DOCUMENT} bytes")));
+        }
+        let mut bytes = Vec::new();
+        let read = Contents { tree: &self.tree, extent, at: 0 }.read_to_end(&mut bytes);
+        read.map_err(ImageError::io("cannot read", self.layout.tmp()))?;
+        Ok(bytes)
+    }
+
+    fn blob_document(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+        let bytes = self.document(&blob_path(digest))?;
+        let found = Digest::of(&bytes);
+        if found == *digest {
+            return Ok(bytes);
+        }
+        Err(ImageError::Mismatch { promised: digest.to_string(), found: found.to_string() })
+    }
+
+    /// Stores a file of the archive as a blob, which has the promised digest if one was promised.
+    fn store(&self, path: &str, promised: Option<&Digest>) -> Result<LayerPart, ImageError> {
+        let mut contents = Contents { tree: &self.tree, extent: self.file(path)?, at: 0 };
+        let mut start = [0; 4];
+        let failed = |error| ImageError::io("cannot write in", self.layout.tmp())(error);
+        let got = read_start(&mut contents, &mut start).map_err(failed)?;
+        contents.at = 0;
+        let mut file = Hashing::new(self.layout.temporary()?);
+        io::copy(&mut contents, &mut file).map_err(failed)?;
+        file.flush().map_err(failed)?;
+        let (size, digest) = (file.bytes, file.hasher.finish());
+        if let Some(promised) = promised.filter(|promised| **promised != digest) {
+            return Err(ImageError::Mismatch { promised: promised.to_string(), found: digest.to_string() });
+        }
+        self.layout.place(file.to, &self.layout.blob(&digest))?;
+        Ok(LayerPart { blob: Part { digest, size }, packing: sniff(start.get(..got).unwrap_or_default()) })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: String,
+    digest: Digest,
+    size: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u32,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+/// The contents of one file of an archive.
+struct Contents<'t> {
+    tree: &'t FileTree,
+    extent: aegis_erofs::Extent,
+    at: u64,
+}
+
+impl Read for Contents<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.extent.len() - self.at).unwrap_or(usize::MAX);
+        let count = buf.len().min(left);
+        self.tree.read(self.extent, self.at, buf.get_mut(..count).unwrap_or_default())?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A whole name; what is only a tag, as tools write it for a layout of one image, is none.
+fn full_name(text: &str) -> Option<String> {
+    let whole = text.contains(['/', ':']);
+    whole.then(|| text.parse::<ImageReference>().ok()).flatten().map(|reference| reference.to_string())
+}
+
+/// Where a symbolic link leads, as a path of the archive; `..` is taken by the letter.
+fn beside(link: &[u8], target: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> =
+        if target.starts_with(b"/") { Vec::new() } else { link.split(|b| *b == b'/').collect() };
+    parts.pop();
+    for part in target.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    parts.join(&b'/')
+}
+
+fn sniff(start: &[u8]) -> Packing {
+    match start {
+        [0x1f, 0x8b, ..] => Packing::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] => Packing::Zstd,
+        _ => Packing::Plain,
+    }
+}
+
+fn read_start(from: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while let Some(rest) = start.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match from.read(rest)? {
+            0 => break,
+            count => got += count,
+        }
+    }
+    Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn links_lead_within_the_archive() {
+        assert_eq!(beside(b"a/layer.tar", b"../b/layer.tar"), b"b/layer.tar");
+        assert_eq!(beside(b"a/layer.tar", b"../../../etc/passwd"), b"etc/passwd");
+        assert_eq!(beside(b"a/b", b"/c"), b"c");
+    }
+
+    #[test]
+    fn a_tag_alone_is_no_name() {
+        assert_eq!(full_name("latest"), None);
+        assert_eq!(full_name("alpine:3").unwrap(), "docker.io/library/alpine:3");
+        assert_eq!(full_name("::"), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn arbitrary_archives_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout(dir.path().to_owned());
+            std::fs::create_dir_all(layout.tmp()).unwrap();
+            let settings = Settings::for_architecture("amd64");
+            let images = Archive::read(io::Cursor::new(bytes), layout, &settings).and_then(|archive| archive.images(&settings));
+            prop_assert!(images.is_err());
+        }
+    }
+}

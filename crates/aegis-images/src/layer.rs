@@ -1,0 +1,246 @@
+//! Layers: fetched, checked, unpacked.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use aegis_erofs::{Layer, Limits};
+use tokio::sync::mpsc;
+
+use crate::digest::{self, Digest, Hasher, Hashing};
+use crate::error::ImageError;
+use crate::manifest::{LayerPart, Packing, Part};
+use crate::record::{Layout, sync_parent};
+use crate::registry::{Patience, Repository, Trouble};
+
+/// Chunks on their way from the network to the disk.
+const CHUNKS: usize = 16;
+const READ_BUFFER: usize = 256 << 10;
+/// Largest window of zstd, as a power of two: what a decoder may take of memory, 128 MiB.
+const MOST_ZSTD_WINDOW: u32 = 27;
+/// Archives may have so many bytes beside contents, for each entry that is allowed: its headers.
+const HEADER_BYTES: u64 = 4096;
+
+/// A download: its file, and how far it is.
+#[derive(Debug)]
+struct Partial {
+    file: File,
+    hasher: Hasher,
+    len: u64,
+}
+
+impl Partial {
+    /// Goes on with what is there.
+    fn open(path: &Path) -> io::Result<Partial> {
+        let mut file = File::options().read(true).append(true).create(true).open(path)?;
+        let (hasher, len) = digest::of_reader(&mut file)?;
+        Ok(Partial { file, hasher, len })
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        (self.hasher, self.len) = (Hasher::default(), 0);
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, ImageError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::BrokenOff)?;
+    done.map_err(ImageError::io("cannot write", path))
+}
+
+/// Fetches a blob, going on where an earlier attempt stopped. `progress` is told how much is here.
+pub(crate) async fn download(
+    layout: &Layout,
+    from: &Repository,
+    blob: &Part,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<(), ImageError> {
+    let path = layout.partial_blob(&blob.digest);
+    let opened = path.clone();
+    let mut partial = blocking(&path, move || Partial::open(&opened)).await?;
+    // What an earlier daemon left may be damaged: then the whole is fetched once more.
+    let mut inherited = partial.len > 0;
+    let mut patience = Patience::default();
+    loop {
+        if partial.len > blob.size {
+            partial = blocking(&path, move || partial.restart().map(|()| partial)).await?;
+        }
+        let before = partial.len;
+        if partial.len < blob.size {
+            let (rest, trouble) = fetch_on(from, blob, partial, &path, progress).await?;
+            partial = rest;
+            if partial.len > before {
+                patience.renew();
+            }
+            if let Some(trouble) = trouble {
+                patience.after(trouble).await?;
+                continue;
+            }
+        }
+        let found = partial.hasher.clone().finish();
+        if found == blob.digest {
+            return finish(partial, path, layout.blob(&blob.digest)).await;
+        }
+        if !inherited {
+            crate::record::remove(&path)?;
+            return Err(ImageError::Mismatch { promised: blob.digest.to_string(), found: found.to_string() });
+        }
+        inherited = false;
+        partial = blocking(&path, move || partial.restart().map(|()| partial)).await?;
+    }
+}
+
+async fn finish(partial: Partial, path: PathBuf, at: PathBuf) -> Result<(), ImageError> {
+    let to = at.clone();
+    blocking(&at, move || {
+        partial.file.sync_all()?;
+        fs::rename(&path, &to)
+    })
+    .await?;
+    sync_parent(&at)
+}
+
+/// One request's worth of a blob. The trouble, if it did not bring all of the rest.
+async fn fetch_on(
+    from: &Repository,
+    blob: &Part,
+    mut partial: Partial,
+    path: &Path,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<(Partial, Option<Trouble>), ImageError> {
+    let mut body = match from.blob(&blob.digest, partial.len).await {
+        Ok(body) => body,
+        Err(trouble) => return Ok((partial, Some(trouble))),
+    };
+    if body.starts_at != partial.len {
+        partial = blocking(path, move || partial.restart().map(|()| partial)).await?;
+    }
+    let mut len = partial.len;
+    let (chunks, mut to_write) = mpsc::channel::<bytes::Bytes>(CHUNKS);
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut result = Ok(());
+        while let Some(chunk) = to_write.blocking_recv() {
+            result = partial.add(&chunk);
+            if result.is_err() {
+                break;
+            }
+        }
+        (partial, result)
+    });
+    let trouble = loop {
+        match body.next().await {
+            Ok(Some(chunk)) => {
+                len += chunk.len() as u64;
+                if len > blob.size {
+                    let text = format!("{} has more than the {} bytes promised", blob.digest, blob.size);
+                    break Some(Trouble::Final(ImageError::Invalid(text)));
+                }
+                progress(len);
+                if chunks.send(chunk).await.is_err() {
+                    // The writer tells why.
+                    break None;
+                }
+            }
+            Ok(None) if len < blob.size => break Some(from.breaks_off(len, blob.size)),
+            Ok(None) => break None,
+            Err(trouble) => break Some(trouble),
+        }
+    };
+    drop(chunks);
+    let (partial, written) = writer.await.map_err(|_| ImageError::BrokenOff)?;
+    written.map_err(ImageError::io("cannot write", path))?;
+    Ok((partial, trouble))
+}
+
+/// Unpacks a blob that is here into the layer that its configuration names, if that is not here yet. Blocks.
+pub(crate) fn unpack(
+    layout: &Layout,
+    layer: &LayerPart,
+    diff_id: &Digest,
+    limits: &Limits,
+) -> Result<(), ImageError> {
+    if read_index(layout, diff_id).is_ok() {
+        return Ok(());
+    }
+    let failed = ImageError::layer(&layer.blob.digest);
+    let path = layout.blob(&layer.blob.digest);
+    let blob = File::open(&path).map_err(ImageError::io("cannot read", path))?;
+    let data = layout.temporary()?;
+    let writer = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
+
+    let most = limits.max_data_bytes.saturating_add(limits.max_entries.saturating_mul(HEADER_BYTES));
+    let archive = unpacked(blob, layer.packing).map_err(|error| failed(&error))?;
+    let mut archive = BufReader::with_capacity(READ_BUFFER, HashingReader::new(archive, most));
+    let unpacked = Layer::read(&mut archive, writer, limits).map_err(|error| failed(&error))?;
+    // Writers of tar fill up their last record; all of it counts for the digest.
+    io::copy(&mut archive, &mut io::sink()).map_err(|error| failed(&error))?;
+    let found = archive.into_inner().seen.hasher.finish();
+    if found != *diff_id {
+        return Err(ImageError::Mismatch { promised: diff_id.to_string(), found: found.to_string() });
+    }
+    layout.place(data, &layout.layer_data(diff_id))?;
+    layout.write(&layout.layer_index(diff_id), &unpacked.encode())
+}
+
+/// The index of a layer that is here, with its data.
+pub(crate) fn read_index(layout: &Layout, diff_id: &Digest) -> Result<Layer, ImageError> {
+    let path = layout.layer_index(diff_id);
+    let bytes = fs::read(&path).map_err(ImageError::io("cannot read", path))?;
+    let index = Layer::decode(&bytes).map_err(|error| ImageError::layer(diff_id)(&error))?;
+    let data = layout.layer_data(diff_id);
+    let len = fs::metadata(&data).map_err(ImageError::io("cannot read", data))?.len();
+    if len == u64::from(index.blocks()) * 4096 {
+        Ok(index)
+    } else {
+        Err(ImageError::layer(diff_id)(&"its data is cut off"))
+    }
+}
+
+/// What a blob unpacks to.
+pub(crate) fn unpacked(blob: File, packing: Packing) -> io::Result<Box<dyn Read>> {
+    let blob = BufReader::with_capacity(READ_BUFFER, blob);
+    Ok(match packing {
+        Packing::Plain => Box::new(blob),
+        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
+        Packing::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(blob)?;
+            decoder.window_log_max(MOST_ZSTD_WINDOW)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// Hashes what is read, and ends with an error where there is too much of it.
+struct HashingReader<R> {
+    from: R,
+    seen: Hashing<io::Sink>,
+    most: u64,
+}
+
+impl<R> HashingReader<R> {
+    fn new(from: R, most: u64) -> HashingReader<R> {
+        HashingReader { from, seen: Hashing::new(io::sink()), most }
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buf)?;
+        self.seen.write_all(buf.get(..count).unwrap_or_default())?;
+        if self.seen.bytes > self.most {
+            return Err(io::Error::other(format!("it unpacks to more than {} bytes", self.most)));
+        }
+        Ok(count)
+    }
+}

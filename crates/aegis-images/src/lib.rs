@@ -1,0 +1,37 @@
+//! Container images: from a reference or an archive to a read-only root disk, kept as long as somebody uses it.
+//!
+//! ```text
+//!   reference ──► registry ──► manifest, config ─┐              ┌─► metadata disk of the image ─┐
+//!                     │                          ├─► prepare ───┤                               ├─► root disk
+//!   archive ──────────┴──────► layers (blobs) ───┘              └─► data of each layer ─────────┘
+//! ```
+//!
+//! Everything is named by its digest and appears under its name only when it is whole and on disk: blobs as they were
+//! sent, layers as [`aegis_erofs::Layer`] makes them, and last the record of an image that binds them together. A
+//! reference is a name for a record. So a crash leaves nothing half used. What it leaves behind is of use to the next
+//! pull, or goes with the next prune.
+//!
+//! Registries and archives are untrusted: whatever they send is bounded and checked against its digest.
+
+mod archive;
+mod digest;
+mod error;
+mod flight;
+mod layer;
+mod manifest;
+mod prepare;
+mod progress;
+mod record;
+mod reference;
+mod registry;
+mod save;
+mod settings;
+mod store;
+
+pub use digest::Digest;
+pub use error::ImageError;
+pub use progress::{LayerProgress, Progress, Stage};
+pub use record::{Record, RecordedLayer};
+pub use reference::{ImageName, ImageReference};
+pub use settings::{RegistrySettings, Settings};
+pub use store::{Held, Images, InUse, Listed, Removed, Usage, pulled};

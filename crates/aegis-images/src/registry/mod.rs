@@ -1,0 +1,406 @@
+//! A registry as this crate needs it: manifests and blobs, read.
+//!
+//! Written on an HTTP client and not taken from the crate `oci-client`, which reads manifests of any length into memory and
+//! does not tell how long a registry asks to be left alone.
+
+mod auth;
+mod credentials;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, NoProxy, Proxy, Response, StatusCode};
+use serde::Deserialize;
+
+use crate::digest::Digest;
+use crate::error::ImageError;
+use crate::manifest::{self, MOST_DOCUMENT};
+use crate::reference::ImageReference;
+use crate::settings::{RegistrySettings, Settings};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a registry may be silent.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often something is tried without any progress.
+const ATTEMPTS: u32 = 5;
+/// Before the second attempt; doubled each time.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Longest wait that a registry may ask for.
+const MOST_WAIT: Duration = Duration::from_secs(60);
+/// Most redirections of one request.
+const MOST_REDIRECTS: usize = 5;
+/// Most bytes that are read of an error or a token.
+const MOST_ERROR: u64 = 256 << 10;
+
+/// Why a request failed, and whether another attempt makes sense.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    Passing { error: ImageError, wait: Option<Duration> },
+    Final(ImageError),
+}
+
+impl Trouble {
+    fn passing(error: ImageError) -> Trouble {
+        Trouble::Passing { error, wait: None }
+    }
+
+    fn error(self) -> ImageError {
+        match self {
+            Trouble::Passing { error, .. } | Trouble::Final(error) => error,
+        }
+    }
+}
+
+/// Decides how often, and after what time, something is tried again.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    failures: u32,
+}
+
+impl Patience {
+    /// There was progress: failures before it do not count any more.
+    pub(crate) fn renew(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Waits before the next attempt.
+    ///
+    /// # Errors
+    /// If there is no point in another one.
+    pub(crate) async fn after(&mut self, trouble: Trouble) -> Result<(), ImageError> {
+        let Trouble::Passing { error, wait } = trouble else { return Err(trouble.error()) };
+        self.failures += 1;
+        if self.failures >= ATTEMPTS {
+            return Err(error);
+        }
+        let pause = wait.unwrap_or(FIRST_WAIT * 2u32.saturating_pow(self.failures - 1)).min(MOST_WAIT);
+        tracing::debug!(%error, ?pause, "trying again");
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+fn unreachable(registry: &str, error: &reqwest::Error) -> ImageError {
+    let mut detail = String::new();
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Outer errors repeat the inner ones, and the first has the whole address in it.
+        if cause.is_some() && !text.contains("error sending request") && !detail.contains(&text) {
+            detail = if detail.is_empty() { text } else { format!("{detail}: {text}") };
+        }
+        cause = error.source();
+    }
+    let detail = if detail.is_empty() { error.to_string() } else { detail };
+    ImageError::Unreachable { registry: registry.to_owned(), detail }
+}
+
+/// Why a body was not read.
+enum BodyError {
+    TooLong(u64),
+    Broken(reqwest::Error),
+}
+
+impl BodyError {
+    fn named(self, registry: &str) -> Trouble {
+        match self {
+            BodyError::TooLong(limit) => {
+                let text = format!("{registry} answers with more than {limit} bytes");
+                Trouble::Final(ImageError::Invalid(text))
+            }
+            BodyError::Broken(error) => Trouble::passing(unreachable(registry, &error)),
+        }
+    }
+}
+
+async fn body(response: &mut Response, limit: u64) -> Result<Vec<u8>, BodyError> {
+    let mut all = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
+        if (all.len() + chunk.len()) as u64 > limit {
+            return Err(BodyError::TooLong(limit));
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all)
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    #[serde(default)]
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The registry's own words, made fit for a line of text.
+fn words(body: &[u8]) -> String {
+    let errors: Option<Errors> = serde_json::from_slice(body).ok();
+    let first = errors.and_then(|all| all.errors.into_iter().next());
+    let text = match first {
+        Some(ErrorEntry { code, message }) if message.is_empty() => code,
+        Some(ErrorEntry { message, .. }) => message,
+        None => return String::new(),
+    };
+    let printable: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    if printable.is_empty() { printable } else { format!(": {printable}") }
+}
+
+/// How long a registry asks to be left alone.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Where the range begins that a server sends: `bytes FIRST-LAST/SIZE`.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+}
+
+/// One repository of a registry.
+#[derive(Clone)]
+pub(crate) struct Repository {
+    client: Client,
+    name: String,
+    image: String,
+    base: String,
+    plain: bool,
+    credentials: credentials::Credentials,
+    access: Arc<Mutex<Option<auth::Access>>>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+fn client(settings: &RegistrySettings, proxy: Option<&str>) -> Result<Client, ImageError> {
+    // An error only says that it has been done before.
+    let _again = rustls::crypto::ring::default_provider().install_default();
+    let setting = |error: reqwest::Error| ImageError::Settings(format!("{error}"));
+    let safe = Policy::custom(|attempt| {
+        let was_safe = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+        if attempt.previous().len() > MOST_REDIRECTS {
+            attempt.error("too many redirections")
+        } else if was_safe && attempt.url().scheme() != "https" {
+            attempt.error("a redirection away from encryption")
+        } else {
+            attempt.follow()
+        }
+    });
+    let mut builder = Client::builder()
+        .user_agent(concat!("aegis/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .redirect(safe);
+    if let Some(path) = &settings.ca {
+        let told =
+            |error: &dyn std::fmt::Display| ImageError::Settings(format!("{}: {error}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| told(&error))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| told(&error))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    if let Some(proxy) = proxy {
+        let proxy = Proxy::all(proxy).map_err(setting)?;
+        builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
+    }
+    builder.build().map_err(setting)
+}
+
+impl Repository {
+    /// The repository of a reference, with the user's credentials for its registry.
+    pub(crate) async fn open(
+        reference: &ImageReference,
+        settings: &Settings,
+    ) -> Result<Repository, ImageError> {
+        let name = reference.registry().to_owned();
+        let own = settings.registries.get(&name).cloned().unwrap_or_default();
+        let asked = name.clone();
+        let credentials = tokio::task::spawn_blocking(move || credentials::find(&asked)).await;
+        let scheme = if own.plain_http { "http" } else { "https" };
+        Ok(Repository {
+            client: client(&own, settings.proxy.as_deref())?,
+            image: reference.familiar(),
+            base: format!("{scheme}://{name}/v2/{}", reference.repository()),
+            plain: own.plain_http,
+            credentials: credentials.map_err(|_| ImageError::BrokenOff)??,
+            access: Arc::default(),
+            name,
+        })
+    }
+
+    fn access(&self) -> Option<auth::Access> {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn send(&self, url: &str, headers: &HeaderMap) -> Result<Response, Trouble> {
+        let request = self.client.get(url).headers(headers.clone());
+        let request = match self.access() {
+            Some(access) => access.apply(request),
+            None => request,
+        };
+        request.send().await.map_err(|error| {
+            if error.is_redirect() || error.is_builder() {
+                return Trouble::Final(unreachable(&self.name, &error));
+            }
+            Trouble::passing(unreachable(&self.name, &error))
+        })
+    }
+
+    /// Asks, and answers a challenge once. What is no success is trouble.
+    async fn get(&self, url: &str, headers: &HeaderMap) -> Result<Response, Trouble> {
+        let mut response = self.send(url, headers).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let header = response.headers().get(WWW_AUTHENTICATE).and_then(|header| header.to_str().ok());
+            if let Some(challenge) = header.and_then(auth::challenge) {
+                let (client, name) = (&self.client, &self.name);
+                let access = auth::answer(client, name, challenge, &self.credentials, self.plain).await?;
+                *self.access.lock().unwrap_or_else(PoisonError::into_inner) = access.clone();
+                if access.is_some() {
+                    response = self.send(url, headers).await?;
+                }
+            }
+        }
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    }
+
+    async fn refused(&self, mut response: Response) -> Trouble {
+        let (status, wait) = (response.status(), retry_after(response.headers()));
+        let text = body(&mut response, MOST_ERROR).await.unwrap_or_default();
+        let (registry, name, detail) = (self.name.clone(), self.image.clone(), words(&text));
+        match status {
+            StatusCode::NOT_FOUND => Trouble::Final(ImageError::NotFound { registry, name }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Trouble::Final(ImageError::Unauthorized { registry, name, detail })
+            }
+            _ => {
+                let error = ImageError::Registry { registry, status: status.as_u16(), detail };
+                if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+                    Trouble::Passing { error, wait }
+                } else {
+                    Trouble::Final(error)
+                }
+            }
+        }
+    }
+
+    /// A manifest or index by tag or digest.
+    pub(crate) async fn manifest(&self, version: &str) -> Result<Vec<u8>, ImageError> {
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(manifest::ACCEPT))]);
+        let bytes = self.document(&format!("{}/manifests/{version}", self.base), &headers).await?;
+        match version.parse::<Digest>() {
+            Ok(promised) => check(bytes, &promised),
+            Err(_) => Ok(bytes),
+        }
+    }
+
+    /// A small blob, such as a configuration.
+    pub(crate) async fn small_blob(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+        let bytes = self.document(&self.blob_url(digest), &HeaderMap::new()).await?;
+        check(bytes, digest)
+    }
+
+    async fn document(&self, url: &str, headers: &HeaderMap) -> Result<Vec<u8>, ImageError> {
+        let mut patience = Patience::default();
+        loop {
+            let trouble = match self.get(url, headers).await {
+                Ok(mut response) => match body(&mut response, MOST_DOCUMENT).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => error.named(&self.name),
+                },
+                Err(trouble) => trouble,
+            };
+            patience.after(trouble).await?;
+        }
+    }
+
+    fn blob_url(&self, digest: &Digest) -> String {
+        format!("{}/blobs/{digest}", self.base)
+    }
+
+    /// The end of a body before all of a blob was there.
+    pub(crate) fn breaks_off(&self, at: u64, of: u64) -> Trouble {
+        let detail = format!("it breaks off after {at} of {of} bytes");
+        Trouble::passing(ImageError::Unreachable { registry: self.name.clone(), detail })
+    }
+
+    /// A blob from some byte on, or from the beginning if the registry cannot do that.
+    pub(crate) async fn blob(&self, digest: &Digest, from: u64) -> Result<BlobBody, Trouble> {
+        let mut headers = HeaderMap::new();
+        if from > 0
+            && let Ok(range) = HeaderValue::from_str(&format!("bytes={from}-"))
+        {
+            headers.insert(RANGE, range);
+        }
+        let response = self.get(&self.blob_url(digest), &headers).await?;
+        let starts_at = match (response.status(), range_start(response.headers())) {
+            (StatusCode::PARTIAL_CONTENT, Some(start)) if start == from => from,
+            (StatusCode::PARTIAL_CONTENT, _) => {
+                let text = format!("{} sends another part of a blob than asked for", self.name);
+                return Err(Trouble::Final(ImageError::Invalid(text)));
+            }
+            _ => 0,
+        };
+        Ok(BlobBody { response, starts_at, registry: self.name.clone() })
+    }
+}
+
+fn check(bytes: Vec<u8>, promised: &Digest) -> Result<Vec<u8>, ImageError> {
+    let found = Digest::of(&bytes);
+    if found == *promised {
+        return Ok(bytes);
+    }
+    Err(ImageError::Mismatch { promised: promised.to_string(), found: found.to_string() })
+}
+
+/// The bytes of a blob as they come.
+#[derive(Debug)]
+pub(crate) struct BlobBody {
+    response: Response,
+    /// The place of the first byte in the blob.
+    pub(crate) starts_at: u64,
+    registry: String,
+}
+
+impl BlobBody {
+    /// The next bytes; none at the end of what the registry sends.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Trouble> {
+        let chunk = self.response.chunk().await;
+        chunk.map_err(|error| Trouble::passing(unreachable(&self.registry, &error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_registrys_words_are_one_printable_line() {
+        let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow\u0007 down\n"}]}"#;
+        assert_eq!(words(body), ": slow down");
+        assert_eq!(words(br#"{"errors":[{"code":"DENIED"}]}"#), ": DENIED");
+        assert_eq!(words(b"<html>"), "");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_answers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in "[ -~]{0,40}") {
+            drop(words(&bytes));
+            let value = HeaderValue::from_str(&text).unwrap();
+            let headers = HeaderMap::from_iter([(CONTENT_RANGE, value.clone()), (RETRY_AFTER, value)]);
+            let _parsed = (range_start(&headers), retry_after(&headers));
+        }
+    }
+}

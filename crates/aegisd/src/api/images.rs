@@ -1,0 +1,365 @@
+//! Images: pulled, loaded, saved, listed, removed.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
+use aegis_api::image::{
+    Image, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullPolicy, PullProgress, PullRequest,
+};
+use aegis_images::{
+    Digest, Held, ImageError, ImageReference, Images, InUse, Listed, Progress, Removed, Stage,
+};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::channel::{Channel, Sender};
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+use utoipa::IntoParams;
+
+use super::convert::{parse, timestamp};
+use super::failure::Failure;
+use crate::App;
+
+/// Least time between two reports of progress.
+const REPORT_PERIOD: Duration = Duration::from_millis(100);
+/// Pieces of an archive on their way.
+const PIECES: usize = 8;
+/// Size of a piece of an archive that is saved, bytes.
+const PIECE: usize = 256 << 10;
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Failure {
+        let text = error.to_string();
+        let of = |code| ApiError::new(code, text.clone());
+        Failure(match error {
+            ImageError::Reference(..) | ImageError::Digest(_) | ImageError::Ambiguous(_) => {
+                of(ErrorCode::InvalidArgument)
+            }
+            ImageError::Absent(name) => {
+                of(ErrorCode::ImageNotFound).hint(format!("pull it with: aegis image pull {name}"))
+            }
+            ImageError::NotFound { .. } => of(ErrorCode::ImageNotFound)
+                .hint("are name and tag right? private images want: docker login REGISTRY"),
+            ImageError::Unauthorized { registry, .. } => {
+                of(ErrorCode::RegistryDenied).hint(format!("give credentials with: docker login {registry}"))
+            }
+            ImageError::Credentials { .. } => of(ErrorCode::RegistryDenied)
+                .hint("see ~/.docker/config.json and the credential helper that it names"),
+            ImageError::Unreachable { registry, .. } => of(ErrorCode::RegistryFailed).hint(format!(
+                "for plain HTTP, a private CA or a proxy see [registry.\"{registry}\"] in docs/IMAGES.md"
+            )),
+            ImageError::Registry { .. } => of(ErrorCode::RegistryFailed),
+            ImageError::Invalid(_)
+            | ImageError::Platform { .. }
+            | ImageError::Mismatch { .. }
+            | ImageError::Layer { .. } => of(ErrorCode::ImageInvalid),
+            ImageError::InUse { .. } => of(ErrorCode::ImageInUse).hint("delete the instance first"),
+            ImageError::Damaged(name, _) => of(ErrorCode::ImageInvalid)
+                .hint(format!("remove it with: aegis image remove {name}, and pull it again")),
+            ImageError::Io { .. } => of(ErrorCode::Internal).hint("is the disk full? see: aegis doctor"),
+            ImageError::Settings(_) => of(ErrorCode::HostNotReady).hint("see $AEGIS_HOME/config.toml"),
+            ImageError::BrokenOff => of(ErrorCode::ShuttingDown),
+        })
+    }
+}
+
+/// Images that instances need.
+pub(crate) fn in_use(app: &App) -> InUse {
+    let pinned = |view: &Arc<aegis_instances::View>| {
+        let image = view.spec.image.as_ref()?;
+        Some((image.digest.parse::<Digest>().ok()?, view.name().to_owned()))
+    };
+    app.instances.list().iter().filter_map(pinned).collect()
+}
+
+fn users(app: &App, digest: &Digest) -> Vec<String> {
+    let digest = digest.to_string();
+    let uses = |view: &Arc<aegis_instances::View>| {
+        view.spec.image.as_ref().is_some_and(|image| image.digest == digest).then(|| view.name().to_owned())
+    };
+    app.instances.list().iter().filter_map(uses).collect()
+}
+
+fn shown(app: &App, listed: &Listed) -> Image {
+    let record = &listed.record;
+    let layer = |layer: &aegis_images::RecordedLayer| ImageLayer {
+        digest: layer.blob.to_string(),
+        diff_id: layer.diff_id.to_string(),
+        size: layer.size,
+    };
+    Image {
+        digest: record.digest.to_string(),
+        names: listed.names.clone(),
+        size: record.bytes(),
+        architecture: record.architecture.clone(),
+        created: record.created.clone(),
+        prepared_at: timestamp(record.prepared_ms),
+        env: record.env.clone(),
+        layers: record.layers.iter().map(layer).collect(),
+        used_by: users(app, &record.digest),
+    }
+}
+
+fn image(app: &App, digest: &Digest) -> Result<Image, Failure> {
+    let all = app.images.list();
+    let found = all.iter().find(|listed| listed.record.digest == *digest);
+    Ok(shown(app, found.ok_or_else(|| ImageError::Absent(digest.to_string()))?))
+}
+
+fn removed(removed: Removed) -> ImagesRemoved {
+    let images = removed.images.iter().map(ToString::to_string).collect();
+    ImagesRemoved { names: removed.names, images, bytes: removed.bytes }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, Failure> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::BrokenOff)??)
+}
+
+/// The image for a new instance, held until that is stored.
+pub(super) async fn obtain(app: &App, name: &str, policy: PullPolicy) -> Result<Held, Failure> {
+    let held = match policy {
+        PullPolicy::Never => app.images.find(name)?,
+        PullPolicy::Missing => app.images.ensure(name).await?,
+        PullPolicy::Always => {
+            let reference: ImageReference = name.parse()?;
+            aegis_images::pulled(app.images.pull(&reference)).await?;
+            app.images.find(name)?
+        }
+    };
+    keep_budget(app);
+    Ok(held)
+}
+
+/// Removes what nobody needs, where there is too much of it.
+fn keep_budget(app: &App) {
+    let (images, in_use) = (app.images.clone(), in_use(app));
+    app.streams.spawn_blocking(move || match images.keep_budget(&in_use) {
+        Ok(gone) if gone.bytes > 0 => tracing::info!(bytes = gone.bytes, "images removed to keep the budget"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "images not removed"),
+    });
+}
+
+/// All images on this host.
+#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<Image>)))]
+pub(super) async fn list(State(app): State<App>) -> Json<Vec<Image>> {
+    Json(app.images.list().iter().map(|listed| shown(&app, listed)).collect())
+}
+
+/// Which image.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Named {
+    /// A reference, or the first digits of the digest.
+    name: String,
+}
+
+/// One image.
+#[utoipa::path(get, path = "/v1/images/info", params(Named),
+    responses((status = 200, body = Image), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn describe(
+    State(app): State<App>,
+    Query(named): Query<Named>,
+) -> Result<Json<Image>, Failure> {
+    let held = app.images.find(&named.name)?;
+    Ok(Json(image(&app, &held.record.digest)?))
+}
+
+/// Takes a name away, and with the last one the image.
+#[utoipa::path(delete, path = "/v1/images", params(Named),
+    responses((status = 200, body = ImagesRemoved), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn remove(
+    State(app): State<App>,
+    Query(named): Query<Named>,
+) -> Result<Json<ImagesRemoved>, Failure> {
+    let (images, in_use) = (app.images.clone(), in_use(&app));
+    Ok(Json(removed(blocking(move || images.remove(&named.name, &in_use)).await?)))
+}
+
+/// How much goes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Extent {
+    /// Also images that have names.
+    #[serde(default)]
+    all: bool,
+}
+
+/// Removes images without names that no instance needs; with `all` also those with names.
+#[utoipa::path(post, path = "/v1/images/prune", params(Extent), responses((status = 200, body = ImagesRemoved)))]
+pub(super) async fn prune(
+    State(app): State<App>,
+    Query(extent): Query<Extent>,
+) -> Result<Json<ImagesRemoved>, Failure> {
+    let (images, in_use) = (app.images.clone(), in_use(&app));
+    Ok(Json(removed(blocking(move || images.prune(extent.all, &in_use)).await?)))
+}
+
+/// Pulls an image, whatever is on this host. The reply tells how far it is, a JSON object a line, and last the image or
+/// the error. The pull goes on if the client goes away.
+#[utoipa::path(post, path = "/v1/images/pull", request_body = PullRequest,
+    responses((status = 200, content_type = "application/x-ndjson", body = PullProgress),
+        (status = 400, body = ErrorBody)))]
+pub(super) async fn pull(State(app): State<App>, body: Bytes) -> Result<Response, Failure> {
+    let request: PullRequest = parse(&body)?;
+    let reference: ImageReference = request.reference.parse()?;
+    let progress = app.images.pull(&reference);
+    let (sender, body) = Channel::<Bytes>::new(PIECES);
+    let streams = app.streams.clone();
+    streams.spawn(async move { tell(&app, progress, sender).await });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
+}
+
+async fn tell(app: &App, mut progress: watch::Receiver<Progress>, mut sender: Sender<Bytes>) {
+    let mut beat = tokio::time::interval(REPORT_PERIOD);
+    loop {
+        beat.tick().await;
+        let now = progress.borrow_and_update().clone();
+        let line = report(app, &now);
+        let mut json = serde_json::to_vec(&line).unwrap_or_default();
+        json.push(b'\n');
+        if sender.send_data(json.into()).await.is_err() || now.outcome.is_some() {
+            break;
+        }
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { break },
+            () = app.end.wanted.cancelled() => break,
+        }
+    }
+    keep_budget(app);
+}
+
+fn report(app: &App, progress: &Progress) -> PullProgress {
+    let layer = |layer: &aegis_images::LayerProgress| LayerProgress {
+        digest: layer.digest.to_string(),
+        done: layer.done,
+        total: layer.total,
+        stage: match layer.stage {
+            Stage::Waiting => LayerStage::Waiting,
+            Stage::Downloading => LayerStage::Downloading,
+            Stage::Unpacking => LayerStage::Unpacking,
+            Stage::Ready => LayerStage::Ready,
+        },
+    };
+    let outcome = progress.outcome.clone();
+    let outcome =
+        outcome.map(|outcome| outcome.map_err(Failure::from).and_then(|digest| image(app, &digest)));
+    let (image, error) = match outcome {
+        None => (None, None),
+        Some(Ok(image)) => (Some(image), None),
+        Some(Err(Failure(error))) => (None, Some(error)),
+    };
+    PullProgress { layers: progress.layers.iter().map(layer).collect(), image, error }
+}
+
+/// Takes over the images of an archive: of `docker save`, or an OCI layout as tar, plain or compressed.
+#[utoipa::path(post, path = "/v1/images/load",
+    request_body(content = inline(Vec<u8>), content_type = "application/x-tar"),
+    responses((status = 200, body = Vec<Image>), (status = 422, body = ErrorBody)))]
+pub(super) async fn load(State(app): State<App>, mut body: Body) -> Result<Json<Vec<Image>>, Failure> {
+    let (pieces, receiver) = mpsc::channel::<io::Result<Bytes>>(PIECES);
+    let feed = async move {
+        while let Some(frame) = body.frame().await {
+            let piece = frame.map_err(io::Error::other).map(|frame| frame.into_data().unwrap_or_default());
+            if pieces.send(piece).await.is_err() {
+                // What follows the end of an archive is of no interest, but its sender waits until somebody takes it.
+                while let Some(Ok(_)) = body.frame().await {}
+                return;
+            }
+        }
+    };
+    let work = app.images.load(Pieces { receiver, left: Bytes::new() });
+    let (loaded, ()) = tokio::join!(work, feed);
+    let images: Result<Vec<Image>, Failure> = loaded?.iter().map(|(digest, _)| image(&app, digest)).collect();
+    keep_budget(&app);
+    Ok(Json(images?))
+}
+
+/// A body, as whoever blocks reads it.
+struct Pieces {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    left: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.left.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.left = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = buf.len().min(self.left.len());
+        let piece = self.left.split_to(count);
+        buf.get_mut(..count).unwrap_or_default().copy_from_slice(&piece);
+        Ok(count)
+    }
+}
+
+/// Which images.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Several {
+    /// References or first digits of digests, with commas between them.
+    names: String,
+}
+
+/// Images as an archive that `docker load` and `aegis image load` take.
+#[utoipa::path(get, path = "/v1/images/save", params(Several),
+    responses((status = 200, content_type = "application/x-tar", body = inline(Vec<u8>)),
+        (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn save(
+    State(app): State<App>,
+    Query(several): Query<Several>,
+) -> Result<Response, Failure> {
+    let names = several.names.split(',').map(str::to_owned);
+    let images: Vec<(String, Held)> =
+        names.map(|name| Ok((name.clone(), app.images.find(&name)?))).collect::<Result<_, ImageError>>()?;
+    let (sender, body) = Channel::<Bytes, io::Error>::new(PIECES);
+    let (store, runtime) = (app.images.clone(), tokio::runtime::Handle::current());
+    app.streams.spawn_blocking(move || write_archive(&store, &images, sender, &runtime));
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::new(body)).into_response())
+}
+
+fn write_archive(
+    store: &Images,
+    images: &[(String, Held)],
+    sender: Sender<Bytes, io::Error>,
+    runtime: &tokio::runtime::Handle,
+) {
+    let mut outlet = io::BufWriter::with_capacity(PIECE, Outlet { sender, runtime });
+    let saved = store.save(images, &mut outlet).map_err(|error| error.to_string());
+    let saved = saved.and_then(|()| outlet.flush().map_err(|error| error.to_string()));
+    if let (Err(error), Ok(outlet)) = (saved, outlet.into_inner()) {
+        tracing::warn!(error, "an image was not saved");
+        // The client sees that the archive is not whole.
+        outlet.sender.abort(io::Error::other(error));
+    }
+}
+
+/// A body, as whoever blocks writes it.
+struct Outlet<'r> {
+    sender: Sender<Bytes, io::Error>,
+    runtime: &'r tokio::runtime::Handle,
+}
+
+impl Write for Outlet<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.runtime.block_on(self.sender.send_data(Bytes::copy_from_slice(bytes)));
+        sent.map(|()| bytes.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
