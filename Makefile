@@ -51,6 +51,7 @@ unit: ## Fast tests; boot no machine
 	@cargo test --workspace --exclude aegis-tests --exclude aegis-benches
 
 integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
+	@scripts/dependencies test
 	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 
 bench: all ## Measure, each figure beside its yardstick; ROUNDS=5 for a quick look, ONLY=router for a part

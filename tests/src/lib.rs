@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on panics")]
 
+pub mod registry;
+
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -164,6 +166,21 @@ impl Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().to_owned();
         Daemon { home, root, environment: Vec::new() }
+    }
+
+    /// Starts a daemon in a new home with these lines more in its settings, and these variables in its environment.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_configured(settings: &str, variables: &[(&str, &str)]) -> Daemon {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let mut daemon = Daemon::none();
+        daemon.environment = variables.iter().map(owned).collect();
+        let text = format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}");
+        std::fs::write(daemon.root.join("config.toml"), text).expect("write the settings");
+        daemon.up();
+        daemon
     }
 
     /// `aegis up`. The name router gets a port of its own, so that daemons of other tests have one, too.

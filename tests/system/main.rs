@@ -10,6 +10,7 @@ mod crashes;
 mod documents;
 mod events;
 mod fake;
+mod images;
 mod isolation;
 mod lifecycle;
 mod measures;

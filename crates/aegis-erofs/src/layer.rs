@@ -17,7 +17,7 @@ use crate::format::BLOCK;
 use crate::ingest::{self, IngestError, IngestReport, Refusal, Whiteouts};
 use crate::limits::{Limits, Meter};
 use crate::spool::{Extent, Spool};
-use crate::tree::{FileTree, TreeError};
+use crate::tree::{FileTree, TreeError, components};
 
 /// Contents up to this size are in the index: they end up beside their inodes, in a block with others.
 const SMALL: u64 = 2048;
@@ -146,6 +146,11 @@ impl Reader<'_> {
     fn entry<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<Contents, Refusal> {
         if member.path.starts_with(b"/") {
             return Err(TreeError::AbsolutePath.into());
+        }
+        // What cannot be in any tree is refused before anything of the layer is kept.
+        components(self.limits, &member.path)?;
+        if member.kind == Kind::HardLink {
+            components(self.limits, &member.link)?;
         }
         let contents =
             if member.kind == Kind::File { self.contents(member.size, members)? } else { Contents::None };

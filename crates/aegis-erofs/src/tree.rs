@@ -340,31 +340,8 @@ impl FileTree {
         Ok(())
     }
 
-    /// Splits and checks a path.
     pub(crate) fn components<'p>(&self, path: &'p [u8]) -> Result<Components<'p>, TreeError> {
-        let limit = self.limits.max_path_bytes;
-        if path.len() > limit {
-            return Err(TreeError::Limit { what: "bytes in a path", limit: limit as u64 });
-        }
-        if path.contains(&0) {
-            return Err(TreeError::NulByte);
-        }
-        let mut components = Vec::new();
-        for component in path.split(|byte| *byte == b'/') {
-            match component {
-                b"" | b"." => {}
-                b".." => return Err(TreeError::ParentComponent),
-                name if name.len() > MAX_NAME => return Err(TreeError::NameTooLong),
-                name => components.push(name),
-            }
-        }
-        if components.len() > self.limits.max_depth {
-            return Err(TreeError::Limit {
-                what: "directories in a path",
-                limit: self.limits.max_depth as u64,
-            });
-        }
-        Ok(components)
+        components(&self.limits, path)
     }
 
     fn as_directory(&self, id: NodeId) -> Option<&Directory> {
@@ -465,4 +442,28 @@ impl FileTree {
             self.prune(dir, &name);
         }
     }
+}
+
+/// Splits and checks a path.
+pub(crate) fn components<'p>(limits: &Limits, path: &'p [u8]) -> Result<Components<'p>, TreeError> {
+    let limit = limits.max_path_bytes;
+    if path.len() > limit {
+        return Err(TreeError::Limit { what: "bytes in a path", limit: limit as u64 });
+    }
+    if path.contains(&0) {
+        return Err(TreeError::NulByte);
+    }
+    let mut components = Vec::new();
+    for component in path.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => return Err(TreeError::ParentComponent),
+            name if name.len() > MAX_NAME => return Err(TreeError::NameTooLong),
+            name => components.push(name),
+        }
+    }
+    if components.len() > limits.max_depth {
+        return Err(TreeError::Limit { what: "directories in a path", limit: limits.max_depth as u64 });
+    }
+    Ok(components)
 }

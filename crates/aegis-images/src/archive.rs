@@ -51,6 +51,13 @@ impl Images {
         &self,
         archive: impl Read + Send + 'static,
     ) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
+        self.while_loading(self.take_in(archive)).await
+    }
+
+    async fn take_in(
+        &self,
+        archive: impl Read + Send + 'static,
+    ) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
         let workshop = self.workshop();
         let (layout, settings) = (workshop.layout.clone(), workshop.settings.clone());
         let read =
@@ -143,9 +150,11 @@ impl Archive {
             let tags = saved.iter().filter(|image| image.config.contains(config.digest.hex()));
             let tags =
                 tags.flat_map(|image| image.repo_tags.iter().flatten()).filter_map(|name| full_name(name));
-            let mut names: Vec<String> = named.into_iter().chain(tags).collect();
-            names.sort();
-            names.dedup();
+            // Several images may have one configuration: its tags count only where the image has no name of its own.
+            let names: Vec<String> = match named {
+                Some(name) => vec![name],
+                None => tags.collect(),
+            };
             for part in &layers {
                 self.store(&blob_path(&part.blob.digest), Some(&part.blob.digest))?;
             }

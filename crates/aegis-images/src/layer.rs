@@ -84,6 +84,10 @@ pub(crate) async fn download(
                 patience.renew();
             }
             if let Some(trouble) = trouble {
+                if matches!(trouble, Trouble::Final(_)) {
+                    // Of no use to another attempt.
+                    crate::record::remove(&path)?;
+                }
                 patience.after(trouble).await?;
                 continue;
             }

@@ -94,6 +94,9 @@ pub struct Usage {
     pub bytes: u64,
 }
 
+/// What is held while an archive is read: nobody knows yet which blobs come of it.
+const LOADING: &str = "loading";
+
 /// Images that instances need, with the instance's name.
 pub type InUse = BTreeMap<Digest, String>;
 
@@ -239,6 +242,24 @@ impl Images {
         Ok(digest)
     }
 
+    /// Takes archives in without what it stores being removed; if it fails, nothing of it stays.
+    pub(crate) async fn while_loading<T>(
+        &self,
+        work: impl Future<Output = Result<T, ImageError>>,
+    ) -> Result<T, ImageError> {
+        let hold = self.hold(&mut self.0.lock(), vec![LOADING.to_owned()]);
+        let outcome = work.await;
+        drop(hold);
+        if outcome.is_err() {
+            let this = self.clone();
+            let swept = tokio::task::spawn_blocking(move || this.sweep_files(&this.0.lock(), false)).await;
+            if let Ok(Err(error)) = swept {
+                tracing::warn!(%error, "what an archive left was not removed");
+            }
+        }
+        outcome
+    }
+
     /// Makes an image ready and gives it names. The small documents are stored with it.
     pub(crate) async fn adopt(
         &self,
@@ -380,35 +401,38 @@ impl Images {
             named.contains(digest) || in_use.contains_key(digest) || state.held.contains_key(digest.hex())
         };
         let gone: Vec<Digest> = state.records.keys().filter(|digest| !needed(digest)).cloned().collect();
-        // At the opening nobody has said yet what he needs.
-        let gone = if in_use.is_empty() && partial && state.held.is_empty() && named.is_empty() {
-            Vec::new()
-        } else {
-            gone
-        };
-        let mut removed = Removed::default();
+        let mut images = Vec::new();
         for digest in gone {
             record::remove(&self.layout().record(&digest))?;
             state.records.remove(&digest);
-            removed.images.push(digest);
+            images.push(digest);
         }
+        let bytes = self.sweep_files(state, partial)?;
+        Ok(Removed { names: Vec::new(), images, bytes })
+    }
+
+    /// Removes files that no record needs, and returns the space that they took.
+    fn sweep_files(&self, state: &State, partial: bool) -> Result<u64, ImageError> {
+        let loading = state.held.contains_key(LOADING);
+        let mut bytes = 0;
         let mut keep: BTreeSet<&str> = state.held.keys().map(String::as_str).collect();
         for record in state.records.values() {
             keep.extend([record.digest.hex(), record.config.hex()]);
             keep.extend(record.layers.iter().flat_map(|layer| [layer.blob.hex(), layer.diff_id.hex()]));
         }
-        for dir in ["blobs", "layers", "disks"].map(|name| self.layout().0.join(name)) {
+        let dirs = ["layers", "disks", "blobs"].into_iter().filter(|name| *name != "blobs" || !loading);
+        for dir in dirs.map(|name| self.layout().0.join(name)) {
             for entry in fs::read_dir(&dir).map_err(ImageError::io("cannot read", &dir))?.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let (digits, suffix) = name.split_once('.').unwrap_or((&name, ""));
                 let ours = Digest::from_hex(digits).is_some();
                 if ours && !keep.contains(digits) && (partial || suffix != "partial") {
-                    removed.bytes += on_disk(&entry.path());
+                    bytes += on_disk(&entry.path());
                     record::remove(&entry.path())?;
                 }
             }
         }
-        Ok(removed)
+        Ok(bytes)
     }
 }
 

@@ -1,0 +1,462 @@
+//! Images: from real registries and archives, made by real tools; and from a registry that misbehaves.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use aegis_tests::registry::{Layout, Misdeed, PASSWORD, Protection, Proxy, Registry, USER, tool};
+use aegis_tests::{DEADLINE, Daemon, eventually};
+use serde_json::Value;
+
+/// Base64 of `tester:pass:word`, as `docker login` stores it.
+const LOGIN: &str = "dGVzdGVyOnBhc3M6d29yZA==";
+
+fn images(daemon: &Daemon) -> Vec<Value> {
+    let listed: Value = serde_json::from_str(&daemon.ok(&["image", "list", "--output", "json"])).unwrap();
+    listed.as_array().unwrap().clone()
+}
+
+/// Names of the files in a directory of the store.
+fn stored(daemon: &Daemon, dir: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(daemon.root().join("images").join(dir)).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// What a refused command says.
+fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
+    let done = daemon.aegis(arguments);
+    assert_eq!((done.code, done.out().as_str()), (1, ""), "{}", done.err());
+    done.err()
+}
+
+/// A registry with an image `box:1` of one layer, and a layout to go on with.
+fn boxed() -> (Registry, Layout) {
+    let (registry, layout) = (Registry::start(Protection::None), Layout::new());
+    layout.busybox("1");
+    registry.push(&layout, "1", "box:1", &[]);
+    (registry, layout)
+}
+
+#[test]
+fn an_image_gives_its_files_and_environment_and_nothing_else() {
+    let (registry, layout) = boxed();
+    layout.layer("1", |root| {
+        std::fs::create_dir_all(root.join("opt/tool")).unwrap();
+        std::fs::write(root.join("opt/tool/greet"), "#!/bin/sh\necho \"$GREETING, $NAME\"\n").unwrap();
+        std::fs::set_permissions(root.join("opt/tool/greet"), PermissionsExt::from_mode(0o4755)).unwrap();
+        std::fs::hard_link(root.join("opt/tool/greet"), root.join("opt/tool/again")).unwrap();
+        std::fs::write(root.join("opt/gone"), "below").unwrap();
+        std::fs::create_dir_all(root.join("opt/hidden/deep")).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(root.join("opt/tool"), Some(1234), Some(5678)).unwrap();
+        }
+    });
+    layout.layer("1", |root| {
+        std::fs::remove_file(root.join("opt/gone")).unwrap();
+        std::fs::remove_dir_all(root.join("opt/hidden")).unwrap();
+        symlink("tool/greet", root.join("opt/link")).unwrap();
+    });
+    let path = "--config.env=PATH=/opt/tool:/bin";
+    let ignored =
+        ["--config.entrypoint=/nope", "--config.cmd=/nope", "--config.user=1000", "--config.workingdir=/opt"];
+    layout.configure(
+        "1",
+        &[&["--config.env=GREETING=hello", "--config.env=NAME=image", path], &ignored[..]].concat(),
+    );
+    registry.push(&layout, "1", "box:2", &[]);
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    let image = registry.reference("box:2");
+
+    assert_eq!(daemon.ok(&["run", "--image", &image, "--env", "NAME=flag", "--", "greet"]), "hello, flag\n");
+    let look = "again; stat -c '%a %h' /opt/tool/greet; stat -c '%u:%g' /opt/tool; readlink /opt/link; ls /opt; id -u; readlink /proc/self/cwd";
+    let owner = if rustix::process::geteuid().is_root() { "1234:5678" } else { "0:0" };
+    let expected = format!("hello, image\n4755 2\n{owner}\ntool/greet\nlink\ntool\n0\n/workspace\n");
+    assert_eq!(daemon.ok(&["run", "--image", &image, "--", "sh", "-c", look]), expected);
+    let bare = ["run", "--image", &image, "--no-image-env", "--", "/bin/env"];
+    assert!(!daemon.ok(&bare).contains("GREETING"));
+
+    let start = ["instance", "start", "--name", "box", "--image", &image, "--", "sleep", "1000"];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    assert_eq!(daemon.ok(&["exec", "box", "--env", "NAME=exec", "--", "greet"]), "hello, exec\n");
+    let info = daemon.info("box").unwrap();
+    assert_eq!(info["image"], image.as_str());
+    assert_eq!(info["image_digest"], images(&daemon)[0]["digest"]);
+    assert_eq!(info["env_keys"], serde_json::json!(["GREETING", "NAME", "PATH"]));
+    assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
+    assert_eq!(daemon.aegis(&start).code, 0, "the same request starts it again");
+    check_disks(&daemon);
+}
+
+/// Lets the format's own checker look at every disk.
+fn check_disks(daemon: &Daemon) {
+    for image in images(daemon) {
+        let hex = |digest: &Value| digest.as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        let store = daemon.root().join("images");
+        let mut disk =
+            std::fs::read(store.join("disks").join(format!("{}.erofs", hex(&image["digest"])))).unwrap();
+        for layer in image["layers"].as_array().unwrap() {
+            disk.extend(
+                std::fs::read(store.join("layers").join(format!("{}.data", hex(&layer["diff_id"])))).unwrap(),
+            );
+        }
+        assert_eq!(image["size"], disk.len());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), disk).unwrap();
+        tool("fsck.erofs", &[file.path().to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn layers_are_shared_and_an_instance_stays_with_the_image_that_it_was_created_from() {
+    let (registry, layout) = boxed();
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    layout.layer("1", |root| std::fs::write(root.join("etc/version"), "old\n").unwrap());
+    registry.push(&layout, "1", "box:latest", &[]);
+    let image = registry.reference("box");
+    let start = ["instance", "start", "--name", "box", "--image", &image, "--", "sleep", "1000"];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    layout.layer("1", |root| std::fs::write(root.join("etc/version"), "new\n").unwrap());
+    registry.push(&layout, "1", "box:latest", &[]);
+
+    let version = ["run", "--image", &image, "--", "cat", "/etc/version"];
+    assert_eq!(daemon.ok(&version), "old\n", "what is here is not asked for again");
+    let newest = ["run", "--image", &image, "--pull", "always", "--", "cat", "/etc/version"];
+    assert_eq!(daemon.ok(&newest), "new\n");
+    assert_eq!(daemon.ok(&version), "new\n");
+    assert_eq!(daemon.aegis(&["instance", "restart", "box"]).code, 0);
+    assert_eq!(daemon.ok(&["exec", "box", "--", "cat", "/etc/version"]), "old\n");
+    let two = images(&daemon);
+    assert_eq!(two.len(), 2);
+    assert_eq!(
+        stored(&daemon, "layers").len(),
+        2 * 3,
+        "three layers in both images, with index and data each"
+    );
+    let own: Vec<u64> = stored(&daemon, "disks").iter().map(|disk| disk.metadata().unwrap().len()).collect();
+    assert!(own.iter().all(|bytes| *bytes < 64 << 10), "{own:?}");
+
+    // The older one has no name any more, and is needed all the same.
+    assert!(daemon.ok(&["image", "prune"]).contains("Freed: 0 B"));
+    assert_eq!(daemon.aegis(&["instance", "restart", "box"]).code, 0);
+    let digest =
+        two.iter().find(|image| image["names"].as_array().unwrap().is_empty()).unwrap()["digest"].as_str();
+    let in_use = refused(&daemon, &["image", "remove", digest.unwrap()]);
+    assert!(
+        in_use.contains("in use by box") && in_use.contains("hint: delete the instance first"),
+        "{in_use}"
+    );
+    for verb in ["disable", "delete"] {
+        assert!(daemon.ok(&["image", "prune"]).contains("Freed: 0 B"));
+        assert_eq!(daemon.aegis(&["instance", verb, "box"]).code, 0);
+    }
+    assert!(daemon.ok(&["image", "prune"]).contains("Deleted: sha256:"));
+    assert_eq!(images(&daemon).len(), 1);
+    assert_eq!(daemon.ok(&version), "new\n");
+    assert!(daemon.ok(&["image", "prune", "--all"]).contains(&format!("Untagged: {image}:latest")));
+    for dir in ["blobs", "layers", "disks", "records", "names", "tmp"] {
+        assert_eq!(stored(&daemon, dir), Vec::<PathBuf>::new(), "{dir}");
+    }
+    assert!(refused(&daemon, &["image", "info", &image]).contains("there is no image"));
+}
+
+#[test]
+fn a_registry_with_tls_and_a_password_is_spoken_to_as_docker_is_set_up() {
+    let (registry, layout) = (Registry::start(Protection::TlsAndPassword), Layout::new());
+    layout.busybox("1");
+    registry.push(&layout, "1", "box:1", &[]);
+    let (image, docker) = (registry.reference("box:1"), tempfile::tempdir().unwrap());
+    let at = |name: &str| docker.path().join(name);
+    let own = docker.path().to_str().unwrap();
+    let path = format!("{own}:{}", std::env::var("PATH").unwrap());
+    let environment = [("DOCKER_CONFIG", own), ("PATH", path.as_str())];
+
+    let stranger = Daemon::start_configured("", &environment);
+    let unknown = refused(&stranger, &["image", "pull", &image]);
+    assert!(unknown.contains("cannot be reached") && unknown.contains("docs/IMAGES.md"), "{unknown}");
+    let daemon = Daemon::start_configured(&registry.config(), &environment);
+    let nobody = refused(&daemon, &["image", "pull", &image]);
+    assert!(nobody.contains("refuses access") && nobody.contains("docker login"), "{nobody}");
+    std::fs::write(at("config.json"), "{").unwrap();
+    let broken = refused(&daemon, &["image", "pull", &image]);
+    assert!(broken.contains("credentials") && broken.contains("config.json"), "{broken}");
+    let logins = format!(r#"{{"auths": {{"{}": {{"auth": "{LOGIN}"}}}}}}"#, registry.name);
+    std::fs::write(at("config.json"), logins).unwrap();
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready: sha256:"));
+    assert_eq!(daemon.aegis(&["image", "remove", &image]).code, 0);
+
+    let helper = format!(
+        "#!/bin/sh\ncat > {own}/asked\necho '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n"
+    );
+    std::fs::write(at("docker-credential-tester"), helper).unwrap();
+    std::fs::set_permissions(at("docker-credential-tester"), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(at("config.json"), r#"{"credsStore": "tester"}"#).unwrap();
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready: sha256:"));
+    assert_eq!(std::fs::read_to_string(at("asked")).unwrap().trim(), registry.name);
+}
+
+#[test]
+fn a_token_is_fetched_with_the_users_credentials() {
+    let (registry, _layout) = boxed();
+    let proxy = Proxy::start(&registry, Misdeed::Token);
+    let docker = tempfile::tempdir().unwrap();
+    let daemon =
+        Daemon::start_configured(&proxy.config(), &[("DOCKER_CONFIG", docker.path().to_str().unwrap())]);
+    let image = format!("{}/box:1", proxy.name);
+    assert!(refused(&daemon, &["image", "pull", &image]).contains("refuses access"));
+    let logins = format!(r#"{{"auths": {{"{}": {{"auth": "{LOGIN}"}}}}}}"#, proxy.name);
+    std::fs::write(docker.path().join("config.json"), logins).unwrap();
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready"));
+}
+
+#[test]
+fn a_download_that_is_cut_is_resumed_where_it_was_cut() {
+    let (registry, _layout) = boxed();
+    let proxy = Proxy::start(&registry, Misdeed::Cut(400_000));
+    let daemon = Daemon::start_configured(&proxy.config(), &[]);
+    assert!(daemon.ok(&["image", "pull", &format!("{}/box:1", proxy.name)]).contains("ready"));
+    let size = images(&daemon)[0]["layers"][0]["size"].as_u64().unwrap();
+    let resumed = proxy.seen().into_iter().filter(|one| one.range.is_some()).count();
+    let most: usize =
+        proxy.seen().iter().filter(|one| one.path.contains("/blobs/")).map(|one| one.sent).sum();
+    assert!(resumed > 0 && size > 400_000, "{:?}", proxy.seen());
+    assert!((most as u64) < size + 4096, "nothing is fetched twice: {most} bytes for {size}");
+    check_disks(&daemon);
+}
+
+#[test]
+fn a_registry_that_lies_or_never_ends_leaves_nothing_behind() {
+    let (registry, _layout) = boxed();
+    for (misdeed, words) in
+        [(Misdeed::Lie, "has the digest"), (Misdeed::Longer, "more than"), (Misdeed::Endless, "more than")]
+    {
+        let proxy = Proxy::start(&registry, misdeed);
+        let daemon = Daemon::start_configured(&proxy.config(), &[]);
+        let told = refused(&daemon, &["image", "pull", &format!("{}/box:1", proxy.name)]);
+        assert!(told.contains(words), "{misdeed:?}: {told}");
+        assert_eq!(images(&daemon), Vec::<Value>::new());
+        assert_eq!(stored(&daemon, "layers"), Vec::<PathBuf>::new(), "{misdeed:?}");
+        assert!(
+            stored(&daemon, "blobs").iter().all(|blob| blob.metadata().unwrap().size() < 4096),
+            "{misdeed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_registry_may_ask_for_patience_and_send_elsewhere() {
+    let (registry, _layout) = boxed();
+    for misdeed in [Misdeed::Limit, Misdeed::Redirect] {
+        let proxy = Proxy::start(&registry, misdeed);
+        let daemon = Daemon::start_configured(&proxy.config(), &[]);
+        assert!(
+            daemon.ok(&["image", "pull", &format!("{}/box:1", proxy.name)]).contains("ready"),
+            "{misdeed:?}"
+        );
+    }
+    // A proxy of the other kind: one that everything goes through.
+    let proxy = Proxy::start(&registry, Misdeed::None);
+    let settings = format!(
+        "[images]\nproxy = \"http://{}\"\n[registry.\"registry.invalid\"]\nplain_http = true\n",
+        proxy.name
+    );
+    let daemon = Daemon::start_configured(&settings, &[]);
+    assert!(daemon.ok(&["image", "pull", "registry.invalid/box:1"]).contains("ready"));
+    assert!(!proxy.seen().is_empty());
+}
+
+#[test]
+fn an_image_is_fetched_once_however_many_ask_for_it() {
+    let (registry, layout) = boxed();
+    layout.layer("1", |root| std::fs::write(root.join("more"), "x").unwrap());
+    registry.push(&layout, "1", "box:2", &[]);
+    let proxy = Proxy::start(&registry, Misdeed::Slow);
+    let daemon = Daemon::start_configured(&proxy.config(), &[]);
+    let names = ["1", "2", "1", "2", "1", "2"].map(|tag| format!("{}/box:{tag}", proxy.name));
+    let pulls: Vec<_> = names.iter().map(|name| daemon.spawn(&["image", "pull", name])).collect();
+    for pull in pulls {
+        assert_eq!(aegis_tests::wait(pull, None).code, 0);
+    }
+    let layers: std::collections::BTreeSet<String> = images(&daemon)
+        .iter()
+        .flat_map(|image| image["layers"].as_array().unwrap().clone())
+        .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+        .collect();
+    for layer in layers {
+        let count = proxy.seen().iter().filter(|one| one.path.contains(&layer)).count();
+        assert_eq!(count, 1, "{layer}");
+    }
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_pulls_leaves_what_the_next_one_goes_on_with() {
+    let (registry, _layout) = boxed();
+    let proxy = Proxy::start(&registry, Misdeed::Slow);
+    let daemon = Daemon::start_configured(&proxy.config(), &[]);
+    let image = format!("{}/box:1", proxy.name);
+    let pull = daemon.spawn(&["image", "pull", &image]);
+    let begun = |path: &PathBuf| {
+        path.extension().is_some_and(|suffix| suffix == "partial")
+            && path.metadata().is_ok_and(|found| found.len() > 200_000)
+    };
+    eventually("a part is there", DEADLINE, || stored(&daemon, "blobs").iter().any(begun));
+    daemon.crash();
+    assert_eq!(aegis_tests::wait(pull, None).code, 1);
+    daemon.up();
+    assert_eq!(images(&daemon), Vec::<Value>::new());
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready"));
+    let resumed = proxy.seen().into_iter().find_map(|one| one.range).unwrap();
+    let from: u64 = resumed.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+    assert!(from > 200_000, "{resumed}");
+    check_disks(&daemon);
+    // A part that is not what it should be is fetched anew.
+    assert_eq!(daemon.aegis(&["image", "remove", &image]).code, 0);
+    let digest = proxy.seen().into_iter().find(|one| one.range.is_some()).unwrap().path;
+    let hex = digest.rsplit(':').next().unwrap().to_owned();
+    std::fs::write(daemon.root().join(format!("images/blobs/{hex}.partial")), vec![7; 100_000]).unwrap();
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready"));
+    check_disks(&daemon);
+}
+
+#[test]
+fn an_image_for_another_processor_is_refused_with_those_that_there_are() {
+    let (registry, layout) = boxed();
+    layout.configure("1", &["--architecture", "s390x"]);
+    registry.push(&layout, "1", "foreign:1", &[]);
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    let told = refused(&daemon, &["image", "pull", &registry.reference("foreign:1")]);
+    assert!(told.contains("no version for linux/") && told.contains("linux/s390x"), "{told}");
+    let absent = refused(&daemon, &["image", "pull", &registry.reference("box:none")]);
+    assert!(absent.contains("has no image") && absent.contains("hint:"), "{absent}");
+    assert!(refused(&daemon, &["image", "pull", "No Such Name"]).contains("no image reference"));
+    let run = daemon.aegis(&["run", "--image", &registry.reference("none:1"), "--", "true"]);
+    assert_eq!(run.code, 125, "{}", run.err());
+    let never =
+        daemon.aegis(&["run", "--image", &registry.reference("box:1"), "--pull", "never", "--", "true"]);
+    assert!(never.code == 125 && never.err().contains("image pull"), "{}", never.err());
+}
+
+#[test]
+fn layers_of_all_packings_and_archives_of_all_kinds_are_taken() {
+    let (registry, layout) = boxed();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let from = format!("oci:{}:1", layout.path());
+    for (kind, name) in [("docker-archive", "docker.tar"), ("oci-archive", "oci.tar")] {
+        tool(
+            "skopeo",
+            &["copy", "--quiet", &from, &format!("{kind}:{}:example.com/own/box:{kind}", at(name))],
+        );
+    }
+    tool("gzip", &["-k", &at("docker.tar")]);
+    registry.push(&layout, "1", "box:zstd", &["--dest-compress-format", "zstd", "--dest-compress"]);
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    assert!(daemon.ok(&["image", "pull", &registry.reference("box:zstd")]).contains("ready"));
+    let loaded = |done: String, name: &str| {
+        let name = format!("example.com/own/box:{name}");
+        assert!(done.starts_with("Loaded: ") && done.contains(&name), "{done}");
+    };
+    loaded(daemon.ok(&["image", "load", "--input", &at("docker.tar")]), "docker-archive");
+    loaded(daemon.ok(&["image", "load", "-i", &at("oci.tar")]), "oci-archive");
+    let compressed = daemon.aegis_with_input(&["image", "load"], std::fs::read(at("docker.tar.gz")).unwrap());
+    loaded(compressed.out(), "docker-archive");
+    assert!(daemon.ok(&["image", "load", "-i", layout.path()]).starts_with("Loaded: "));
+    assert_eq!(stored(&daemon, "layers").len(), 2, "all of it is one layer, unpacked once");
+    check_disks(&daemon);
+    let hello = ["run", "--image", "example.com/own/box:docker-archive", "--", "echo", "hello"];
+    assert_eq!(daemon.ok(&hello), "hello\n");
+
+    // And out again, for others and for ourselves.
+    let names = ["example.com/own/box:docker-archive", "example.com/own/box:oci-archive"];
+    assert_eq!(daemon.aegis(&[&["image", "save", "--out", &at("saved.tar")], &names[..]].concat()).code, 0);
+    assert!(
+        tool("skopeo", &["inspect", &format!("docker-archive:{}:{}", at("saved.tar"), names[0])])
+            .contains("amd64")
+    );
+    let other = Daemon::start();
+    let piped = daemon.aegis(&[&["image", "save"], &names[..]].concat());
+    let back = other.aegis_with_input(&["image", "load"], piped.stdout);
+    assert_eq!(back.code, 0, "{}", back.err());
+    let digests = |daemon: &Daemon| -> Vec<String> {
+        let ours = |name: &Value| name.as_str().unwrap().starts_with("example.com");
+        let named = |image: &&Value| image["names"].as_array().unwrap().iter().any(ours);
+        let all = images(daemon);
+        let mut all: Vec<String> =
+            all.iter().filter(named).map(|image| image["digest"].to_string()).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(digests(&other), digests(&daemon), "nothing is lost on the way");
+    assert_eq!(digests(&other).len(), 2);
+}
+
+/// An archive as `docker save` writes it, whose one layer is this tar.
+fn archive_with(layer: &[u8]) -> Vec<u8> {
+    use sha2::Digest;
+    let hex: String = sha2::Sha256::digest(layer).iter().map(|byte| format!("{byte:02x}")).collect();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{hex}"]}}}}"#
+    );
+    let manifest = r#"[{"Config":"c.json","RepoTags":["hostile:1"],"Layers":["l/layer.tar"]}]"#;
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, bytes) in
+        [("c.json", config.as_bytes()), ("manifest.json", manifest.as_bytes()), ("l/layer.tar", layer)]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn layer_with(path: &[u8], kind: tar::EntryType, link: &str, contents: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.as_mut_bytes()[..path.len()].copy_from_slice(path);
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(contents.len() as u64);
+    if !link.is_empty() {
+        header.set_link_name(link).unwrap();
+    }
+    header.set_cksum();
+    builder.append(&header, contents).unwrap();
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn a_hostile_layer_is_refused_and_touches_nothing() {
+    let daemon = Daemon::start_configured("[images]\nmax_unpacked = \"1m\"\n", &[]);
+    let file = tar::EntryType::Regular;
+    for (layer, words) in [
+        (layer_with(b"../../../../tmp/escaped", file, "", b"x"), "`..`"),
+        (layer_with(b"/tmp/escaped", file, "", b"x"), "absolute"),
+        (layer_with(b"passwd", tar::EntryType::Link, "../../etc/passwd", b""), "`..`"),
+        (layer_with(b"bomb", file, "", &vec![0; 2 << 20]), "more than"),
+        (b"no tar at all, but long enough for a header".repeat(20), "checksum"),
+    ] {
+        let done = daemon.aegis_with_input(&["image", "load"], archive_with(&layer));
+        assert!(done.code == 1 && done.err().contains(words), "{words}: {}", done.err());
+    }
+    for garbage in [b"".to_vec(), b"garbage".repeat(1000), archive_with(b"")[..1500].to_vec()] {
+        let done = daemon.aegis_with_input(&["image", "load"], garbage);
+        assert!(done.code == 1 && done.err().contains("not valid"), "{}", done.err());
+    }
+    assert!(!Path::new("/tmp/escaped").exists());
+    assert_eq!(images(&daemon), Vec::<Value>::new());
+    assert_eq!(stored(&daemon, "layers"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_no_name_needs_goes_when_the_budget_is_spent() {
+    let (registry, layout) = boxed();
+    let daemon =
+        Daemon::start_configured(&format!("{}[images]\ndisk_budget = \"1m\"\n", registry.config()), &[]);
+    let image = registry.reference("box:1");
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready"));
+    let old = images(&daemon)[0]["digest"].clone();
+    layout.layer("1", |root| std::fs::write(root.join("new"), "x").unwrap());
+    registry.push(&layout, "1", "box:1", &[]);
+    assert!(daemon.ok(&["image", "pull", &image]).contains("ready"));
+    eventually("the older image is gone", DEADLINE, || images(&daemon).len() == 1);
+    assert_ne!(images(&daemon)[0]["digest"], old, "the newer one has a name");
+}
