@@ -55,6 +55,7 @@ integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 
 bench: all ## Measure, each figure beside its yardstick; ROUNDS=5 for a quick look, ONLY=router for a part
+	@scripts/dependencies test
 	@scripts/dependencies bench
 	cargo build --release --package aegis-tests --bin fake-guest
 	cargo build --release --package aegis-benches

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use aegis_store::home::Home;
@@ -25,6 +25,19 @@ impl Daemon {
         };
         daemon.aegis(&["up"]);
         daemon
+    }
+
+    /// A daemon with these lines in its settings.
+    pub(crate) fn start_configured(settings: &str) -> Daemon {
+        let home = tempfile::Builder::new().prefix("aegis-b").tempdir_in("/tmp").expect("make a home");
+        std::fs::write(home.path().join("config.toml"), settings).expect("write the settings");
+        let daemon = Daemon { home };
+        daemon.aegis(&["up"]);
+        daemon
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.home.path()
     }
 
     /// A daemon whose guests are processes of this host.

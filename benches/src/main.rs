@@ -1,6 +1,6 @@
 //! `make bench`: measures, each figure beside its yardstick in the same run, prints a table and writes JSON.
 //!
-//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router.
+//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, images.
 //!
 //! Machines are shared and noisy: look at the ratios. Samples of a figure and of its yardstick alternate, so that
 //! noise hits both.
@@ -13,6 +13,7 @@
 
 mod bare;
 mod daemon;
+mod images;
 mod report;
 mod router;
 mod wake;
@@ -45,6 +46,9 @@ fn main() {
     }
     if wanted("router") {
         router::measure(&mut report, rounds);
+    }
+    if wanted("images") {
+        images::measure(&mut report, rounds);
     }
     report.print();
     let path = std::env::var("BENCH_JSON").unwrap_or_else(|_| "bench.json".to_owned());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aegis_tests::registry::{Layout, Protection, Registry};
 use aegis_tests::{Daemon, bin};
 
 fn repository() -> PathBuf {
@@ -52,11 +53,25 @@ fn fits(actual: &str, shown: &str) -> bool {
     rest.is_empty() || shown.trim_end().ends_with('…')
 }
 
+/// The registry that the documents show.
+const REGISTRY: &str = "localhost:5000";
+
+/// A registry with the image that the documents show.
+fn registry() -> Registry {
+    let (registry, layout) = (Registry::start(Protection::None), Layout::new());
+    layout.busybox("1");
+    layout.configure("1", &["--config.env=GREETING=hello", "--config.env=PATH=/bin"]);
+    registry.push(&layout, "1", "box:1", &[]);
+    registry
+}
+
 /// A daemon, and the port of its name router as it stands in a URL.
-fn daemon_with_router() -> (Daemon, String) {
+fn daemon_with_router(registry: Option<&Registry>) -> (Daemon, String) {
     let daemon = Daemon::none();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    std::fs::write(daemon.root().join("config.toml"), format!("[router]\nlisten = \"{free}\"\n")).unwrap();
+    let registry = registry.map(Registry::config).unwrap_or_default();
+    let settings = format!("[router]\nlisten = \"{free}\"\n{registry}");
+    std::fs::write(daemon.root().join("config.toml"), settings).unwrap();
     daemon.up();
     (daemon, format!(":{}", free.port()))
 }
@@ -69,6 +84,7 @@ fn every_command_and_output_in_the_documents_is_true() {
         "docs/AGENT_CONVENTIONS.md",
         "docs/LIFECYCLE.md",
         "docs/ROUTER.md",
+        "docs/IMAGES.md",
         "docs/TROUBLESHOOTING.md",
     ] {
         let text = std::fs::read_to_string(repository().join(name)).unwrap();
@@ -76,10 +92,13 @@ fn every_command_and_output_in_the_documents_is_true() {
         if blocks.is_empty() {
             continue;
         }
-        let (daemon, router) = daemon_with_router();
+        let registry = text.contains(REGISTRY).then(registry);
+        let (daemon, router) = daemon_with_router(registry.as_ref());
         for (command, shown) in blocks.into_iter().flatten() {
             // The documents show the usual port of the name router; here it has one of its own.
             let [command, shown] = [command, shown].map(|text| text.replace(":8099", &router));
+            let names = registry.as_ref().map_or(REGISTRY, |registry| &registry.name);
+            let [command, shown] = [command, shown].map(|text| text.replace(REGISTRY, names));
             let path =
                 format!("{}:{}", bin().canonicalize().unwrap().display(), std::env::var("PATH").unwrap());
             let child = Command::new("sh")

@@ -144,7 +144,8 @@ struct Reader<'l> {
 
 impl Reader<'_> {
     fn entry<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<Contents, Refusal> {
-        if member.path.starts_with(b"/") {
+        // Some tools call the root itself so.
+        if member.path.starts_with(b"/") && member.path != b"/" {
             return Err(TreeError::AbsolutePath.into());
         }
         // What cannot be in any tree is refused before anything of the layer is kept.

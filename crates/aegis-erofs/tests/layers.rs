@@ -164,6 +164,14 @@ fn a_layer_is_refused_for_what_could_lead_out_of_it() {
 }
 
 #[test]
+fn the_root_of_a_layer_may_be_called_slash() {
+    let archive = archive_of(&[("/", Entry::new(Kind::Directory, 0o711)), ("a", file())]);
+    let image = Image::open(layered(&[archive]).unwrap()).unwrap();
+    assert_eq!(image.root().unwrap().mode(), 0o711);
+    assert_eq!(paths(&model_of(&image)), ["a"]);
+}
+
+#[test]
 fn a_layer_keeps_its_limits() {
     let archive = archive_of(&[("a", Entry::file(&[1; 5000])), ("b", Entry::file(&[2; 100]))]);
     let read = |limits: Limits| {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::digest::{Digest, Hashing};
 use crate::error::ImageError;
+use crate::inflate;
 use crate::manifest::{self, Document, LayerPart, MOST_DOCUMENT, Packing, Part};
 use crate::prepare::Plan;
 use crate::progress::Progress;
@@ -88,14 +89,8 @@ impl Archive {
         let start = start.get(..got).unwrap_or_default().to_vec();
         let packing = sniff(&start);
         let whole = io::Cursor::new(start).chain(buffered);
-        let plain: Box<dyn Read> = match packing {
-            Packing::Plain => Box::new(whole),
-            Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-            Packing::Zstd => {
-                let decoder = zstd::stream::read::Decoder::new(whole);
-                Box::new(decoder.map_err(|error| ImageError::invalid(error.to_string()))?)
-            }
-        };
+        let plain =
+            inflate::decoder(whole, packing).map_err(|error| ImageError::invalid(error.to_string()))?;
         let tmp = layout.tmp();
         let spool = Spool::in_dir(&tmp).map_err(ImageError::io("cannot write in", tmp))?;
         let mut tree = FileTree::new(settings.limits.clone(), spool);

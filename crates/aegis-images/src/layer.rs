@@ -1,23 +1,21 @@
 //! Layers: fetched, checked, unpacked.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use aegis_erofs::{Layer, Limits};
 use tokio::sync::mpsc;
 
-use crate::digest::{self, Digest, Hasher, Hashing};
+use crate::digest::{self, Digest, Hasher};
 use crate::error::ImageError;
-use crate::manifest::{LayerPart, Packing, Part};
+use crate::inflate;
+use crate::manifest::{LayerPart, Part};
 use crate::record::{Layout, sync_parent};
 use crate::registry::{Patience, Repository, Trouble};
 
 /// Chunks on their way from the network to the disk.
 const CHUNKS: usize = 16;
-const READ_BUFFER: usize = 256 << 10;
-/// Largest window of zstd, as a power of two: what a decoder may take of memory, 128 MiB.
-const MOST_ZSTD_WINDOW: u32 = 27;
 /// Archives may have so many bytes beside contents, for each entry that is allowed: its headers.
 const HEADER_BYTES: u64 = 4096;
 
@@ -184,12 +182,13 @@ pub(crate) fn unpack(
     let writer = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
 
     let most = limits.max_data_bytes.saturating_add(limits.max_entries.saturating_mul(HEADER_BYTES));
-    let archive = unpacked(blob, layer.packing).map_err(|error| failed(&error))?;
-    let mut archive = BufReader::with_capacity(READ_BUFFER, HashingReader::new(archive, most));
-    let unpacked = Layer::read(&mut archive, writer, limits).map_err(|error| failed(&error))?;
-    // Writers of tar fill up their last record; all of it counts for the digest.
-    io::copy(&mut archive, &mut io::sink()).map_err(|error| failed(&error))?;
-    let found = archive.into_inner().seen.hasher.finish();
+    let read = |archive: &mut dyn Read| {
+        let index = Layer::read(&mut *archive, writer, limits).map_err(|error| failed(&error))?;
+        // Writers of tar fill up their last record; all of it counts for the digest.
+        io::copy(archive, &mut io::sink()).map_err(|error| failed(&error))?;
+        Ok(index)
+    };
+    let (unpacked, found) = inflate::inflated(blob, layer.packing, most, read)?;
     if found != *diff_id {
         return Err(ImageError::Mismatch { promised: diff_id.to_string(), found: found.to_string() });
     }
@@ -208,43 +207,5 @@ pub(crate) fn read_index(layout: &Layout, diff_id: &Digest) -> Result<Layer, Ima
         Ok(index)
     } else {
         Err(ImageError::layer(diff_id)(&"its data is cut off"))
-    }
-}
-
-/// What a blob unpacks to.
-pub(crate) fn unpacked(blob: File, packing: Packing) -> io::Result<Box<dyn Read>> {
-    let blob = BufReader::with_capacity(READ_BUFFER, blob);
-    Ok(match packing {
-        Packing::Plain => Box::new(blob),
-        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
-        Packing::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(blob)?;
-            decoder.window_log_max(MOST_ZSTD_WINDOW)?;
-            Box::new(decoder)
-        }
-    })
-}
-
-/// Hashes what is read, and ends with an error where there is too much of it.
-struct HashingReader<R> {
-    from: R,
-    seen: Hashing<io::Sink>,
-    most: u64,
-}
-
-impl<R> HashingReader<R> {
-    fn new(from: R, most: u64) -> HashingReader<R> {
-        HashingReader { from, seen: Hashing::new(io::sink()), most }
-    }
-}
-
-impl<R: Read> Read for HashingReader<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(buf)?;
-        self.seen.write_all(buf.get(..count).unwrap_or_default())?;
-        if self.seen.bytes > self.most {
-            return Err(io::Error::other(format!("it unpacks to more than {} bytes", self.most)));
-        }
-        Ok(count)
     }
 }

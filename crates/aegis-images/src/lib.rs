@@ -17,6 +17,7 @@ mod archive;
 mod digest;
 mod error;
 mod flight;
+mod inflate;
 mod layer;
 mod manifest;
 mod prepare;
