@@ -17,6 +17,7 @@ mod measures;
 mod ports;
 mod resting;
 mod run;
+mod secrets;
 mod storm;
 mod streams;
 mod terminals;

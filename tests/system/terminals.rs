@@ -1,22 +1,32 @@
 //! Commands on a terminal: what they pass through, and what they show only there.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use aegis_tests::{Daemon, read_until, wait};
 
-/// Runs a shell script with a terminal of its own.
+/// Runs a shell script with a terminal of its own, on which nobody types.
 fn on_a_terminal(daemon: &Daemon, script: &str) -> Child {
-    Command::new("script")
+    scripted(daemon, script).stdin(Stdio::null()).spawn().unwrap()
+}
+
+/// Runs a shell script with a terminal of its own, and somebody who types.
+fn typing(daemon: &Daemon, script: &str) -> (Child, ChildStdin) {
+    let mut child = scripted(daemon, script).stdin(Stdio::piped()).spawn().unwrap();
+    let keys = child.stdin.take().unwrap();
+    (child, keys)
+}
+
+fn scripted(daemon: &Daemon, script: &str) -> Command {
+    let mut command = Command::new("script");
+    command
         .args(["-qec", script, "/dev/null"])
         .env("AEGIS_HOME", daemon.root())
         .env("AEGIS", aegis_tests::bin().join("aegis"))
         .env("TERM", "xterm")
         .env("SHELL", "/bin/sh")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stderr(Stdio::piped());
+    command
 }
 
 #[test]
@@ -47,6 +57,23 @@ fn a_terminal_through_exec_follows_its_size() {
     let done = wait(child, None);
     assert!(done.out().contains("44 99"), "{:?} {:?}", done.out(), done.err());
     assert_eq!(done.code, 9);
+}
+
+#[test]
+fn a_secret_is_asked_for_and_not_shown() {
+    use std::io::Write;
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    let (mut child, mut keys) = typing(&daemon, "$AEGIS secret set TOKEN");
+    let _asked = read_until(child.stdout.as_mut().unwrap(), "Value of TOKEN: ");
+    keys.write_all(b"never-shown\n").unwrap();
+    let done = wait(child, None);
+    assert!(
+        done.out().contains("Secret TOKEN set") && !done.out().contains("never-shown"),
+        "{:?}",
+        done.out()
+    );
+    let show = ["run", "--workdir", "/tmp", "--secret", "TOKEN", "--", "sh", "-c", "echo $TOKEN"];
+    assert_eq!(daemon.ok(&show), "never-shown\n");
 }
 
 #[test]

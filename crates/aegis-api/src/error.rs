@@ -58,6 +58,8 @@ pub enum ErrorCode {
     RegistryDenied,
     /// The registry cannot be reached, or fails.
     RegistryFailed,
+    /// No such secret, or it cannot be read.
+    SecretNotFound,
     /// The daemon is stopping.
     ShuttingDown,
     /// A fault of Aegis itself.
@@ -73,7 +75,7 @@ impl ErrorCode {
     pub fn status(self) -> u16 {
         match self {
             ErrorCode::InvalidArgument => 400,
-            ErrorCode::NotFound | ErrorCode::ImageNotFound => 404,
+            ErrorCode::NotFound | ErrorCode::ImageNotFound | ErrorCode::SecretNotFound => 404,
             ErrorCode::RegistryDenied => 403,
             ErrorCode::HandleExists
             | ErrorCode::AlreadyRunning

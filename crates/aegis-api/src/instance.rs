@@ -147,6 +147,10 @@ pub struct CreateInstance {
     pub pull: Option<PullPolicy>,
     /// Leave out the environment that the image gives.
     pub no_image_env: bool,
+    /// Names of secrets that its processes get as environment variables, or `*` for all that there are at each boot and
+    /// exec; default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Reply when the command has been executed, or the boot has failed, instead of at once.
     pub wait: bool,
 }
@@ -290,7 +294,7 @@ pub struct Instance {
     /// Workspace; absent for the private one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
-    /// Names of its secrets.
+    /// Names of its secrets; `*` stands for all.
     pub secret_keys: Vec<String>,
     /// Kit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ pub mod image;
 pub mod instance;
 pub mod logs;
 pub mod ports;
+pub mod secret;
 pub mod size;
 pub mod status;
 pub mod stream;

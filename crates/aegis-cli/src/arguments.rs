@@ -51,6 +51,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Manage secrets
+    Secret {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell.
@@ -112,6 +118,19 @@ pub enum ImageCommand {
     Load(ImageLoad),
     /// Write images as an archive, which `docker load` takes too
     Save(ImageSave),
+}
+
+/// What to do with secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Set a secret; asks for the value if none is given
+    Set(SecretSet),
+    /// List the names of secrets
+    List(Format),
+    /// Delete secrets
+    Delete(SecretKeys),
+    /// Seal all secrets anew with a new master key
+    Rekey,
 }
 
 /// How to print.
@@ -205,6 +224,31 @@ pub struct ImageSave {
     pub images: Vec<String>,
 }
 
+/// Options of `secret set`.
+#[derive(Debug, Args)]
+pub struct SecretSet {
+    /// Take the value from a file, without its last line end
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["value", "from_env"])]
+    pub from_file: Option<PathBuf>,
+    /// Take the value from the environment variable of the same name
+    #[arg(long, conflicts_with = "value")]
+    pub from_env: bool,
+    /// Name: at most 128 of A-Z, a-z, 0-9 and _, no digit first
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// The value, which others see in the list of processes; - for standard input
+    #[arg(value_name = "VALUE", allow_hyphen_values = true)]
+    pub value: Option<String>,
+}
+
+/// One or more secrets.
+#[derive(Debug, Args)]
+pub struct SecretKeys {
+    /// Names
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+}
+
 /// When to ask the registry for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Pull {
@@ -234,6 +278,9 @@ pub struct Settings {
     /// Set an environment variable; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::environment)]
     pub env: Vec<Environment>,
+    /// Give processes the secret KEY as an environment variable, or all secrets with '*'; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub secret: Vec<String>,
     /// Memory, in MiB or with a unit such as 2g [default: 512]
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     pub memory: Option<u32>,

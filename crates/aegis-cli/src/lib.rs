@@ -12,6 +12,7 @@ pub mod markdown;
 pub mod output;
 pub mod render;
 pub mod run;
+pub mod secret;
 pub mod session;
 pub mod stats;
 pub mod terminal;

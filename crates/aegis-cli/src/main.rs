@@ -1,8 +1,8 @@
 //! `aegis`.
 
-use aegis_cli::arguments::{Arguments, Command, ImageCommand, InstanceCommand};
+use aegis_cli::arguments::{Arguments, Command, ImageCommand, InstanceCommand, SecretCommand};
 use aegis_cli::failure::Failure;
-use aegis_cli::{Context, daemon, events, exec, image, instance, logs, markdown, output, run, stats};
+use aegis_cli::{Context, daemon, events, exec, image, instance, logs, markdown, output, run, secret, stats};
 use clap::{CommandFactory, Parser};
 
 fn main() {
@@ -55,6 +55,12 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             ImageCommand::Prune(arguments) => image::prune(context, &arguments).await,
             ImageCommand::Load(arguments) => image::load(context, &arguments).await,
             ImageCommand::Save(arguments) => image::save(context, &arguments).await,
+        },
+        Command::Secret { command } => match command {
+            SecretCommand::Set(arguments) => secret::set(context, arguments).await,
+            SecretCommand::List(format) => secret::list(context, format).await,
+            SecretCommand::Delete(keys) => secret::delete(context, &keys).await,
+            SecretCommand::Rekey => secret::rekey(context).await,
         },
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -48,6 +48,7 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         image: settings.image,
         pull: settings.pull.map(pull_policy),
         no_image_env: settings.no_image_env,
+        secrets: settings.secret,
         timeout_ms: settings.timeout,
         max_lifetime_ms: settings.max_lifetime,
         exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),

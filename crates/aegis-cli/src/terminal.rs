@@ -46,6 +46,30 @@ impl Raw {
     }
 }
 
+/// The terminal without echo, as long as this lives.
+#[derive(Debug)]
+pub struct Quiet {
+    _restores: Raw,
+}
+
+impl Quiet {
+    /// Turns the echo of the terminal on standard input off, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be changed.
+    pub fn enter() -> Result<Option<Quiet>, Failure> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let failed = |error: rustix::io::Errno| Failure::new(format!("cannot set the terminal: {error}"));
+        let before = tcgetattr(io::stdin()).map_err(failed)?;
+        let mut quiet = before.clone();
+        quiet.local_modes -= rustix::termios::LocalModes::ECHO;
+        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet).map_err(failed)?;
+        Ok(Some(Quiet { _restores: Raw { before } }))
+    }
+}
+
 impl Drop for Raw {
     fn drop(&mut self) {
         // The terminal may have gone.

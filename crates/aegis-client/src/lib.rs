@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
+use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
 use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
 use hyper::Method;
 use serde::Serialize;
@@ -244,6 +245,38 @@ impl Client {
             path = format!("{path}&instance={}", escape(instance));
         }
         Ok(Events::new(self.lines(&path).await?))
+    }
+
+    /// Names of all secrets.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn secrets(&mut self) -> Result<Vec<String>, ClientError> {
+        self.get("/v1/secrets").await
+    }
+
+    /// Sets a secret.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_secret(&mut self, key: &str, value: String) -> Result<SecretReply, ClientError> {
+        self.send(Method::PUT, &format!("/v1/secrets/{}", escape(key)), Some(&SecretValue { value })).await
+    }
+
+    /// Deletes a secret.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_secret(&mut self, key: &str) -> Result<SecretReply, ClientError> {
+        self.send(Method::DELETE, &format!("/v1/secrets/{}", escape(key)), None::<&()>).await
+    }
+
+    /// Seals all secrets anew, with a new master key.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rekey(&mut self) -> Result<RekeyReply, ClientError> {
+        self.send(Method::POST, "/v1/secrets/rekey", None::<&()>).await
     }
 
     async fn lines(&self, path: &str) -> Result<Lines, ClientError> {

@@ -26,6 +26,7 @@ use crate::reason::StopReason;
 use crate::record::{Passing, Record, ending, remaining_ms};
 use crate::rest::Lease;
 use crate::restart::{Attempts, Ended, RestartPolicy};
+use crate::secret::SecretValues;
 use crate::session::News;
 use crate::teardown;
 use crate::usage::Usage;
@@ -63,6 +64,7 @@ pub(crate) struct InstanceRef {
     pub(crate) output: Arc<Output>,
     pub(crate) usage: Arc<Usage>,
     pub(crate) measures: Measures,
+    pub(crate) secrets: Arc<dyn SecretValues>,
     /// The machine's surroundings while there is one.
     pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
 }
@@ -123,6 +125,7 @@ impl Actor {
             output: Arc::clone(&actor.output),
             usage: Arc::clone(&actor.usage),
             measures: actor.context.measures.clone(),
+            secrets: Arc::clone(&actor.context.secrets),
             live: actor.live.subscribe(),
         };
         (actor, reference)

@@ -14,7 +14,7 @@ use crate::live::{LAST_BREATH, Live};
 use crate::manager::Context;
 use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
-use crate::spec::InstanceSpec;
+use crate::spec::{InstanceSpec, check_process};
 
 /// Lines of the console that explain a failed boot.
 pub(crate) const CONSOLE_LINES: usize = 20;
@@ -39,7 +39,7 @@ pub(crate) async fn boot(context: &Context, order: &Order) -> Result<(), StopRea
         biased;
         () = order.live.cancelled() => Err(StopReason::stopped()),
         end = machine.ended() => Err(died_at_boot(context, order, &end)),
-        opened = tokio::time::timeout(context.config.boot_timeout, execute(&*machine, order)) => match opened {
+        opened = tokio::time::timeout(context.config.boot_timeout, execute(context, &*machine, order)) => match opened {
             Ok(Err(reason)) if reason.code == UNREACHABLE => {
                 // Its death, if that is the cause, explains more than the silence that came of it.
                 let end = tokio::time::timeout(LAST_BREATH, machine.ended()).await;
@@ -136,11 +136,17 @@ async fn make_disk(context: &Context, order: &Order) -> Result<(), StopReason> {
     }
 }
 
-async fn execute(machine: &dyn Machine, order: &Order) -> Result<(), StopReason> {
+async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Result<(), StopReason> {
     let (session, events, _) =
         Session::open(machine, Resume::default()).await.map_err(|error| StopReason::unreachable(&error))?;
     order.live.begin_session(&session, events);
-    let run = Run { hostname: order.hostname.clone(), process: order.spec.process() };
+    // Looked up as late as can be, and held no longer than the message is.
+    let secrets = context.secrets.values(&order.spec.secrets);
+    let secrets = secrets.map_err(|error| StopReason::new("secret_missing", error))?;
+    let process = order.spec.process(&secrets);
+    let checked = check_process(&process.command, &process.env, &process.workdir);
+    checked.map_err(|error| failed("the command cannot be executed", &error))?;
+    let run = Run { hostname: order.hostname.clone(), process };
     match session.link().call(&run).await {
         Ok(_started) => Ok(()),
         Err(LinkError::Guest(error)) => Err(StopReason::new(refusal(error.code), error.message)),

@@ -36,6 +36,9 @@ pub enum InstanceError {
     /// It has too many connections.
     #[error("the instance has {0} connections; it can have no more")]
     TooManyConnections(u32),
+    /// A secret is missing or cannot be read.
+    #[error("{0}")]
+    Secret(String),
     /// Nothing listens on a port of the guest.
     #[error("nothing listens on port {0} in the guest")]
     PortRefused(u16),

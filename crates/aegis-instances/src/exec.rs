@@ -24,10 +24,10 @@ pub struct ExecSpec {
 }
 
 impl ExecSpec {
-    /// The process, in the surroundings of an instance.
+    /// The process, in the surroundings of an instance, with the values of its secrets.
     #[must_use]
-    pub fn process(&self, of: &InstanceSpec) -> Process {
-        let mut env = of.environment();
+    pub fn process(&self, of: &InstanceSpec, secrets: &BTreeMap<String, String>) -> Process {
+        let mut env = of.environment(secrets);
         env.extend(self.env.clone());
         Process {
             command: self.command.clone(),

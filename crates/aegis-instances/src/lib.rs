@@ -28,6 +28,7 @@ mod recovery;
 pub mod rest;
 pub mod restart;
 pub mod root;
+pub mod secret;
 pub mod session;
 pub mod spec;
 mod teardown;
@@ -36,7 +37,7 @@ pub mod view;
 
 pub use error::InstanceError;
 pub use ingress::Visit;
-pub use manager::{Config, Instances};
+pub use manager::{Config, Instances, Surroundings};
 pub use reason::StopReason;
 pub use spec::InstanceSpec;
 pub use view::View;

@@ -21,6 +21,7 @@ use crate::ports::{Ingress, Wanted};
 use crate::record::Record;
 use crate::rest::RestDefaults;
 use crate::root::RootDisks;
+use crate::secret::SecretValues;
 use crate::session::{ExecHandle, Session};
 use crate::spec::{InstanceSpec, check_process};
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
@@ -59,6 +60,17 @@ struct Table {
     by_handle: HashMap<String, String>,
 }
 
+/// Whom instances ask for what they do not have themselves.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// For ports of the host.
+    pub ingress: Arc<dyn Ingress>,
+    /// For the root disks of images.
+    pub roots: Arc<dyn RootDisks>,
+    /// For the values of secrets.
+    pub secrets: Arc<dyn SecretValues>,
+}
+
 /// What all actors share.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -68,6 +80,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) ingress: Arc<dyn Ingress>,
     pub(crate) roots: Arc<dyn RootDisks>,
+    pub(crate) secrets: Arc<dyn SecretValues>,
     pub(crate) measures: Measures,
     table: RwLock<Table>,
 }
@@ -130,11 +143,11 @@ impl Instances {
         home: Home,
         registry: Registry,
         vmm: Arc<dyn Vmm>,
-        ingress: Arc<dyn Ingress>,
-        roots: Arc<dyn RootDisks>,
+        surroundings: Surroundings,
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
+        let Surroundings { ingress, roots, secrets } = surroundings;
         let context = Arc::new(Context {
             home,
             registry,
@@ -142,6 +155,7 @@ impl Instances {
             config,
             ingress,
             roots,
+            secrets,
             measures: Measures::default(),
             table,
         });
@@ -498,7 +512,9 @@ impl InstanceHandle {
     /// # Errors
     /// If it is stopped, does not get ready in time, or the guest refuses.
     pub async fn exec(&self, exec: &ExecSpec) -> Result<(ExecHandle, Arc<Session>), InstanceError> {
-        let process = exec.process(&self.view().spec);
+        let spec = Arc::clone(&self.view().spec);
+        let secrets = self.reference.secrets.values(&spec.secrets).map_err(InstanceError::Secret)?;
+        let process = exec.process(&spec, &secrets);
         check_process(&process.command, &process.env, &process.workdir)?;
         let stay = self.usage().enter(User::Exec);
         let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;

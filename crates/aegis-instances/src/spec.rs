@@ -62,6 +62,9 @@ pub struct InstanceSpec {
     /// The image whose root disk it has, in place of the base.
     #[serde(default)]
     pub image: Option<PinnedImage>,
+    /// Names of the secrets that its processes get, or [`ALL`](crate::secret::ALL).
+    #[serde(default)]
+    pub secrets: Vec<String>,
     /// When it rests.
     #[serde(default)]
     pub rest: RestSpec,
@@ -148,20 +151,21 @@ impl InstanceSpec {
         Ok(())
     }
 
-    /// The environment of its command: its own over that of its image.
+    /// The environment of its command: its own over these secrets over that of its image.
     #[must_use]
-    pub fn environment(&self) -> BTreeMap<String, String> {
+    pub fn environment(&self, secrets: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut env = self.image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
+        env.extend(secrets.clone());
         env.extend(self.env.clone());
         env
     }
 
-    /// The command as the guest executes it.
+    /// The command as the guest executes it, with the values of its secrets.
     #[must_use]
-    pub fn process(&self) -> Process {
+    pub fn process(&self, secrets: &BTreeMap<String, String>) -> Process {
         Process {
             command: self.command.clone(),
-            env: self.environment(),
+            env: self.environment(secrets),
             workdir: self.workdir.clone(),
             user: self.user.clone(),
             tty: self.tty,
@@ -189,6 +193,7 @@ pub(crate) mod tests {
             ephemeral: false,
             rootfs: "r".into(),
             image: None,
+            secrets: Vec::new(),
             rest: RestSpec::default(),
             restart: RestartPolicy::No,
             max_lifetime_ms: None,
@@ -196,17 +201,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_image_gives_defaults_to_the_environment() {
-        let env = |pairs: [(&str, &str); 2]| pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    fn an_environment_is_the_images_under_secrets_under_its_own() {
+        let env = |pairs: [(&str, &str); 3]| pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let image = PinnedImage {
             reference: "x".into(),
             digest: "sha256:0".into(),
-            env: env([("A", "image"), ("B", "image")]),
+            env: env([("A", "image"), ("B", "image"), ("C", "image")]),
         };
-        let spec = InstanceSpec { image: Some(image), env: env([("B", "own"), ("C", "own")]), ..sample() };
-        let expected =
-            [("A", "image"), ("B", "own"), ("C", "own")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(spec.process().env, expected.into());
+        let spec = InstanceSpec {
+            image: Some(image),
+            env: env([("C", "own"), ("D", "own"), ("E", "own")]),
+            ..sample()
+        };
+        let secrets = env([("B", "secret"), ("C", "secret"), ("D", "secret")]);
+        let expected = [("A", "image"), ("B", "secret"), ("C", "own"), ("D", "own"), ("E", "own")];
+        let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(spec.process(&secrets).env, expected.into());
     }
 
     #[test]

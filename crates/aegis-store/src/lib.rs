@@ -7,10 +7,12 @@
 //! - [`registry`]: the instances and their events, in SQLite.
 //! - [`logs`]: what instances wrote, byte for byte.
 //! - [`disk`]: making an instance's writable disk.
+//! - [`secrets`]: sealed values, and the key that seals them.
 //! - [`sweep`]: removing what belongs to no instance.
 
 pub mod disk;
 pub mod home;
 pub mod logs;
 pub mod registry;
+pub mod secrets;
 pub mod sweep;

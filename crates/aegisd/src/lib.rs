@@ -7,23 +7,25 @@ pub mod environment;
 mod ingress;
 mod socket;
 mod stream;
+mod surroundings;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aegis_images::{Digest, ImageError, Images};
+use aegis_images::{ImageError, Images};
 use aegis_instances::ports::Ingress;
-use aegis_instances::root::RootDisks;
-use aegis_instances::{InstanceError, Instances};
+use aegis_instances::secret::SecretValues;
+use aegis_instances::{InstanceError, Instances, Surroundings};
 use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
+use aegis_store::secrets::{SecretError, Secrets};
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
 use environment::Environment;
 use ingress::{Guests, PublicPorts};
+use surroundings::{ImageDisks, StoredSecrets};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +57,9 @@ pub enum DaemonError {
     /// The images cannot be used.
     #[error(transparent)]
     Images(#[from] ImageError),
+    /// The secrets cannot be used.
+    #[error(transparent)]
+    Secrets(#[from] SecretError),
     /// A system call failed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -78,22 +83,13 @@ impl DaemonError {
     }
 }
 
-/// The images, as instances know them.
-#[derive(Debug)]
-struct ImageDisks(Images);
-
-impl RootDisks for ImageDisks {
-    fn parts(&self, digest: &str) -> Result<Vec<PathBuf>, String> {
-        let parsed = digest.parse::<Digest>();
-        parsed.and_then(|digest| self.0.parts(&digest)).map_err(|error| error.to_string())
-    }
-}
-
 /// What every handler shares.
 #[derive(Debug, Clone)]
 pub(crate) struct App {
     pub(crate) instances: Instances,
     pub(crate) images: Images,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) secret_values: Arc<dyn SecretValues>,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
@@ -179,10 +175,16 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let ports = Arc::new(PublicPorts(Listeners::new(Arc::clone(&backends))));
     let ingress: Arc<dyn Ingress> = Arc::<PublicPorts>::clone(&ports);
     let images = Images::open(home.images(), environment.images.clone())?;
-    let roots = Arc::new(ImageDisks(images.clone()));
+    let secrets = Arc::new(Secrets::open(&home.data())?);
+    let secret_values: Arc<dyn SecretValues> = Arc::new(StoredSecrets(Arc::clone(&secrets)));
+    let surroundings = Surroundings {
+        ingress,
+        roots: Arc::new(ImageDisks(images.clone())),
+        secrets: Arc::clone(&secret_values),
+    };
     let settings = environment.instances.clone();
     let instances =
-        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), ingress, roots, settings).await?;
+        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), surroundings, settings).await?;
     guests.serve(instances.clone());
     instances.listen().await;
     let names = environment.names.and_then(|address| open_names(address, backends));
@@ -193,6 +195,8 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let app = App {
         instances: instances.clone(),
         images,
+        secrets,
+        secret_values,
         vmm,
         home: shown,
         started: Instant::now(),

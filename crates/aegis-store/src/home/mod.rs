@@ -167,6 +167,12 @@ impl Home {
         self.root.join("data/aegisd.lock")
     }
 
+    /// The directory of everything durable but images.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
     /// The registry's database.
     #[must_use]
     pub fn database(&self) -> PathBuf {

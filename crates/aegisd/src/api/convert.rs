@@ -1,5 +1,6 @@
 //! Between the API's types and those of the instances.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use aegis_api::handle;
@@ -14,8 +15,10 @@ use aegis_instances::ports::{Endpoint, Wanted};
 use aegis_instances::rest::{After, Due, RestSpec};
 use aegis_instances::restart::RestartPolicy;
 use aegis_instances::root::PinnedImage;
+use aegis_instances::secret::ALL;
 use aegis_instances::spec::{self, InstanceSpec};
 use aegis_instances::{StopReason as Reason, View};
+use aegis_store::secrets::names;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
@@ -140,12 +143,12 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         disk_mb: spec.disk_mib,
         workdir: spec.workdir.clone(),
         user: spec.user.clone(),
-        env_keys: spec.environment().into_keys().collect(),
+        env_keys: spec.environment(&BTreeMap::new()).into_keys().collect(),
         ephemeral: spec.ephemeral,
         image: spec.image.as_ref().map(|image| image.reference.clone()),
         image_digest: spec.image.as_ref().map(|image| image.digest.clone()),
         workspace: None,
-        secret_keys: Vec::new(),
+        secret_keys: spec.secrets.clone(),
         kit: None,
     }
 }
@@ -174,6 +177,7 @@ pub(super) fn new_spec(
         ephemeral: request.ephemeral,
         rootfs,
         image,
+        secrets: secret_names(&request.secrets)?,
         rest: RestSpec {
             pause: request.idle_pause_ms.map(after),
             stop: request.idle_stop_ms.map(after),
@@ -181,6 +185,17 @@ pub(super) fn new_spec(
         },
         restart: request.restart.map_or(RestartPolicy::No, policy),
     })
+}
+
+/// Each name once; all of them are one name.
+fn secret_names(wanted: &[String]) -> Result<Vec<String>, Failure> {
+    if wanted.iter().any(|name| name == ALL) {
+        return Ok(vec![ALL.to_owned()]);
+    }
+    if let Some(refusal) = wanted.iter().find_map(|name| names::refusal(name)) {
+        return Err(Failure::invalid(refusal));
+    }
+    Ok(wanted.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// Whether a request names nothing but an existing instance's handle.

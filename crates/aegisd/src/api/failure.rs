@@ -49,6 +49,9 @@ impl From<InstanceError> for Failure {
                 .hint("withdraw it first with: aegis instance unexpose INSTANCE PORT"),
             InstanceError::Port(_) => ApiError::new(ErrorCode::PortTaken, text)
                 .hint("choose another, or leave the choice to Aegis: --expose GUEST"),
+            InstanceError::Secret(_) => {
+                ApiError::new(ErrorCode::SecretNotFound, text).hint("set it with: aegis secret set KEY")
+            }
             InstanceError::Removed => ApiError::new(ErrorCode::Conflict, text),
             InstanceError::Failed(reason) => stopped(&reason),
             InstanceError::Refused(_) => ApiError::new(ErrorCode::GuestFailed, text),
@@ -87,6 +90,8 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
         "command_not_executable" => ErrorCode::CommandNotExecutable,
         "user_not_found" => ErrorCode::UserNotFound,
         "workdir_not_found" => ErrorCode::WorkdirNotFound,
+        "secret_missing" => ErrorCode::SecretNotFound,
+        "image_missing" => ErrorCode::ImageNotFound,
         "insufficient_memory" => ErrorCode::InsufficientResources,
         "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" | "lifetime"
         | "idle" => ErrorCode::Conflict,
@@ -100,6 +105,7 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
     let error = ApiError::new(code, message);
     match code {
         ErrorCode::BootFailed => error.hint("see whether this machine has what it takes with: aegis doctor"),
+        ErrorCode::SecretNotFound => error.hint("set it with: aegis secret set KEY"),
         ErrorCode::InsufficientResources => error.hint("stop an instance, or ask for less with --memory"),
         _ => error,
     }

@@ -93,6 +93,8 @@ pub(super) async fn create(
     };
     let rootfs = if image.is_some() { String::new() } else { app.instances.default_rootfs()? };
     let spec = new_spec(&request, rootfs, image)?;
+    // Better now than at the boot.
+    app.secret_values.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
     let created = app.instances.create(request.handle.clone(), spec, ports).await?;
     begin(&created, request.wait).await?;

@@ -8,6 +8,7 @@ mod instances;
 mod logs;
 mod ports;
 mod processes;
+mod secrets;
 mod stats;
 mod system;
 
@@ -52,6 +53,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(images::prune))
         .routes(routes!(images::load))
         .routes(routes!(images::save))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::delete))
+        .routes(routes!(secrets::rekey))
         .routes(routes!(processes::signal))
         .routes(routes!(processes::exec))
         .routes(routes!(processes::attach))

@@ -1,0 +1,124 @@
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+
+fn open(dir: &tempfile::TempDir) -> Result<Secrets, SecretError> {
+    Secrets::open(dir.path())
+}
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn what_is_set_is_there_after_reopening_and_nowhere_in_clear() {
+    let dir = dir();
+    let secrets = open(&dir).unwrap();
+    assert!(!dir.path().join("master.key").exists(), "no key before it is needed");
+    secrets.set("TOKEN", "hunter2-hunter2").unwrap();
+    secrets.set("EMPTY", "").unwrap();
+    secrets.set("TOKEN", "correct-horse").unwrap();
+    let secrets = open(&dir).unwrap();
+    assert_eq!(secrets.names(), ["EMPTY", "TOKEN"]);
+    assert_eq!(secrets.value("TOKEN").unwrap().as_str(), "correct-horse");
+    assert_eq!(secrets.value("EMPTY").unwrap().as_str(), "");
+    for entry in fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{}", path.display());
+        let bytes = fs::read(&path).unwrap();
+        for word in [&b"hunter2"[..], b"correct-horse"] {
+            assert!(!bytes.windows(word.len()).any(|window| window == word), "{}", path.display());
+        }
+    }
+    secrets.delete("TOKEN").unwrap();
+    assert!(matches!(secrets.delete("TOKEN"), Err(SecretError::NotFound(_))));
+    assert!(matches!(open(&dir).unwrap().value("TOKEN"), Err(SecretError::NotFound(_))));
+}
+
+#[test]
+fn a_lost_or_wrong_key_is_told_and_nothing_is_overwritten() {
+    let dir = dir();
+    open(&dir).unwrap().set("A", "value").unwrap();
+    let (key, stored) = (dir.path().join("master.key"), dir.path().join("secrets.json"));
+    let before = fs::read(&key).unwrap();
+    let replace = |bytes: &[u8]| {
+        fs::remove_file(&key).unwrap();
+        write_private(&key, bytes).unwrap();
+    };
+    for wrong in [&[1; 32][..], &[1; 31]] {
+        replace(wrong);
+        assert!(matches!(open(&dir), Err(SecretError::Unreadable { .. })));
+    }
+    fs::remove_file(&key).unwrap();
+    assert!(matches!(open(&dir), Err(SecretError::Unreadable { .. })));
+    write_private(&key, &before).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(open(&dir).unwrap_err().to_string().contains("chmod 600"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(open(&dir).unwrap().value("A").unwrap().as_str(), "value");
+    fs::write(&stored, "garbage").unwrap();
+    assert!(matches!(open(&dir), Err(SecretError::Unreadable { .. })));
+}
+
+#[test]
+fn a_value_under_another_name_is_no_value() {
+    let dir = dir();
+    let secrets = open(&dir).unwrap();
+    secrets.set("PUBLIC", "harmless").unwrap();
+    secrets.set("ADMIN", "dangerous").unwrap();
+    let path = dir.path().join("secrets.json");
+    let text = fs::read_to_string(&path)
+        .unwrap()
+        .replace("PUBLIC", "X")
+        .replace("ADMIN", "PUBLIC")
+        .replace("\"X\"", "\"ADMIN\"");
+    fs::write(&path, text).unwrap();
+    assert!(matches!(open(&dir).unwrap().value("PUBLIC"), Err(SecretError::Unreadable { .. })));
+}
+
+#[test]
+fn a_new_key_seals_everything_anew_and_a_crash_at_any_step_loses_nothing() {
+    let dir = dir();
+    let secrets = open(&dir).unwrap();
+    for number in 0..5 {
+        secrets.set(&format!("S{number}"), &format!("value {number}")).unwrap();
+    }
+    let file = |name: &str| dir.path().join(name);
+    let (old_key, old_values) =
+        (fs::read(file("master.key")).unwrap(), fs::read(file("secrets.json")).unwrap());
+    assert_eq!(secrets.rekey().unwrap(), 5);
+    let (new_key, new_values) =
+        (fs::read(file("master.key")).unwrap(), fs::read(file("secrets.json")).unwrap());
+    assert_ne!(old_key, new_key);
+    // What the files are after each step.
+    for (own, next, values) in [
+        (&old_key, None, &old_values),
+        (&old_key, Some(&new_key[..10]), &old_values),
+        (&old_key, Some(&new_key[..]), &old_values),
+        (&old_key, Some(&new_key[..]), &new_values),
+        (&new_key, None, &new_values),
+    ] {
+        for (name, bytes) in
+            [("master.key", Some(&own[..])), ("master.key.next", next), ("secrets.json", Some(&values[..]))]
+        {
+            remove(&file(name)).unwrap();
+            if let Some(bytes) = bytes {
+                write_private(&file(name), bytes).unwrap();
+            }
+        }
+        let secrets = open(&dir).unwrap();
+        for number in 0..5 {
+            assert_eq!(secrets.value(&format!("S{number}")).unwrap().as_str(), format!("value {number}"));
+        }
+        assert!(!file("master.key.next").exists(), "the old key or the new one is gone");
+    }
+}
+
+#[test]
+fn names_and_numbers_have_limits() {
+    let dir = dir();
+    let secrets = open(&dir).unwrap();
+    assert!(matches!(secrets.set("LD_PRELOAD", "x"), Err(SecretError::Invalid(_))));
+    assert!(matches!(secrets.set("A", "x\0y"), Err(SecretError::Invalid(_))));
+    assert_eq!(secrets.names(), Vec::<String>::new());
+}

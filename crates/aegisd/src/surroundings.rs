@@ -1,0 +1,37 @@
+//! What instances ask for, joined to whoever keeps it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aegis_images::{Digest, Images};
+use aegis_instances::root::RootDisks;
+use aegis_instances::secret::{ALL, SecretValues};
+use aegis_store::secrets::Secrets;
+
+/// The images, as instances know them.
+#[derive(Debug)]
+pub(crate) struct ImageDisks(pub(crate) Images);
+
+impl RootDisks for ImageDisks {
+    fn parts(&self, digest: &str) -> Result<Vec<PathBuf>, String> {
+        let parsed = digest.parse::<Digest>();
+        parsed.and_then(|digest| self.0.parts(&digest)).map_err(|error| error.to_string())
+    }
+}
+
+/// The secrets, as instances know them.
+#[derive(Debug)]
+pub(crate) struct StoredSecrets(pub(crate) Arc<Secrets>);
+
+impl SecretValues for StoredSecrets {
+    fn values(&self, names: &[String]) -> Result<BTreeMap<String, String>, String> {
+        let all = names.iter().any(|name| name == ALL);
+        let names = if all { self.0.names() } else { names.to_vec() };
+        let value = |name: String| {
+            let value = self.0.value(&name).map_err(|error| error.to_string())?;
+            Ok((name, (*value).clone()))
+        };
+        names.into_iter().map(value).collect()
+    }
+}
