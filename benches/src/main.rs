@@ -1,6 +1,6 @@
 //! `make bench`: measures, each figure beside its yardstick in the same run, prints a table and writes JSON.
 //!
-//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, images.
+//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, copies, images.
 //!
 //! Machines are shared and noisy: look at the ratios. Samples of a figure and of its yardstick alternate, so that
 //! noise hits both.
@@ -12,6 +12,7 @@
 )]
 
 mod bare;
+mod copies;
 mod daemon;
 mod images;
 mod report;
@@ -46,6 +47,9 @@ fn main() {
     }
     if wanted("router") {
         router::measure(&mut report, rounds);
+    }
+    if wanted("copies") {
+        copies::measure(&mut report, rounds);
     }
     if wanted("images") {
         images::measure(&mut report, rounds);

@@ -113,6 +113,39 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Digest and size of an image's manifest.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn manifest(&self, name: &str) -> (String, usize) {
+        let image = format!("docker://{}", self.reference(name));
+        let digest = tool("skopeo", &["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &image]);
+        let size = tool("skopeo", &["inspect", "--tls-verify=false", "--raw", &image]).len();
+        (digest.trim().to_owned(), size)
+    }
+
+    /// Binds images of a repository, each with its processor, to one for several platforms.
+    ///
+    /// # Panics
+    /// If the registry refuses it.
+    pub fn bind(&self, repository: &str, tag: &str, images: &[(&str, &str)]) {
+        let entry = |(architecture, name): &(&str, &str)| {
+            let (digest, size) = self.manifest(&format!("{repository}:{name}"));
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{size},"platform":{{"os":"linux","architecture":"{architecture}"}}}}"#
+            )
+        };
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let entries = images.iter().map(entry).collect::<Vec<_>>().join(",");
+        let index = format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{entries}]}}"#);
+        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.name);
+        let header = format!("Content-Type: {kind}");
+        tool("curl", &["-sSf", "-X", "PUT", "-H", &header, "--data-binary", &index, &url]);
+    }
+}
+
 fn serve(dir: &Path, port: u16, protection: Protection) -> Option<Child> {
     let mut config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: 127.0.0.1:{port}\n",

@@ -335,6 +335,31 @@ fn an_image_for_another_processor_is_refused_with_those_that_there_are() {
 }
 
 #[test]
+fn of_an_image_for_several_processors_the_guests_is_taken_by_tag_and_by_digest() {
+    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let (registry, layout) = boxed();
+    layout.tag("1", "other");
+    layout.configure("other", &["--architecture", "s390x"]);
+    registry.push(&layout, "other", "box:other", &[]);
+    registry.bind("box", "both", &[("s390x", "other"), (own, "1")]);
+    registry.bind("box", "foreign", &[("s390x", "other")]);
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    let wanted = registry.manifest("box:1").0;
+    assert!(daemon.ok(&["image", "pull", &registry.reference("box:both")]).contains(&wanted));
+    let by_digest = registry.reference(&format!("box@{wanted}"));
+    assert!(daemon.ok(&["image", "pull", &by_digest]).contains(&wanted));
+    assert_eq!(
+        daemon.ok(&["run", "--image", &by_digest, "--pull", "never", "--", "echo", "hello"]),
+        "hello\n"
+    );
+    assert_eq!(images(&daemon).len(), 1, "one image, two names");
+    let absent = registry.reference(&format!("box@sha256:{}", "0".repeat(64)));
+    assert!(refused(&daemon, &["image", "pull", &absent]).contains("has no image"));
+    let foreign = refused(&daemon, &["image", "pull", &registry.reference("box:foreign")]);
+    assert!(foreign.contains(&format!("no version for linux/{own}; there are: linux/s390x")), "{foreign}");
+}
+
+#[test]
 fn layers_of_all_packings_and_archives_of_all_kinds_are_taken() {
     let (registry, layout) = boxed();
     let dir = tempfile::tempdir().unwrap();

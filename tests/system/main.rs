@@ -6,6 +6,7 @@ mod aarch64;
 mod bounds;
 mod cleanliness;
 mod commands;
+mod copies;
 mod crashes;
 mod documents;
 mod events;

@@ -60,6 +60,22 @@ fn a_terminal_through_exec_follows_its_size() {
 }
 
 #[test]
+fn a_pull_shows_a_bar_for_each_layer_on_a_terminal_and_nothing_in_a_pipe() {
+    use aegis_tests::registry::{Layout, Misdeed, Protection, Proxy, Registry};
+    let (registry, layout) = (Registry::start(Protection::None), Layout::new());
+    layout.busybox("1");
+    registry.push(&layout, "1", "box:1", &[]);
+    let proxy = Proxy::start(&registry, Misdeed::Slow);
+    let daemon = Daemon::start_configured(&proxy.config(), &[]);
+    let image = format!("{}/box:1", proxy.name);
+    let done = wait(on_a_terminal(&daemon, &format!("$AEGIS image pull {image}")), None);
+    assert!(done.out().contains("downloading") && done.out().contains("ready: sha256:"), "{:?}", done.out());
+    assert_eq!(daemon.aegis(&["image", "remove", &image]).code, 0);
+    let piped = daemon.aegis(&["image", "pull", &image]);
+    assert_eq!((piped.code, piped.err()), (0, String::new()));
+}
+
+#[test]
 fn a_secret_is_asked_for_and_not_shown() {
     use std::io::Write;
     let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);

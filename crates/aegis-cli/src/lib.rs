@@ -1,6 +1,7 @@
 //! The command line: arguments in, API calls, terminal out.
 
 pub mod arguments;
+pub mod copy;
 pub mod daemon;
 pub mod events;
 pub mod exec;

@@ -2,7 +2,9 @@
 
 use aegis_cli::arguments::{Arguments, Command, ImageCommand, InstanceCommand, SecretCommand};
 use aegis_cli::failure::Failure;
-use aegis_cli::{Context, daemon, events, exec, image, instance, logs, markdown, output, run, secret, stats};
+use aegis_cli::{
+    Context, copy, daemon, events, exec, image, instance, logs, markdown, output, run, secret, stats,
+};
 use clap::{CommandFactory, Parser};
 
 fn main() {
@@ -30,6 +32,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
         Command::Version => output::line(format!("aegis {}", env!("CARGO_PKG_VERSION"))),
         Command::Run(arguments) => run::run(context, arguments).await,
         Command::Exec(arguments) => exec::exec(context, arguments).await,
+        Command::Cp(arguments) => copy::copy(context, &arguments).await,
         Command::Logs(arguments) => logs::logs(context, &arguments).await,
         Command::Events(arguments) => events::events(context, &arguments).await,
         Command::Stats(arguments) => stats::stats(context, &arguments).await,

@@ -2,14 +2,14 @@
 
 mod freezer;
 mod machine;
+mod tool;
 
 use std::process::ExitCode;
 use std::rc::Rc;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        machine::say("aegis-harness runs as PID 1 of a guest and nowhere else");
-        return ExitCode::FAILURE;
+        return tool::run(&std::env::args_os().skip(1).collect::<Vec<_>>());
     }
     let failure = match run() {
         Ok(()) => "the control port has closed".to_owned(),

@@ -100,7 +100,8 @@ pub(super) async fn exec(
     let body = http_body_util::Limited::new(body, super::MAX_BODY).collect().await;
     let body = body.map_err(|error| Failure::invalid(format!("the body cannot be read: {error}")))?;
     let wanted: ExecRequest = parse(&body.to_bytes())?;
-    let (timeout, logged) = (wanted.timeout_ms.map(Duration::from_millis), wanted.tty.is_none());
+    let timeout = wanted.timeout_ms.map(Duration::from_millis);
+    let logged = wanted.tty.is_none() && !wanted.unlogged;
     let spec = exec_spec(wanted);
     let (process, session) = instance.exec(&spec).await?;
     let running = Running {
