@@ -39,16 +39,22 @@ pub(crate) fn measure(report: &mut Report, rounds: usize) {
         daemon.aegis(&["exec", &id, "--", "rm", "-rf", what]);
         std::fs::remove_dir_all(dir.path().join("back")).unwrap_or_default();
     };
+    // What one has written must not be written to the disk while the other is measured.
+    let settle = || rustix::fs::sync();
     for _ in 0..rounds.div_ceil(3) {
+        settle();
         let tar_in = format!("tar -C {at} -cf - tree | bin/aegis exec -i {id} -- tar -C /srv -xf -");
         others[0].push(timed(|| shell(&daemon, &tar_in)));
         clear("/srv/tree");
+        settle();
         ours[0].push(timed(|| shell(&daemon, &format!("bin/aegis cp {at}/tree {id}:/srv"))));
         let tar_out = format!(
             "mkdir {at}/back; bin/aegis exec {id} -- tar -C /srv -cf - tree | tar -C {at}/back -xf -"
         );
+        settle();
         others[1].push(timed(|| shell(&daemon, &tar_out)));
         std::fs::remove_dir_all(dir.path().join("back")).expect("remove the copy");
+        settle();
         ours[1].push(timed(|| shell(&daemon, &format!("bin/aegis cp {id}:/srv/tree {at}/back"))));
         clear("/srv/tree");
     }

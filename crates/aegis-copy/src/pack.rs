@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use crate::CopyError;
 use crate::wire::{self, Entry, GREETING, Kind, Record};
 
+/// How much is read at once, bytes.
+const PIECE: usize = 256 << 10;
+
 /// What was read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Packed {
@@ -37,6 +40,8 @@ pub fn pack(root: &Path, mut to: impl Write) -> Result<Packed, CopyError> {
 
 fn walk(root: &Path, to: &mut impl Write) -> Result<Packed, CopyError> {
     let mut packed = Packed::default();
+    // One for all files: under emulation fresh memory is dear.
+    let mut piece = vec![0; PIECE];
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
         let full = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(&path) };
@@ -49,7 +54,7 @@ fn walk(root: &Path, to: &mut impl Write) -> Result<Packed, CopyError> {
             continue;
         }
         packed.entries += 1;
-        entry(&path, &full, &found, to)?;
+        entry(&path, &full, &found, to, &mut piece)?;
         if found.is_dir() {
             let children = fs::read_dir(&full).and_then(|entries| {
                 entries
@@ -65,7 +70,13 @@ fn walk(root: &Path, to: &mut impl Write) -> Result<Packed, CopyError> {
     Ok(packed)
 }
 
-fn entry(path: &Path, full: &Path, found: &Metadata, to: &mut impl Write) -> Result<(), CopyError> {
+fn entry(
+    path: &Path,
+    full: &Path,
+    found: &Metadata,
+    to: &mut impl Write,
+    piece: &mut [u8],
+) -> Result<(), CopyError> {
     let nanoseconds = u32::try_from(found.mtime_nsec()).unwrap_or(0);
     let mode = u16::try_from(found.mode() & 0o7777).unwrap_or(0);
     let head = |kind| {
@@ -84,19 +95,21 @@ fn entry(path: &Path, full: &Path, found: &Metadata, to: &mut impl Write) -> Res
     let size = file.metadata().map_err(CopyError::file(full))?.len();
     wire::write(&head(Kind::File(size)), to)?;
     // What is appended meanwhile belongs to the next copy.
-    let copied = copy(&file, size, to, full)?;
+    let copied = copy(&file, size, to, full, piece)?;
     if copied == size { Ok(()) } else { Err(CopyError::Changed(full.to_owned())) }
 }
 
-/// How much is read at once, bytes.
-const PIECE: usize = 256 << 10;
-
-fn copy(file: &File, size: u64, to: &mut impl Write, path: &Path) -> Result<u64, CopyError> {
+fn copy(
+    file: &File,
+    size: u64,
+    to: &mut impl Write,
+    path: &Path,
+    piece: &mut [u8],
+) -> Result<u64, CopyError> {
     let mut from = file.take(size);
-    let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE)).max(1)];
     let mut total = 0;
     loop {
-        let count = match from.read(&mut piece) {
+        let count = match from.read(piece) {
             Ok(0) => return Ok(total),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -58,7 +58,14 @@ pub fn unpack(
     if greeting != *GREETING {
         return Err(CopyError::Stream("it does not greet".to_owned()));
     }
-    let mut writer = Writer { root: root.to_owned(), tree: None, parent: None, owner, closed: Vec::new() };
+    let mut writer = Writer {
+        root: root.to_owned(),
+        tree: None,
+        parent: None,
+        owner,
+        closed: Vec::new(),
+        piece: vec![0; PIECE],
+    };
     let (mut entries, mut bytes) = (0, 0u64);
     loop {
         let entry = match wire::read(&mut from)? {
@@ -92,6 +99,8 @@ struct Writer {
     owner: Option<Owner>,
     /// Directories that may not be written into when all is done, with their modes.
     closed: Vec<(Vec<u8>, u16)>,
+    /// One for all files: under emulation fresh memory is dear.
+    piece: Vec<u8>,
 }
 
 fn open_dir(at: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -235,7 +244,7 @@ impl Writer {
     }
 
     fn put_file(
-        &self,
+        &mut self,
         dir: &OwnedFd,
         name: &[u8],
         entry: &Entry,
@@ -256,8 +265,27 @@ impl Writer {
         rustix::fs::futimens(&file, &times).map_err(self.failed(&entry.path))
     }
 
-    fn fill(&self, file: &mut File, path: &[u8], size: u64, from: &mut impl Read) -> Result<(), CopyError> {
-        let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE)).max(1)];
+    fn fill(
+        &mut self,
+        file: &mut File,
+        path: &[u8],
+        size: u64,
+        from: &mut impl Read,
+    ) -> Result<(), CopyError> {
+        let mut piece = std::mem::take(&mut self.piece);
+        let filled = self.fill_with(&mut piece, file, path, size, from);
+        self.piece = piece;
+        filled
+    }
+
+    fn fill_with(
+        &self,
+        piece: &mut [u8],
+        file: &mut File,
+        path: &[u8],
+        size: u64,
+        from: &mut impl Read,
+    ) -> Result<(), CopyError> {
         let mut left = size;
         while left > 0 {
             let most = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));

@@ -2,16 +2,16 @@
 //! guest's image has.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use aegis_copy::{CopyError, Limits, Owner};
 use aegis_harness::identity;
 
-/// Size of the pieces that are written, bytes: what a pipe to the harness holds.
-const PIECE: usize = 256 << 10;
+/// Size of the buffers for heads of files and small files, bytes. What is larger passes them by.
+const BUFFER: usize = 16 << 10;
 
 fn say(text: &str) {
     // Nobody is left to tell if this fails.
@@ -36,7 +36,9 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
 }
 
 fn pack(path: &str) -> Result<(), String> {
-    let stdout = BufWriter::with_capacity(PIECE, io::stdout().lock());
+    // The standard library's own looks for line ends in everything.
+    let stdout = rustix::stdio::stdout().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let stdout = BufWriter::with_capacity(BUFFER, File::from(stdout));
     let packed = aegis_copy::pack(Path::new(path), stdout).map_err(|error| error.to_string())?;
     packed.skipped.iter().for_each(|path| say(&format!("left out: {}", path.display())));
     Ok(())
@@ -52,6 +54,8 @@ fn unpack(destination: &str, name: &str, user: &str) -> Result<(), String> {
         return Err(format!("{destination}: no such directory"));
     }
     let target = aegis_copy::target(path, Some(name).filter(|name| !name.is_empty()));
-    let done = aegis_copy::unpack(&target, io::stdin().lock(), Some(owner), Limits::default());
+    let stdin = rustix::stdio::stdin().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let stdin = BufReader::with_capacity(BUFFER, File::from(stdin));
+    let done = aegis_copy::unpack(&target, stdin, Some(owner), Limits::default());
     done.map(drop).map_err(|error: CopyError| error.to_string())
 }
