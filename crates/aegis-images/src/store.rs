@@ -97,7 +97,8 @@ pub struct Usage {
 /// What is held while an archive is read: nobody knows yet which blobs come of it.
 const LOADING: &str = "loading";
 
-/// Images that instances need, with the instance's name.
+/// Images that instances need, with the instance's name. Asked for under the store's lock: an image that a new instance
+/// takes is held until that instance is among them.
 pub type InUse = BTreeMap<Digest, String>;
 
 impl Inner {
@@ -107,7 +108,7 @@ impl Inner {
 }
 
 impl Images {
-    /// Opens the store in a directory, which it makes if need be, and removes files without a name. Blocks.
+    /// Opens the store in a directory, which it makes if need be, and removes files that have no name yet. Blocks.
     ///
     /// # Errors
     /// If the directory cannot be used.
@@ -317,9 +318,10 @@ impl Images {
     ///
     /// # Errors
     /// If there is none, or an instance needs it.
-    pub fn remove(&self, name: &str, in_use: &InUse) -> Result<Removed, ImageError> {
+    pub fn remove(&self, name: &str, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
         let parsed: ImageName = name.parse()?;
         let mut state = self.0.lock();
+        let in_use = in_use();
         let digest = resolve(&state, &parsed, name)?;
         let exact = match &parsed {
             ImageName::Reference(reference) => Some(reference.to_string()),
@@ -340,7 +342,7 @@ impl Images {
             record::remove(&self.layout().name(name))?;
             state.names.remove(name);
         }
-        let mut removed = self.sweep(&mut state, in_use, false)?;
+        let mut removed = self.sweep(&mut state, &in_use, false)?;
         removed.names = going.iter().map(|name| familiar(name)).collect();
         Ok(removed)
     }
@@ -349,8 +351,9 @@ impl Images {
     ///
     /// # Errors
     /// If files cannot be removed.
-    pub fn prune(&self, all: bool, in_use: &InUse) -> Result<Removed, ImageError> {
+    pub fn prune(&self, all: bool, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
         let mut state = self.0.lock();
+        let in_use = in_use();
         let mut names = Vec::new();
         if all {
             let unused = state.names.iter().filter(|(_, digest)| !in_use.contains_key(digest));
@@ -360,7 +363,7 @@ impl Images {
                 state.names.remove(name);
             }
         }
-        let mut removed = self.sweep(&mut state, in_use, true)?;
+        let mut removed = self.sweep(&mut state, &in_use, true)?;
         removed.names = names.iter().map(|name| familiar(name)).collect();
         Ok(removed)
     }
@@ -369,7 +372,7 @@ impl Images {
     ///
     /// # Errors
     /// If files cannot be removed.
-    pub fn keep_budget(&self, in_use: &InUse) -> Result<Removed, ImageError> {
+    pub fn keep_budget(&self, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
         let budget = self.0.workshop.settings.disk_budget;
         if self.usage().bytes <= budget {
             return Ok(Removed::default());

@@ -133,7 +133,11 @@ pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
     allow_many_descriptors();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).max_blocking_threads(16).enable_all().build();
-    runtime.map_err(DaemonError::io("start the runtime"))?.block_on(run(environment))
+    let runtime = runtime.map_err(DaemonError::io("start the runtime"))?;
+    let ended = runtime.block_on(run(environment));
+    // What still works on an image leaves nothing half used behind.
+    runtime.shutdown_timeout(FAREWELL);
+    ended
 }
 
 /// Opens the name router's port. One that is taken is no reason not to serve.

@@ -25,6 +25,8 @@ use crate::settings::{RegistrySettings, Settings};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a registry may be silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a credential helper may take.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often something is tried without any progress.
 const ATTEMPTS: u32 = 5;
 /// Before the second attempt; doubled each time.
@@ -226,7 +228,11 @@ impl Repository {
         let name = reference.registry().to_owned();
         let own = settings.registries.get(&name).cloned().unwrap_or_default();
         let asked = name.clone();
-        let credentials = tokio::task::spawn_blocking(move || credentials::find(&asked)).await;
+        let looking = tokio::task::spawn_blocking(move || credentials::find(&asked));
+        let credentials = tokio::time::timeout(HELPER_TIMEOUT, looking).await.map_err(|_| {
+            let detail = format!("the helper has not answered within {HELPER_TIMEOUT:?}");
+            ImageError::Credentials { registry: name.clone(), detail }
+        })?;
         let scheme = if own.plain_http { "http" } else { "https" };
         Ok(Repository {
             client: client(&own, settings.proxy.as_deref())?,

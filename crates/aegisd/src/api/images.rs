@@ -141,8 +141,8 @@ pub(super) async fn obtain(app: &App, name: &str, policy: PullPolicy) -> Result<
 
 /// Removes what nobody needs, where there is too much of it.
 fn keep_budget(app: &App) {
-    let (images, in_use) = (app.images.clone(), in_use(app));
-    app.streams.spawn_blocking(move || match images.keep_budget(&in_use) {
+    let this = app.clone();
+    app.streams.spawn_blocking(move || match this.images.keep_budget(|| in_use(&this)) {
         Ok(gone) if gone.bytes > 0 => tracing::info!(bytes = gone.bytes, "images removed to keep the budget"),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "images not removed"),
@@ -182,8 +182,7 @@ pub(super) async fn remove(
     State(app): State<App>,
     Query(named): Query<Named>,
 ) -> Result<Json<ImagesRemoved>, Failure> {
-    let (images, in_use) = (app.images.clone(), in_use(&app));
-    Ok(Json(removed(blocking(move || images.remove(&named.name, &in_use)).await?)))
+    Ok(Json(removed(blocking(move || app.images.remove(&named.name, || in_use(&app))).await?)))
 }
 
 /// How much goes.
@@ -201,8 +200,7 @@ pub(super) async fn prune(
     State(app): State<App>,
     Query(extent): Query<Extent>,
 ) -> Result<Json<ImagesRemoved>, Failure> {
-    let (images, in_use) = (app.images.clone(), in_use(&app));
-    Ok(Json(removed(blocking(move || images.prune(extent.all, &in_use)).await?)))
+    Ok(Json(removed(blocking(move || app.images.prune(extent.all, || in_use(&app))).await?)))
 }
 
 /// Pulls an image, whatever is on this host. The reply tells how far it is, a JSON object a line, and last the image or
