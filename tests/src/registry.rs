@@ -499,7 +499,7 @@ fn forward(
         }
         Misdeed::Slow if blob => {
             client.write_all(head)?;
-            for piece in body.chunks(64 << 10) {
+            for piece in body.chunks(16 << 10) {
                 client.write_all(piece)?;
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }

@@ -36,7 +36,8 @@ pub(crate) struct Workshop {
     pub(crate) layout: Layout,
     pub(crate) settings: Settings,
     pub(crate) tasks: TaskTracker,
-    layers: Flights<(Digest, Digest), LayerState>,
+    /// By blob: two who claim that it unpacks to different things must not write to one file at a time.
+    layers: Flights<Digest, LayerState>,
     downloads: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
 }
@@ -75,7 +76,8 @@ impl Workshop {
         let mut watches = JoinSet::new();
         for (at, (part, diff_id)) in layers.enumerate() {
             let mut state = self.layer(part.clone(), diff_id.clone(), from.clone());
-            let progress = progress.clone();
+            let (progress, diff_id, index) =
+                (progress.clone(), diff_id.clone(), self.layout.layer_index(diff_id));
             watches.spawn(async move {
                 loop {
                     let now = state.borrow_and_update().clone();
@@ -84,8 +86,14 @@ impl Workshop {
                             (layer.done, layer.stage) = (now.done, now.stage);
                         }
                     });
-                    if let Some(outcome) = now.outcome {
-                        return outcome;
+                    match now.outcome {
+                        // Whoever came first has unpacked it to what he claimed.
+                        Some(Ok(())) if !index.exists() => {
+                            let text = format!("a layer does not unpack to {diff_id}");
+                            return Err(ImageError::Invalid(text));
+                        }
+                        Some(outcome) => return outcome,
+                        None => {}
                     }
                     state.changed().await.map_err(|_| ImageError::BrokenOff)?;
                 }
@@ -108,20 +116,15 @@ impl Workshop {
     ) -> watch::Receiver<LayerState> {
         let first = LayerState { done: 0, stage: Stage::Waiting, outcome: None };
         let this = Arc::clone(self);
-        self.layers.join(
-            &self.tasks,
-            (part.blob.digest.clone(), diff_id.clone()),
-            first,
-            |state| async move {
-                let outcome = this.bring(&part, diff_id, from, &state).await;
-                state.send_modify(|state| {
-                    if outcome.is_ok() {
-                        (state.done, state.stage) = (part.blob.size, Stage::Ready);
-                    }
-                    state.outcome = Some(outcome);
-                });
-            },
-        )
+        self.layers.join(&self.tasks, part.blob.digest.clone(), first, |state| async move {
+            let outcome = this.bring(&part, diff_id, from, &state).await;
+            state.send_modify(|state| {
+                if outcome.is_ok() {
+                    (state.done, state.stage) = (part.blob.size, Stage::Ready);
+                }
+                state.outcome = Some(outcome);
+            });
+        })
     }
 
     async fn bring(
