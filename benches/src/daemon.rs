@@ -20,11 +20,7 @@ fn program() -> PathBuf {
 
 impl Daemon {
     pub(crate) fn start() -> Daemon {
-        let daemon = Daemon {
-            home: tempfile::Builder::new().prefix("aegis-b").tempdir_in("/tmp").expect("make a home"),
-        };
-        daemon.aegis(&["up"]);
-        daemon
+        Daemon::start_configured("")
     }
 
     /// A daemon with these lines in its settings.

@@ -150,11 +150,7 @@ impl Daemon {
     /// If it does not start.
     #[must_use]
     pub fn start_with(variables: &[(&str, &str)]) -> Daemon {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let mut daemon = Daemon::none();
-        daemon.environment = variables.iter().map(owned).collect();
-        daemon.up();
-        daemon
+        Daemon::start_configured("", variables)
     }
 
     /// A home without a daemon.

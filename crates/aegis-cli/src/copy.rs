@@ -1,15 +1,14 @@
 //! `aegis cp`.
 
-use std::io::{self, BufReader, BufWriter, Read};
+use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
 use aegis_api::instance::ExecRequest;
 use aegis_api::stream::Frame;
 use aegis_client::{ProcessReader, ProcessWriter};
 use aegis_copy::{CopyError, Limits, Packed};
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, DuplexStream};
-use tokio::sync::mpsc;
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::io::SyncIoBridge;
 
 use crate::Context;
@@ -19,10 +18,8 @@ use crate::output::say;
 
 /// The harness, which every guest has; its own image may have no program for this.
 const TOOL: &str = "/proc/1/exe";
-/// How much is packed and waits to be sent, bytes.
+/// How much is on its way between the connection and the files, bytes.
 const ON_THE_WAY: usize = 1 << 20;
-/// Pieces that come from the guest and wait to be written.
-const PIECES: usize = 8;
 /// Size of the pieces that are sent, bytes.
 const PIECE: usize = 256 << 10;
 /// Size of the buffers for heads of files and small files, bytes. What is larger passes them by.
@@ -125,12 +122,12 @@ async fn out_of_guest(context: &Context, instance: &str, path: &str, to: &str) -
     let target = aegis_copy::target(destination, aegis_copy::name_of(path));
     let pack = request(&["pack", guest_path(path)], false);
     let (mut reader, _writer) = context.client().exec(instance, &pack).await?;
-    let (pieces, received) = mpsc::channel(PIECES);
+    let (ours, theirs) = tokio::io::duplex(ON_THE_WAY);
     let unpacking = tokio::task::spawn_blocking(move || {
-        let from = BufReader::with_capacity(BUFFER, Pieces { received, left: Bytes::new() });
+        let from = BufReader::with_capacity(BUFFER, SyncIoBridge::new(theirs));
         aegis_copy::unpack(&target, from, None, Limits::default())
     });
-    let done = listen(&mut reader, Some(pieces)).await;
+    let done = listen(&mut reader, Some(ours)).await;
     let unpacked = unpacking.await.map_err(broken)?;
     let done = match (unpacked, done) {
         (Err(CopyError::Stream(_)), Err(failure)) => return Err(failure),
@@ -164,14 +161,14 @@ impl Done {
 }
 
 /// Takes what the guest's end says, until it has ended, or nobody wants its output any more.
-async fn listen(reader: &mut ProcessReader, output: Option<mpsc::Sender<Bytes>>) -> Result<Done, Failure> {
+async fn listen(reader: &mut ProcessReader, mut output: Option<DuplexStream>) -> Result<Done, Failure> {
     let mut words = Vec::new();
     let code = loop {
         match reader.next().await? {
             None => return Err(Failure::new("lost aegisd")),
             Some(Frame::Stdout(bytes)) => {
-                if let Some(to) = &output
-                    && to.send(bytes).await.is_err()
+                if let Some(to) = &mut output
+                    && to.write_all(&bytes).await.is_err()
                 {
                     // Whoever unpacks has failed, and says why.
                     return Ok(Done { code: 0, words: String::new() });
@@ -188,26 +185,6 @@ async fn listen(reader: &mut ProcessReader, output: Option<mpsc::Sender<Bytes>>)
     };
     let printable = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
     Ok(Done { code, words: String::from_utf8_lossy(&words).chars().map(printable).collect() })
-}
-
-/// What comes from the guest, as whoever blocks reads it.
-struct Pieces {
-    received: mpsc::Receiver<Bytes>,
-    left: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.left.is_empty() {
-            match self.received.blocking_recv() {
-                Some(piece) => self.left = piece,
-                None => return Ok(0),
-            }
-        }
-        let count = buf.len().min(self.left.len());
-        self.left.copy_to_slice(buf.get_mut(..count).unwrap_or_default());
-        Ok(count)
-    }
 }
 
 /// Sends what is packed to the guest's end.

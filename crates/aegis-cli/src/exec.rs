@@ -9,7 +9,7 @@ use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::READER_GONE;
 use crate::run::environment;
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
-use crate::terminal::{self, Raw};
+use crate::terminal::{self, Changed};
 
 /// Executes a command in an instance and returns its exit code.
 ///
@@ -30,7 +30,7 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let opened = context.client().exec(&arguments.instance, &request).await;
     let (mut reader, mut writer) = opened.map_err(|error| Failure::from(error).of_process())?;
-    let raw = if tty && interactive { Raw::enter()? } else { None };
+    let raw = if tty && interactive { Changed::to_raw()? } else { None };
     let mut input = interactive.then(Input::start);
     let (say, mut control) = Control::channel();
     let mut passed = [0; 2];

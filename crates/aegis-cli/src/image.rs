@@ -12,8 +12,8 @@ use crate::Context;
 use crate::arguments::{
     Format, ImageInfo, ImageLoad, ImageNames, ImagePrune, ImagePull, ImageSave, OutputFormat,
 };
-use crate::failure::{FAILED, Failure};
-use crate::output::{self, complain};
+use crate::failure::Failure;
+use crate::output;
 use crate::render::columns;
 
 /// Size of the pieces in which an archive is sent, bytes.
@@ -198,17 +198,8 @@ fn told(removed: &ImagesRemoved) -> String {
 /// If standard output cannot be written.
 pub async fn remove(context: &Context, names: &ImageNames) -> Result<i32, Failure> {
     let mut client = context.client();
-    let mut code = 0;
-    for name in &names.images {
-        match client.remove_image(name).await {
-            Ok(removed) => code = code.max(output::line(told(&removed))?),
-            Err(error) => {
-                complain(&error.into());
-                code = FAILED;
-            }
-        }
-    }
-    Ok(code)
+    output::each(&names.images, async |name| client.remove_image(name).await.map(|removed| told(&removed)))
+        .await
 }
 
 /// Removes images that nobody needs.

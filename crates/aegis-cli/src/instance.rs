@@ -4,8 +4,8 @@ use aegis_api::instance::{CreateInstance, Instance, State};
 
 use crate::Context;
 use crate::arguments::{Expose, Info, List, Names, OutputFormat, Prune, Start, Unexpose};
-use crate::failure::{FAILED, Failure};
-use crate::output::{self, complain};
+use crate::failure::Failure;
+use crate::output;
 use crate::render;
 use crate::run::{fetch_image, request};
 
@@ -113,19 +113,9 @@ pub async fn unexpose(context: &Context, arguments: &Unexpose) -> Result<i32, Fa
 /// If standard output cannot be written.
 pub async fn act(context: &Context, names: &Names, verb: &str, done: &str) -> Result<i32, Failure> {
     let mut client = context.client();
-    let mut code = 0;
-    for name in &names.instances {
-        let outcome = match verb {
-            "delete" => client.delete(name).await,
-            _ => client.act(name, verb).await,
-        };
-        match outcome {
-            Ok(_) => code = code.max(output::line(format!("Instance {name} {done}"))?),
-            Err(error) => {
-                complain(&error.into());
-                code = FAILED;
-            }
-        }
-    }
-    Ok(code)
+    output::each(&names.instances, async |name| {
+        let acted = if verb == "delete" { client.delete(name).await } else { client.act(name, verb).await };
+        acted.map(|_| format!("Instance {name} {done}"))
+    })
+    .await
 }

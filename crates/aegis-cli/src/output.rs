@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 
-use crate::failure::Failure;
+use aegis_client::ClientError;
+
+use crate::failure::{FAILED, Failure};
 
 /// Exit code of a program whose reader has gone: 128 + SIGPIPE.
 pub const READER_GONE: i32 = 141;
@@ -61,6 +63,27 @@ pub fn complain(failure: &Failure) {
     if let Some(hint) = &failure.hint {
         let _mute = writeln!(io::stderr(), "  hint: {hint}");
     }
+}
+
+/// Does something for each of several names, and prints what comes of it. All are tried.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub async fn each(
+    names: &[String],
+    mut act: impl AsyncFnMut(&str) -> Result<String, ClientError>,
+) -> Result<i32, Failure> {
+    let mut code = 0;
+    for name in names {
+        match act(name).await {
+            Ok(text) => code = code.max(line(text)?),
+            Err(error) => {
+                complain(&error.into());
+                code = FAILED;
+            }
+        }
+    }
+    Ok(code)
 }
 
 /// Writes a process's output to one of our descriptors. Returns false if its reader has gone.

@@ -13,7 +13,7 @@ use crate::arguments::{Interaction, Pull, Run, Settings};
 use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{READER_GONE, complain, say};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
-use crate::terminal::{self, Raw};
+use crate::terminal::{self, Changed};
 use crate::{Context, image, render, values};
 
 /// Exit code of an interrupted run: 128 + SIGINT.
@@ -103,7 +103,7 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
     for endpoint in &instance.endpoints {
         say(&format!("Serving on {}", render::url(endpoint)));
     }
-    let raw = if tty && interactive { Raw::enter()? } else { None };
+    let raw = if tty && interactive { Changed::to_raw()? } else { None };
     let mut belonging =
         Belonging { client, id: instance.id, passed: [0; 2], input: interactive.then(Input::start), tty };
     let outcome = belonging.follow(&mut interrupts).await;

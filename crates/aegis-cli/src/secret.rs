@@ -4,9 +4,9 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use crate::Context;
 use crate::arguments::{Format, OutputFormat, SecretKeys, SecretSet};
-use crate::failure::{FAILED, Failure};
-use crate::output::{self, complain, say};
-use crate::terminal::Quiet;
+use crate::failure::Failure;
+use crate::output::{self, say};
+use crate::terminal::Changed;
 
 /// Longest value that is read, bytes; the daemon takes less.
 const MOST_VALUE: u64 = 1 << 20;
@@ -64,7 +64,7 @@ fn read(source: Source, key: &str) -> Result<String, Failure> {
 }
 
 fn ask(key: &str) -> Result<String, Failure> {
-    let quiet = Quiet::enter()?;
+    let quiet = Changed::to_quiet()?;
     let _mute = write!(io::stderr(), "Value of {key}: ");
     let mut line = String::new();
     let read = io::stdin().lock().take(MOST_VALUE).read_line(&mut line);
@@ -116,17 +116,10 @@ pub async fn list(context: &Context, format: Format) -> Result<i32, Failure> {
 /// If standard output cannot be written.
 pub async fn delete(context: &Context, keys: &SecretKeys) -> Result<i32, Failure> {
     let mut client = context.client();
-    let mut code = 0;
-    for key in &keys.keys {
-        match client.delete_secret(key).await {
-            Ok(_) => code = code.max(output::line(format!("Secret {key} deleted"))?),
-            Err(error) => {
-                complain(&error.into());
-                code = FAILED;
-            }
-        }
-    }
-    Ok(code)
+    output::each(&keys.keys, async |key| {
+        client.delete_secret(key).await.map(|_| format!("Secret {key} deleted"))
+    })
+    .await
 }
 
 /// Seals all secrets anew.

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use aegis_api::instance::TerminalSize;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::failure::Failure;
 
@@ -22,55 +22,43 @@ pub fn size() -> TerminalSize {
     }
 }
 
-/// The terminal in raw mode, as long as this lives.
+/// The terminal on standard input, changed as long as this lives.
 #[derive(Debug)]
-pub struct Raw {
+pub struct Changed {
     before: Termios,
 }
 
-impl Raw {
-    /// Makes the terminal on standard input raw, if there is one.
+impl Changed {
+    /// Makes it raw, if there is one.
     ///
     /// # Errors
     /// If it cannot be changed.
-    pub fn enter() -> Result<Option<Raw>, Failure> {
+    pub fn to_raw() -> Result<Option<Changed>, Failure> {
+        Changed::by(OptionalActions::Now, Termios::make_raw)
+    }
+
+    /// Makes it show nothing of what is typed, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be changed.
+    pub fn to_quiet() -> Result<Option<Changed>, Failure> {
+        Changed::by(OptionalActions::Flush, |settings| settings.local_modes -= LocalModes::ECHO)
+    }
+
+    fn by(when: OptionalActions, change: impl FnOnce(&mut Termios)) -> Result<Option<Changed>, Failure> {
         if !io::stdin().is_terminal() {
             return Ok(None);
         }
         let failed = |error: rustix::io::Errno| Failure::new(format!("cannot set the terminal: {error}"));
         let before = tcgetattr(io::stdin()).map_err(failed)?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw).map_err(failed)?;
-        Ok(Some(Raw { before }))
+        let mut changed = before.clone();
+        change(&mut changed);
+        tcsetattr(io::stdin(), when, &changed).map_err(failed)?;
+        Ok(Some(Changed { before }))
     }
 }
 
-/// The terminal without echo, as long as this lives.
-#[derive(Debug)]
-pub struct Quiet {
-    _restores: Raw,
-}
-
-impl Quiet {
-    /// Turns the echo of the terminal on standard input off, if there is one.
-    ///
-    /// # Errors
-    /// If it cannot be changed.
-    pub fn enter() -> Result<Option<Quiet>, Failure> {
-        if !io::stdin().is_terminal() {
-            return Ok(None);
-        }
-        let failed = |error: rustix::io::Errno| Failure::new(format!("cannot set the terminal: {error}"));
-        let before = tcgetattr(io::stdin()).map_err(failed)?;
-        let mut quiet = before.clone();
-        quiet.local_modes -= rustix::termios::LocalModes::ECHO;
-        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet).map_err(failed)?;
-        Ok(Some(Quiet { _restores: Raw { before } }))
-    }
-}
-
-impl Drop for Raw {
+impl Drop for Changed {
     fn drop(&mut self) {
         // The terminal may have gone.
         let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);

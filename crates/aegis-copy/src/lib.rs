@@ -4,6 +4,7 @@
 //! is needed for it. [`pack`] reads a tree, [`unpack`] writes one. What comes out of a guest is hostile: a path is taken
 //! component by component, below the directory that was opened at first, and no symbolic link on the way is followed.
 
+mod carry;
 mod pack;
 mod unpack;
 mod wire;

@@ -1,16 +1,14 @@
 //! Reading a tree.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::CopyError;
+use crate::carry::{Broken, PIECE, carry};
 use crate::wire::{self, Entry, GREETING, Kind, Record};
-
-/// How much is read at once, bytes.
-const PIECE: usize = 256 << 10;
 
 /// What was read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -95,27 +93,9 @@ fn entry(
     let size = file.metadata().map_err(CopyError::file(full))?.len();
     wire::write(&head(Kind::File(size)), to)?;
     // What is appended meanwhile belongs to the next copy.
-    let copied = copy(&file, size, to, full, piece)?;
+    let copied = carry(&file, to, size, piece).map_err(|broken| match broken {
+        Broken::Reading(error) => CopyError::file(full)(error),
+        Broken::Writing(error) => CopyError::stream(error),
+    })?;
     if copied == size { Ok(()) } else { Err(CopyError::Changed(full.to_owned())) }
-}
-
-fn copy(
-    file: &File,
-    size: u64,
-    to: &mut impl Write,
-    path: &Path,
-    piece: &mut [u8],
-) -> Result<u64, CopyError> {
-    let mut from = file.take(size);
-    let mut total = 0;
-    loop {
-        let count = match from.read(piece) {
-            Ok(0) => return Ok(total),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(CopyError::file(path)(error)),
-        };
-        to.write_all(piece.get(..count).unwrap_or_default()).map_err(CopyError::stream)?;
-        total += count as u64;
-    }
 }

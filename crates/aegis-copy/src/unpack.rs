@@ -1,7 +1,7 @@
 //! Writing a tree.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,9 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use crate::CopyError;
+use crate::carry::{Broken, PIECE, carry};
 use crate::wire::{self, Entry, GREETING, Kind, Record};
 
-/// How much is written at once, bytes.
-const PIECE: usize = 256 << 10;
 /// Longest name in a directory.
 const MOST_NAME: usize = 255;
 
@@ -140,7 +139,7 @@ impl Writer {
         let parts = components(&entry.path)?;
         let Some((name, parents)) = parts.split_last() else { return Ok(()) };
         let parent_path = parents.join(&b'/');
-        let dir = self.open_parent(&parent_path, parents)?;
+        let dir = self.open_parent(&parent_path)?;
         let written = self.put(&dir, name, entry, from);
         self.parent = Some((parent_path, dir));
         written
@@ -169,19 +168,12 @@ impl Writer {
         Ok(())
     }
 
-    /// The directory of that path below the tree, opened name by name.
-    fn open_parent(&mut self, path: &[u8], parts: &[&[u8]]) -> Result<OwnedFd, CopyError> {
-        if let Some((known, dir)) = self.parent.take()
-            && known == path
-        {
-            return Ok(dir);
+    /// The directory of that path below the tree.
+    fn open_parent(&mut self, path: &[u8]) -> Result<OwnedFd, CopyError> {
+        match self.parent.take() {
+            Some((known, dir)) if known == path => Ok(dir),
+            _ => self.descend(path),
         }
-        let tree = self.tree.as_ref().ok_or_else(|| CopyError::Stream("files below a file".to_owned()))?;
-        let mut dir = tree.try_clone().map_err(CopyError::file(&self.root))?;
-        for part in parts {
-            dir = open_dir(&dir, part).map_err(self.failed(path))?;
-        }
-        Ok(dir)
     }
 
     fn put(
@@ -272,46 +264,29 @@ impl Writer {
         size: u64,
         from: &mut impl Read,
     ) -> Result<(), CopyError> {
-        let mut piece = std::mem::take(&mut self.piece);
-        let filled = self.fill_with(&mut piece, file, path, size, from);
-        self.piece = piece;
-        filled
+        match carry(from, file, size, &mut self.piece) {
+            Ok(count) if count == size => Ok(()),
+            Ok(_) => Err(CopyError::Stream("a file is cut off".to_owned())),
+            Err(Broken::Reading(error)) => Err(CopyError::stream(error)),
+            Err(Broken::Writing(error)) => Err(CopyError::file(&self.shown(path))(error)),
+        }
     }
 
-    fn fill_with(
-        &self,
-        piece: &mut [u8],
-        file: &mut File,
-        path: &[u8],
-        size: u64,
-        from: &mut impl Read,
-    ) -> Result<(), CopyError> {
-        let mut left = size;
-        while left > 0 {
-            let most = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = match from.read(piece.get_mut(..most).unwrap_or_default()) {
-                Ok(0) => return Err(CopyError::Stream("a file is cut off".to_owned())),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(CopyError::stream(error)),
-            };
-            let written = file.write_all(piece.get(..count).unwrap_or_default());
-            written.map_err(CopyError::file(&self.shown(path)))?;
-            left -= count as u64;
+    /// A directory below the tree, opened name by name.
+    fn descend(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
+        let tree = self.tree.as_ref().ok_or_else(|| CopyError::Stream("files below a file".to_owned()))?;
+        let mut dir = tree.try_clone().map_err(CopyError::file(&self.root))?;
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            dir = open_dir(&dir, part).map_err(self.failed(path))?;
         }
-        Ok(())
+        Ok(dir)
     }
 
     /// Takes away what was only allowed while the tree was written: children before their parents.
     fn finish(mut self) -> Result<(), CopyError> {
         self.parent = None;
         for (path, mode) in std::mem::take(&mut self.closed).into_iter().rev() {
-            let tree =
-                self.tree.as_ref().ok_or_else(|| CopyError::Stream("files below a file".to_owned()))?;
-            let mut dir = tree.try_clone().map_err(CopyError::file(&self.root))?;
-            for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-                dir = open_dir(&dir, part).map_err(self.failed(&path))?;
-            }
+            let dir = self.descend(&path)?;
             rustix::fs::fchmod(&dir, permissions(mode)).map_err(self.failed(&path))?;
         }
         Ok(())

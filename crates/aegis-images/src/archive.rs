@@ -44,21 +44,15 @@ struct Saved {
 }
 
 impl Images {
-    /// Takes over the images of an archive, plain or compressed, and returns their digests and names.
+    /// Takes over the images of an archive, plain or compressed, and returns their digests.
     ///
     /// # Errors
     /// If the archive holds no image for the guest's processor, or is not valid.
-    pub async fn load(
-        &self,
-        archive: impl Read + Send + 'static,
-    ) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
+    pub async fn load(&self, archive: impl Read + Send + 'static) -> Result<Vec<Digest>, ImageError> {
         self.while_loading(self.take_in(archive)).await
     }
 
-    async fn take_in(
-        &self,
-        archive: impl Read + Send + 'static,
-    ) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
+    async fn take_in(&self, archive: impl Read + Send + 'static) -> Result<Vec<Digest>, ImageError> {
         let workshop = self.workshop();
         let (layout, settings) = (workshop.layout.clone(), workshop.settings.clone());
         let read =
@@ -69,7 +63,7 @@ impl Images {
             let digest = plan.digest.clone();
             let progress = watch::Sender::new(Progress::default());
             self.adopt(plan, documents, &names, None, &progress).await?;
-            loaded.push((digest, names));
+            loaded.push(digest);
         }
         Ok(loaded)
     }
@@ -83,10 +77,7 @@ struct Archive {
 impl Archive {
     fn read(archive: impl Read, layout: Layout, settings: &Settings) -> Result<Archive, ImageError> {
         let mut buffered = BufReader::with_capacity(256 << 10, archive);
-        let mut start = [0; 4];
-        let got =
-            read_start(&mut buffered, &mut start).map_err(|error| ImageError::invalid(error.to_string()))?;
-        let start = start.get(..got).unwrap_or_default().to_vec();
+        let start = first_bytes(&mut buffered).map_err(|error| ImageError::invalid(error.to_string()))?;
         let packing = sniff(&start);
         let whole = io::Cursor::new(start).chain(buffered);
         let plain =
@@ -153,27 +144,13 @@ impl Archive {
             for part in &layers {
                 self.store(&blob_path(&part.blob.digest), Some(&part.blob.digest))?;
             }
-            let plan = self.plan(&bytes, config, &config_bytes, layers, &shown, settings)?;
+            let plan = Plan::new(&bytes, config, &config_bytes, layers, (&shown, &settings.architecture))?;
             match all.iter_mut().find(|found| found.plan.digest == plan.digest) {
                 Some(found) => found.names.extend(names),
                 None => all.push(Found { plan, documents: [bytes, config_bytes], names }),
             }
         }
         Ok(all)
-    }
-
-    fn plan(
-        &self,
-        manifest: &[u8],
-        config_part: Part,
-        config: &[u8],
-        layers: Vec<LayerPart>,
-        name: &str,
-        settings: &Settings,
-    ) -> Result<Plan, ImageError> {
-        let config = manifest::parse_config(config, layers.len())?;
-        manifest::check_platform(&config, &settings.architecture, name)?;
-        Ok(Plan { digest: Digest::of(manifest), config_part, config, layers })
     }
 
     /// An image as `docker save` wrote it before it knew of OCI layouts: it has no manifest, so it gets one.
@@ -202,7 +179,7 @@ impl Archive {
         let names: Vec<String> =
             image.repo_tags.iter().flatten().filter_map(|name| full_name(name)).collect();
         let shown = names.first().cloned().unwrap_or_else(|| "the archive's image".to_owned());
-        let plan = self.plan(&manifest, config_part, &config, layers, &shown, settings)?;
+        let plan = Plan::new(&manifest, config_part, &config, layers, (&shown, &settings.architecture))?;
         Ok(Found { plan, documents: [manifest, config], names })
     }
 
@@ -233,29 +210,25 @@ impl Archive {
 
     fn blob_document(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         let bytes = self.document(&blob_path(digest))?;
-        let found = Digest::of(&bytes);
-        if found == *digest {
-            return Ok(bytes);
-        }
-        Err(ImageError::Mismatch { promised: digest.to_string(), found: found.to_string() })
+        digest.check(&Digest::of(&bytes))?;
+        Ok(bytes)
     }
 
     /// Stores a file of the archive as a blob, which has the promised digest if one was promised.
     fn store(&self, path: &str, promised: Option<&Digest>) -> Result<LayerPart, ImageError> {
         let mut contents = Contents { tree: &self.tree, extent: self.file(path)?, at: 0 };
-        let mut start = [0; 4];
         let failed = |error| ImageError::io("cannot write in", self.layout.tmp())(error);
-        let got = read_start(&mut contents, &mut start).map_err(failed)?;
+        let packing = sniff(&first_bytes(&mut contents).map_err(failed)?);
         contents.at = 0;
         let mut file = Hashing::new(self.layout.temporary()?);
         io::copy(&mut contents, &mut file).map_err(failed)?;
         file.flush().map_err(failed)?;
         let (size, digest) = (file.bytes, file.hasher.finish());
-        if let Some(promised) = promised.filter(|promised| **promised != digest) {
-            return Err(ImageError::Mismatch { promised: promised.to_string(), found: digest.to_string() });
+        if let Some(promised) = promised {
+            promised.check(&digest)?;
         }
         self.layout.place(file.to, &self.layout.blob(&digest))?;
-        Ok(LayerPart { blob: Part { digest, size }, packing: sniff(start.get(..got).unwrap_or_default()) })
+        Ok(LayerPart { blob: Part { digest, size }, packing })
     }
 }
 
@@ -326,15 +299,11 @@ fn sniff(start: &[u8]) -> Packing {
     }
 }
 
-fn read_start(from: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {
-    let mut got = 0;
-    while let Some(rest) = start.get_mut(got..).filter(|rest| !rest.is_empty()) {
-        match from.read(rest)? {
-            0 => break,
-            count => got += count,
-        }
-    }
-    Ok(got)
+/// The first bytes, of which a packing is known.
+fn first_bytes(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    from.take(4).read_to_end(&mut start)?;
+    Ok(start)
 }
 
 #[cfg(test)]

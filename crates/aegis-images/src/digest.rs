@@ -38,6 +38,14 @@ impl Digest {
         format!("{PREFIX}{hex}").parse().ok()
     }
 
+    /// Whether content with the digest `found` is what was promised under this one.
+    pub(crate) fn check(&self, found: &Digest) -> Result<(), ImageError> {
+        if self == found {
+            return Ok(());
+        }
+        Err(ImageError::Mismatch { promised: self.to_string(), found: found.to_string() })
+    }
+
     /// Its first digits, as people write it.
     #[must_use]
     pub fn short(&self) -> &str {

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use tokio::sync::mpsc::{Sender, channel};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::ImageError;
 use crate::manifest::Packing;
+use crate::pieces::Pieces;
 
 const READ_BUFFER: usize = 256 << 10;
 /// Size of the pieces that pass from one thread to the next, bytes.
@@ -41,23 +42,23 @@ pub(crate) fn inflated<T>(
     read: impl FnOnce(&mut dyn Read) -> Result<T, ImageError>,
 ) -> Result<(T, Digest), ImageError> {
     std::thread::scope(|threads| {
-        let (to_hash, hashed) = sync_channel::<Bytes>(PIECES);
-        let (to_read, received) = sync_channel::<io::Result<Bytes>>(PIECES);
+        let (to_hash, mut hashed) = channel::<Bytes>(PIECES);
+        let (to_read, received) = channel::<io::Result<Bytes>>(PIECES);
         threads.spawn(move || {
             if let Err(error) = inflate(blob, packing, most, &to_hash, &to_read) {
                 // A reader that has gone has its reason.
-                let _gone = to_read.send(Err(error));
+                let _gone = to_read.blocking_send(Err(error));
             }
         });
         let hashing = threads.spawn(move || {
             let mut hasher = Hasher::default();
-            hashed.iter().for_each(|piece| hasher.update(&piece));
+            while let Some(piece) = hashed.blocking_recv() {
+                hasher.update(&piece);
+            }
             hasher.finish()
         });
-        let value = {
-            let mut archive = Pieces { received, left: Bytes::new() };
-            read(&mut archive)?
-        };
+        // Dropped before the others are waited for: then they end, too.
+        let value = read(&mut Pieces::new(received))?;
         Ok((value, hashing.join().map_err(|_| ImageError::BrokenOff)?))
     })
 }
@@ -66,8 +67,8 @@ fn inflate(
     blob: File,
     packing: Packing,
     most: u64,
-    to_hash: &SyncSender<Bytes>,
-    to_read: &SyncSender<io::Result<Bytes>>,
+    to_hash: &Sender<Bytes>,
+    to_read: &Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
     let mut decoder = decoder(blob, packing)?;
     let mut total = 0;
@@ -80,30 +81,10 @@ fn inflate(
         }
         let piece = Bytes::from(piece);
         let ended = piece.is_empty();
-        if ended || to_hash.send(piece.clone()).is_err() || to_read.send(Ok(piece)).is_err() {
+        if ended || to_hash.blocking_send(piece.clone()).is_err() || to_read.blocking_send(Ok(piece)).is_err()
+        {
             return Ok(());
         }
-    }
-}
-
-/// Pieces from another thread, as a reader.
-struct Pieces {
-    received: Receiver<io::Result<Bytes>>,
-    left: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.left.is_empty() {
-            match self.received.recv() {
-                Ok(piece) => self.left = piece?,
-                // The other end has said all.
-                Err(_) => return Ok(0),
-            }
-        }
-        let count = buf.len().min(self.left.len());
-        self.left.copy_to_slice(buf.get_mut(..count).unwrap_or_default());
-        Ok(count)
     }
 }
 

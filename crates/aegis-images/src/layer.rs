@@ -11,7 +11,7 @@ use crate::digest::{self, Digest, Hasher};
 use crate::error::ImageError;
 use crate::inflate;
 use crate::manifest::{LayerPart, Part};
-use crate::record::{Layout, sync_parent};
+use crate::record::{BLOCK, Layout, sync_parent};
 use crate::registry::{Patience, Repository, Trouble};
 
 /// Chunks on their way from the network to the disk.
@@ -91,14 +91,14 @@ pub(crate) async fn download(
             }
         }
         let found = partial.hasher.clone().finish();
-        if found == blob.digest {
-            return finish(partial, path, layout.blob(&blob.digest)).await;
+        match blob.digest.check(&found) {
+            Ok(()) => return finish(partial, path, layout.blob(&blob.digest)).await,
+            Err(_) if inherited => inherited = false,
+            Err(error) => {
+                crate::record::remove(&path)?;
+                return Err(error);
+            }
         }
-        if !inherited {
-            crate::record::remove(&path)?;
-            return Err(ImageError::Mismatch { promised: blob.digest.to_string(), found: found.to_string() });
-        }
-        inherited = false;
         partial = blocking(&path, move || partial.restart().map(|()| partial)).await?;
     }
 }
@@ -189,9 +189,7 @@ pub(crate) fn unpack(
         Ok(index)
     };
     let (unpacked, found) = inflate::inflated(blob, layer.packing, most, read)?;
-    if found != *diff_id {
-        return Err(ImageError::Mismatch { promised: diff_id.to_string(), found: found.to_string() });
-    }
+    diff_id.check(&found)?;
     layout.place(data, &layout.layer_data(diff_id))?;
     layout.write(&layout.layer_index(diff_id), &unpacked.encode())
 }
@@ -203,7 +201,7 @@ pub(crate) fn read_index(layout: &Layout, diff_id: &Digest) -> Result<Layer, Ima
     let index = Layer::decode(&bytes).map_err(|error| ImageError::layer(diff_id)(&error))?;
     let data = layout.layer_data(diff_id);
     let len = fs::metadata(&data).map_err(ImageError::io("cannot read", data))?.len();
-    if len == u64::from(index.blocks()) * 4096 {
+    if len == u64::from(index.blocks()) * BLOCK {
         Ok(index)
     } else {
         Err(ImageError::layer(diff_id)(&"its data is cut off"))

@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::flight::Flights;
 use crate::layer;
-use crate::manifest::{Config, LayerPart, Part};
+use crate::manifest::{self, Config, LayerPart, Part};
 use crate::progress::{LayerProgress, Progress, Stage};
 use crate::record::{FORMAT, Layout, Record, RecordedLayer};
 use crate::registry::Repository;
@@ -49,6 +49,22 @@ pub(crate) struct Plan {
     pub(crate) config_part: Part,
     pub(crate) config: Config,
     pub(crate) layers: Vec<LayerPart>,
+}
+
+impl Plan {
+    /// What a manifest and its configuration ask for, if the image, which is called `name`, is for Linux on that
+    /// processor.
+    pub(crate) fn new(
+        manifest: &[u8],
+        config_part: Part,
+        config: &[u8],
+        layers: Vec<LayerPart>,
+        (name, architecture): (&str, &str),
+    ) -> Result<Plan, ImageError> {
+        let config = manifest::parse_config(config, layers.len())?;
+        manifest::check_platform(&config, architecture, name)?;
+        Ok(Plan { digest: Digest::of(manifest), config_part, config, layers })
+    }
 }
 
 impl Workshop {

@@ -13,7 +13,7 @@ use crate::error::ImageError;
 /// Version of records, and of what they bind together. Others are made anew from their blobs.
 pub(crate) const FORMAT: u32 = 1;
 /// Unit of layers' data and of disks.
-const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;
 
 /// A layer of an image that is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

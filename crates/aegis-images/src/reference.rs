@@ -72,6 +72,12 @@ impl fmt::Display for ImageReference {
     }
 }
 
+/// A name as users write it, with its tag; what is no reference, such as digits, as it is.
+#[must_use]
+pub fn familiar(name: &str) -> String {
+    name.parse::<ImageReference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
 /// How users name an image that is on this host: by a reference, or by the digest of its manifest, shortened to not
 /// less than twelve digits, with or without `sha256:`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::manifest::{self, Document};
 use crate::prepare::{Plan, Workshop};
 use crate::progress::Progress;
 use crate::record::{self, FORMAT, Layout, NameRecord, Record};
-use crate::reference::{ImageName, ImageReference};
+use crate::reference::{ImageName, ImageReference, familiar};
 use crate::registry::Repository;
 use crate::settings::Settings;
 
@@ -84,13 +84,6 @@ pub struct Removed {
     /// Images that are no more.
     pub images: Vec<Digest>,
     /// Space that is free again, bytes.
-    pub bytes: u64,
-}
-
-/// What the store takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Files of all kinds, bytes on disk.
     pub bytes: u64,
 }
 
@@ -219,7 +212,7 @@ impl Images {
         let workshop = &self.0.workshop;
         let repository = Repository::open(reference, &workshop.settings).await?;
         let architecture = &workshop.settings.architecture;
-        let (mut name, mut bytes) = (reference.familiar(), repository.manifest(reference.version()).await?);
+        let (name, mut bytes) = (reference.familiar(), repository.manifest(reference.version()).await?);
         let mut document = manifest::parse(&bytes)?;
         if let Document::Index(choices) = &document {
             let chosen = manifest::choose(choices, architecture, &name)?;
@@ -230,16 +223,10 @@ impl Images {
             return Err(ImageError::invalid("its index leads to another index"));
         };
         let config_bytes = repository.small_blob(&config.digest).await?;
-        let plan = Plan {
-            digest: Digest::of(&bytes),
-            config: manifest::parse_config(&config_bytes, layers.len())?,
-            config_part: config,
-            layers,
-        };
-        manifest::check_platform(&plan.config, architecture, &name)?;
+        let plan = Plan::new(&bytes, config, &config_bytes, layers, (&name, architecture))?;
         let digest = plan.digest.clone();
-        name = reference.to_string();
-        self.adopt(plan, [bytes, config_bytes], &[name], Some(repository), progress).await?;
+        let documents = [bytes, config_bytes];
+        self.adopt(plan, documents, &[reference.to_string()], Some(repository), progress).await?;
         Ok(digest)
     }
 
@@ -374,11 +361,11 @@ impl Images {
     /// If files cannot be removed.
     pub fn keep_budget(&self, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
         let budget = self.0.workshop.settings.disk_budget;
-        if self.usage().bytes <= budget {
+        if self.usage() <= budget {
             return Ok(Removed::default());
         }
         let removed = self.prune(false, in_use)?;
-        let left = self.usage().bytes;
+        let left = self.usage();
         if left > budget {
             tracing::warn!(
                 bytes = left,
@@ -389,11 +376,10 @@ impl Images {
         Ok(removed)
     }
 
-    /// What the store takes. Blocks.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
+    /// What the store takes on disk, bytes. Blocks.
+    fn usage(&self) -> u64 {
         let files = self.layout().dirs().into_iter().filter_map(|dir| fs::read_dir(dir).ok());
-        Usage { bytes: files.flat_map(|entries| entries.flatten()).map(|entry| on_disk(&entry.path())).sum() }
+        files.flat_map(|entries| entries.flatten()).map(|entry| on_disk(&entry.path())).sum()
     }
 
     /// Removes records that nobody needs, then files that no record needs. Downloads that were broken off stay
@@ -456,10 +442,6 @@ fn digits_of(plan: &Plan) -> Vec<String> {
     let parts = [&plan.digest, &plan.config_part.digest].into_iter();
     let layers = plan.layers.iter().map(|part| &part.blob.digest);
     parts.chain(layers).chain(&plan.config.diff_ids).map(|digest| digest.hex().to_owned()).collect()
-}
-
-fn familiar(name: &str) -> String {
-    name.parse::<ImageReference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
 fn on_disk(path: &std::path::Path) -> u64 {

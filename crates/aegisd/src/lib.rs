@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use aegis_images::{ImageError, Images};
 use aegis_instances::ports::Ingress;
-use aegis_instances::secret::SecretValues;
 use aegis_instances::{InstanceError, Instances, Surroundings};
 use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
@@ -88,8 +87,7 @@ impl DaemonError {
 pub(crate) struct App {
     pub(crate) instances: Instances,
     pub(crate) images: Images,
-    pub(crate) secrets: Arc<Secrets>,
-    pub(crate) secret_values: Arc<dyn SecretValues>,
+    pub(crate) secrets: Arc<StoredSecrets>,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
@@ -179,12 +177,11 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let ports = Arc::new(PublicPorts(Listeners::new(Arc::clone(&backends))));
     let ingress: Arc<dyn Ingress> = Arc::<PublicPorts>::clone(&ports);
     let images = Images::open(home.images(), environment.images.clone())?;
-    let secrets = Arc::new(Secrets::open(&home.data())?);
-    let secret_values: Arc<dyn SecretValues> = Arc::new(StoredSecrets(Arc::clone(&secrets)));
+    let secrets = Arc::new(StoredSecrets(Secrets::open(&home.data())?));
     let surroundings = Surroundings {
         ingress,
         roots: Arc::new(ImageDisks(images.clone())),
-        secrets: Arc::clone(&secret_values),
+        secrets: Arc::<StoredSecrets>::clone(&secrets),
     };
     let settings = environment.instances.clone();
     let instances =
@@ -200,7 +197,6 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         instances: instances.clone(),
         images,
         secrets,
-        secret_values,
         vmm,
         home: shown,
         started: Instant::now(),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use aegis_images::{Digest, Images};
 use aegis_instances::root::RootDisks;
@@ -22,7 +21,7 @@ impl RootDisks for ImageDisks {
 
 /// The secrets, as instances know them.
 #[derive(Debug)]
-pub(crate) struct StoredSecrets(pub(crate) Arc<Secrets>);
+pub(crate) struct StoredSecrets(pub(crate) Secrets);
 
 impl SecretValues for StoredSecrets {
     fn values(&self, names: &[String]) -> Result<BTreeMap<String, String>, String> {

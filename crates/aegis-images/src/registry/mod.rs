@@ -92,7 +92,7 @@ fn unreachable(registry: &str, error: &reqwest::Error) -> ImageError {
     while let Some(error) = cause {
         let text = error.to_string();
         // Outer errors repeat the inner ones, and the first has the whole address in it.
-        if cause.is_some() && !text.contains("error sending request") && !detail.contains(&text) {
+        if !text.contains("error sending request") && !detail.contains(&text) {
             detail = if detail.is_empty() { text } else { format!("{detail}: {text}") };
         }
         cause = error.source();
@@ -304,16 +304,17 @@ impl Repository {
     pub(crate) async fn manifest(&self, version: &str) -> Result<Vec<u8>, ImageError> {
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(manifest::ACCEPT))]);
         let bytes = self.document(&format!("{}/manifests/{version}", self.base), &headers).await?;
-        match version.parse::<Digest>() {
-            Ok(promised) => check(bytes, &promised),
-            Err(_) => Ok(bytes),
+        if let Ok(promised) = version.parse::<Digest>() {
+            promised.check(&Digest::of(&bytes))?;
         }
+        Ok(bytes)
     }
 
     /// A small blob, such as a configuration.
     pub(crate) async fn small_blob(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         let bytes = self.document(&self.blob_url(digest), &HeaderMap::new()).await?;
-        check(bytes, digest)
+        digest.check(&Digest::of(&bytes))?;
+        Ok(bytes)
     }
 
     async fn document(&self, url: &str, headers: &HeaderMap) -> Result<Vec<u8>, ImageError> {
@@ -359,14 +360,6 @@ impl Repository {
         };
         Ok(BlobBody { response, starts_at, registry: self.name.clone() })
     }
-}
-
-fn check(bytes: Vec<u8>, promised: &Digest) -> Result<Vec<u8>, ImageError> {
-    let found = Digest::of(&bytes);
-    if found == *promised {
-        return Ok(bytes);
-    }
-    Err(ImageError::Mismatch { promised: promised.to_string(), found: found.to_string() })
 }
 
 /// The bytes of a blob as they come.

@@ -70,6 +70,18 @@ impl From<InstanceError> for Failure {
     }
 }
 
+/// Does what blocks where that is no harm.
+pub(super) async fn blocking<T: Send + 'static, E: Into<Failure> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let code = |cancelled| if cancelled { ErrorCode::ShuttingDown } else { ErrorCode::Internal };
+    let broken = |error: tokio::task::JoinError| {
+        Failure(ApiError::new(code(error.is_cancelled()), "the work was broken off"))
+    };
+    done.map_err(broken)?.map_err(Into::into)
+}
+
 /// A process that the guest refused to execute.
 fn refused(guest_code: i64, message: String) -> ApiError {
     let code = match guest_code {

@@ -1,13 +1,14 @@
 //! Images: pulled, loaded, saved, listed, removed.
 
-use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::image::{
     Image, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullPolicy, PullProgress, PullRequest,
 };
+use aegis_images::pieces::Pieces;
 use aegis_images::{
     Digest, Held, ImageError, ImageReference, Images, InUse, Listed, Progress, Removed, Stage,
 };
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use utoipa::IntoParams;
 
 use super::convert::{parse, timestamp};
-use super::failure::Failure;
+use super::failure::{Failure, blocking};
 use crate::App;
 
 /// Least time between two reports of progress.
@@ -70,24 +71,22 @@ impl From<ImageError> for Failure {
     }
 }
 
-/// Images that instances need.
-pub(crate) fn in_use(app: &App) -> InUse {
-    let pinned = |view: &Arc<aegis_instances::View>| {
-        let image = view.spec.image.as_ref()?;
-        Some((image.digest.parse::<Digest>().ok()?, view.name().to_owned()))
-    };
-    app.instances.list().iter().filter_map(pinned).collect()
+/// Images that instances need, with the instances' names.
+fn users(app: &App) -> BTreeMap<Digest, Vec<String>> {
+    let mut all: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+    for view in app.instances.list() {
+        if let Some(digest) = view.spec.image.as_ref().and_then(|image| image.digest.parse().ok()) {
+            all.entry(digest).or_default().push(view.name().to_owned());
+        }
+    }
+    all
 }
 
-fn users(app: &App, digest: &Digest) -> Vec<String> {
-    let digest = digest.to_string();
-    let uses = |view: &Arc<aegis_instances::View>| {
-        view.spec.image.as_ref().is_some_and(|image| image.digest == digest).then(|| view.name().to_owned())
-    };
-    app.instances.list().iter().filter_map(uses).collect()
+fn in_use(app: &App) -> InUse {
+    users(app).into_iter().filter_map(|(digest, mut names)| Some((digest, names.pop()?))).collect()
 }
 
-fn shown(app: &App, listed: &Listed) -> Image {
+fn shown(listed: &Listed, users: &BTreeMap<Digest, Vec<String>>) -> Image {
     let record = &listed.record;
     let layer = |layer: &aegis_images::RecordedLayer| ImageLayer {
         digest: layer.blob.to_string(),
@@ -103,14 +102,14 @@ fn shown(app: &App, listed: &Listed) -> Image {
         prepared_at: timestamp(record.prepared_ms),
         env: record.env.clone(),
         layers: record.layers.iter().map(layer).collect(),
-        used_by: users(app, &record.digest),
+        used_by: users.get(&record.digest).cloned().unwrap_or_default(),
     }
 }
 
 fn image(app: &App, digest: &Digest) -> Result<Image, Failure> {
     let all = app.images.list();
     let found = all.iter().find(|listed| listed.record.digest == *digest);
-    Ok(shown(app, found.ok_or_else(|| ImageError::Absent(digest.to_string()))?))
+    Ok(shown(found.ok_or_else(|| ImageError::Absent(digest.to_string()))?, &users(app)))
 }
 
 fn removed(removed: Removed) -> ImagesRemoved {
@@ -118,18 +117,13 @@ fn removed(removed: Removed) -> ImagesRemoved {
     ImagesRemoved { names: removed.names, images, bytes: removed.bytes }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
-) -> Result<T, Failure> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| ImageError::BrokenOff)??)
-}
-
 /// The image for a new instance, held until that is stored.
 pub(super) async fn obtain(app: &App, name: &str, policy: PullPolicy) -> Result<Held, Failure> {
-    let held = match policy {
-        PullPolicy::Never => app.images.find(name)?,
-        PullPolicy::Missing => app.images.ensure(name).await?,
-        PullPolicy::Always => {
+    let held = match (policy, app.images.find(name)) {
+        (PullPolicy::Never, found) => return Ok(found?),
+        (PullPolicy::Missing, Ok(held)) => return Ok(held),
+        (PullPolicy::Missing, Err(_)) => app.images.ensure(name).await?,
+        (PullPolicy::Always, _) => {
             let reference: ImageReference = name.parse()?;
             aegis_images::pulled(app.images.pull(&reference)).await?;
             app.images.find(name)?
@@ -152,7 +146,8 @@ fn keep_budget(app: &App) {
 /// All images on this host.
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<Image>)))]
 pub(super) async fn list(State(app): State<App>) -> Json<Vec<Image>> {
-    Json(app.images.list().iter().map(|listed| shown(&app, listed)).collect())
+    let users = users(&app);
+    Json(app.images.list().iter().map(|listed| shown(listed, &users)).collect())
 }
 
 /// Which image.
@@ -276,32 +271,11 @@ pub(super) async fn load(State(app): State<App>, mut body: Body) -> Result<Json<
             }
         }
     };
-    let work = app.images.load(Pieces { receiver, left: Bytes::new() });
+    let work = app.images.load(Pieces::new(receiver));
     let (loaded, ()) = tokio::join!(work, feed);
-    let images: Result<Vec<Image>, Failure> = loaded?.iter().map(|(digest, _)| image(&app, digest)).collect();
+    let images: Result<Vec<Image>, Failure> = loaded?.iter().map(|digest| image(&app, digest)).collect();
     keep_budget(&app);
     Ok(Json(images?))
-}
-
-/// A body, as whoever blocks reads it.
-struct Pieces {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
-    left: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.left.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.left = piece?,
-                None => return Ok(0),
-            }
-        }
-        let count = buf.len().min(self.left.len());
-        let piece = self.left.split_to(count);
-        buf.get_mut(..count).unwrap_or_default().copy_from_slice(&piece);
-        Ok(count)
-    }
 }
 
 /// Which images.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use aegis_api::duration;
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
-use aegis_images::{Held, ImageReference};
+use aegis_images::{Held, familiar};
 use aegis_instances::View;
 use aegis_instances::lifecycle::Request;
 use aegis_instances::manager::{InstanceHandle, Pruned};
 use aegis_instances::ports::additions;
 use aegis_instances::root::PinnedImage;
+use aegis_instances::secret::SecretValues;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -94,26 +95,21 @@ pub(super) async fn create(
     let rootfs = if image.is_some() { String::new() } else { app.instances.default_rootfs()? };
     let spec = new_spec(&request, rootfs, image)?;
     // Better now than at the boot.
-    app.secret_values.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
+    app.secrets.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
     let created = app.instances.create(request.handle.clone(), spec, ports).await?;
     begin(&created, request.wait).await?;
     Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
 }
 
-/// How an image is called: as users write it, with its tag.
-fn image_name(name: &str) -> String {
-    name.parse::<ImageReference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
-}
-
 fn pin(name: &str, held: &Held, without_env: bool) -> PinnedImage {
     let env = if without_env { BTreeMap::new() } else { held.record.env.clone() };
-    PinnedImage { reference: image_name(name), digest: held.record.digest.to_string(), env }
+    PinnedImage { reference: familiar(name), digest: held.record.digest.to_string(), env }
 }
 
 /// The image that an instance has already, if that is the one asked for.
 fn same_image(request: &CreateInstance, view: &View) -> Option<PinnedImage> {
-    let asked = request.image.as_deref().map(image_name);
+    let asked = request.image.as_deref().map(familiar);
     let pinned = view.spec.image.clone().filter(|image| asked.as_ref() == Some(&image.reference));
     let without_env = |image: PinnedImage| {
         if request.no_image_env { PinnedImage { env: BTreeMap::new(), ..image } } else { image }

@@ -1,15 +1,13 @@
 //! Secrets: set, named, deleted. No handler gives a value.
 
-use std::sync::Arc;
-
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
-use aegis_store::secrets::{SecretError, Secrets};
+use aegis_store::secrets::SecretError;
 use axum::Json;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 
-use super::failure::Failure;
+use super::failure::{Failure, blocking};
 use crate::App;
 
 impl From<SecretError> for Failure {
@@ -26,20 +24,10 @@ impl From<SecretError> for Failure {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    app: &App,
-    work: impl FnOnce(&Secrets) -> Result<T, SecretError> + Send + 'static,
-) -> Result<T, Failure> {
-    let secrets = Arc::clone(&app.secrets);
-    let done = tokio::task::spawn_blocking(move || work(&secrets)).await;
-    let fault = |_| Failure(ApiError::new(ErrorCode::Internal, "the work was broken off"));
-    Ok(done.map_err(fault)??)
-}
-
 /// Names of all secrets.
 #[utoipa::path(get, path = "/v1/secrets", responses((status = 200, body = Vec<String>)))]
 pub(super) async fn list(State(app): State<App>) -> Json<Vec<String>> {
-    Json(app.secrets.names())
+    Json(app.secrets.0.names())
 }
 
 /// Sets a secret. Instances that have it get the new value at their next boot or exec.
@@ -55,7 +43,7 @@ pub(super) async fn set(
     let parsed = serde_json::from_slice::<SecretValue>(&body);
     let SecretValue { value } = parsed.map_err(|_| Failure::invalid("the body is no {\"value\": \"…\"}"))?;
     let name = key.clone();
-    blocking(&app, move |secrets| secrets.set(&name, &value)).await?;
+    blocking(move || app.secrets.0.set(&name, &value)).await?;
     Ok(Json(SecretReply { key, status: "set".to_owned() }))
 }
 
@@ -67,12 +55,12 @@ pub(super) async fn delete(
     Path(key): Path<String>,
 ) -> Result<Json<SecretReply>, Failure> {
     let name = key.clone();
-    blocking(&app, move |secrets| secrets.delete(&name)).await?;
+    blocking(move || app.secrets.0.delete(&name)).await?;
     Ok(Json(SecretReply { key, status: "deleted".to_owned() }))
 }
 
 /// Seals all secrets anew, with a new master key.
 #[utoipa::path(post, path = "/v1/secrets/rekey", responses((status = 200, body = RekeyReply)))]
 pub(super) async fn rekey(State(app): State<App>) -> Result<Json<RekeyReply>, Failure> {
-    Ok(Json(RekeyReply { secrets: blocking(&app, Secrets::rekey).await? }))
+    Ok(Json(RekeyReply { secrets: blocking(move || app.secrets.0.rekey()).await? }))
 }
