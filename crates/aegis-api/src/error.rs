@@ -60,6 +60,12 @@ pub enum ErrorCode {
     RegistryFailed,
     /// No such secret, or it cannot be read.
     SecretNotFound,
+    /// No such workspace, or no such directory on this host.
+    WorkspaceNotFound,
+    /// There is a workspace of this name already.
+    WorkspaceExists,
+    /// An instance sees the workspace.
+    WorkspaceInUse,
     /// The daemon is stopping.
     ShuttingDown,
     /// A fault of Aegis itself.
@@ -75,7 +81,10 @@ impl ErrorCode {
     pub fn status(self) -> u16 {
         match self {
             ErrorCode::InvalidArgument => 400,
-            ErrorCode::NotFound | ErrorCode::ImageNotFound | ErrorCode::SecretNotFound => 404,
+            ErrorCode::NotFound
+            | ErrorCode::ImageNotFound
+            | ErrorCode::SecretNotFound
+            | ErrorCode::WorkspaceNotFound => 404,
             ErrorCode::RegistryDenied => 403,
             ErrorCode::HandleExists
             | ErrorCode::AlreadyRunning
@@ -85,6 +94,8 @@ impl ErrorCode {
             | ErrorCode::PortTaken
             | ErrorCode::PortConflict
             | ErrorCode::ImageInUse
+            | ErrorCode::WorkspaceExists
+            | ErrorCode::WorkspaceInUse
             | ErrorCode::Conflict => 409,
             ErrorCode::CommandNotFound
             | ErrorCode::CommandNotExecutable

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::image::PullPolicy;
 use crate::ports::{EndpointInfo, Expose};
+use crate::workspace::{HostDirectory, HostMount};
 
 /// Size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -151,6 +152,13 @@ pub struct CreateInstance {
     /// exec; default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// The directory of the host that it sees at `/workspace`; default a private one, which is on its own disk and
+    /// deleted with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<HostDirectory>,
+    /// More directories of the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<HostMount>,
     /// Reply when the command has been executed, or the boot has failed, instead of at once.
     pub wait: bool,
 }
@@ -294,6 +302,9 @@ pub struct Instance {
     /// Workspace; absent for the private one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
+    /// All directories of the host that it sees, the workspace included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<HostMount>,
     /// Names of its secrets; `*` stands for all.
     pub secret_keys: Vec<String>,
     /// Kit.

@@ -15,6 +15,7 @@ pub mod secret;
 pub mod size;
 pub mod status;
 pub mod stream;
+pub mod workspace;
 
 /// Version of this API, the first segment of every path.
 pub const VERSION: &str = "v1";

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use aegis_api::instance::{IdleTime, Restart};
+use aegis_api::workspace::HostMount;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::values::{self, Environment, Ports};
+use crate::workspace;
 
 /// Runs commands in microVMs of their own.
 #[derive(Debug, Parser)]
@@ -30,7 +32,7 @@ pub enum Command {
     /// Print the version
     Version,
     /// Run a command in a machine that ends with it
-    Run(Run),
+    Run(Box<Run>),
     /// Execute a command in an instance, resuming it if it is paused
     Exec(Exec),
     /// Copy files and trees between this host and an instance, resuming it if it is paused
@@ -58,6 +60,12 @@ pub enum Command {
         /// What to do with them.
         #[command(subcommand)]
         command: SecretCommand,
+    },
+    /// Manage workspaces: directories of this host that instances see
+    Workspace {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: WorkspaceCommand,
     },
     /// Print a completion script for a shell
     Completions {
@@ -133,6 +141,38 @@ pub enum SecretCommand {
     Delete(SecretKeys),
     /// Seal all secrets anew with a new master key
     Rekey,
+}
+
+/// What to do with workspaces.
+#[derive(Debug, Subcommand)]
+pub enum WorkspaceCommand {
+    /// List workspaces
+    List(Format),
+    /// Make an empty workspace; one that an instance names is made by itself
+    Create(WorkspaceName),
+    /// Describe a workspace
+    Info(WorkspaceName),
+    /// Remove workspaces that no instance sees, with all that is in them
+    Remove(WorkspaceNames),
+}
+
+/// One workspace.
+#[derive(Debug, Args)]
+pub struct WorkspaceName {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// One or more workspaces.
+#[derive(Debug, Args)]
+pub struct WorkspaceNames {
+    /// Names
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
 }
 
 /// How to print.
@@ -283,6 +323,16 @@ pub struct Settings {
     /// Give processes the secret KEY as an environment variable, or all secrets with '*'; may be repeated
     #[arg(long, value_name = "KEY")]
     pub secret: Vec<String>,
+    /// Directory of this host to see at /workspace: the name of a workspace, made at its first use, or a path, which
+    /// contains '/' or begins with '.' or '~'; with :ro only to read [default: one of its own, deleted with it]
+    #[arg(long, value_name = "NAME|PATH[:ro]", value_parser = workspace::wanted)]
+    pub workspace: Option<workspace::Wanted>,
+    /// Most that may be in the workspace, in MiB or with a unit such as 2g
+    #[arg(long, value_name = "SIZE", value_parser = values::disk, requires = "workspace")]
+    pub workspace_quota: Option<u64>,
+    /// Another directory of this host to see, a name or path as with --workspace; may be repeated
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = workspace::mount)]
+    pub mount: Vec<HostMount>,
     /// Memory, in MiB or with a unit such as 2g [default: 512]
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     pub memory: Option<u32>,

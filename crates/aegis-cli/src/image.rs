@@ -22,7 +22,7 @@ const PIECE: usize = 256 << 10;
 const SHORT: std::ops::Range<usize> = 7..19;
 
 /// A size with a unit of ten, as Docker shows it.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
     match units.into_iter().find(|(_, unit)| bytes >= *unit) {
         // A few digits of the quotient are all that is shown.

@@ -18,6 +18,7 @@ pub mod session;
 pub mod stats;
 pub mod terminal;
 pub mod values;
+pub mod workspace;
 
 use std::path::PathBuf;
 

@@ -1,9 +1,12 @@
 //! `aegis`.
 
-use aegis_cli::arguments::{Arguments, Command, ImageCommand, InstanceCommand, SecretCommand};
+use aegis_cli::arguments::{
+    Arguments, Command, ImageCommand, InstanceCommand, SecretCommand, WorkspaceCommand,
+};
 use aegis_cli::failure::Failure;
 use aegis_cli::{
     Context, copy, daemon, events, exec, image, instance, logs, markdown, output, run, secret, stats,
+    workspace,
 };
 use clap::{CommandFactory, Parser};
 
@@ -30,7 +33,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
         Command::Status(format) => daemon::status(context, format.output).await,
         Command::Doctor(format) => daemon::doctor(context, format.output),
         Command::Version => output::line(format!("aegis {}", env!("CARGO_PKG_VERSION"))),
-        Command::Run(arguments) => run::run(context, arguments).await,
+        Command::Run(arguments) => run::run(context, *arguments).await,
         Command::Exec(arguments) => exec::exec(context, arguments).await,
         Command::Cp(arguments) => copy::copy(context, &arguments).await,
         Command::Logs(arguments) => logs::logs(context, &arguments).await,
@@ -64,6 +67,12 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             SecretCommand::List(format) => secret::list(context, format).await,
             SecretCommand::Delete(keys) => secret::delete(context, &keys).await,
             SecretCommand::Rekey => secret::rekey(context).await,
+        },
+        Command::Workspace { command } => match command {
+            WorkspaceCommand::List(format) => workspace::list(context, format).await,
+            WorkspaceCommand::Create(name) => workspace::create(context, &name).await,
+            WorkspaceCommand::Info(name) => workspace::info(context, &name).await,
+            WorkspaceCommand::Remove(names) => workspace::remove(context, &names).await,
         },
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -164,6 +164,7 @@ mod tests {
             image: None,
             image_digest: None,
             workspace: None,
+            mounts: Vec::new(),
             secret_keys: vec![],
             kit: None,
         }

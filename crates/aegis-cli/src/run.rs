@@ -14,7 +14,7 @@ use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{READER_GONE, complain, say};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
 use crate::terminal::{self, Changed};
-use crate::{Context, image, render, values};
+use crate::{Context, image, render, values, workspace};
 
 /// Exit code of an interrupted run: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -49,6 +49,8 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         pull: settings.pull.map(pull_policy),
         no_image_env: settings.no_image_env,
         secrets: settings.secret,
+        workspace: settings.workspace.map(|wanted| workspace::directory(wanted, settings.workspace_quota)),
+        mounts: settings.mount,
         timeout_ms: settings.timeout,
         max_lifetime_ms: settings.max_lifetime,
         exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),

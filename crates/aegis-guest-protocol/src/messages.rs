@@ -9,12 +9,14 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 2;
+pub const NEWEST_VERSION: u32 = 3;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
 /// Name of the bulk port.
 pub const BULK_PORT: &str = "aegis.bulk";
+/// Name of the port on which a machine with shared directories reaches the server of their files.
+pub const FILES_PORT: &str = "aegis.files";
 
 /// The workload's standard input and output; its output survives sessions.
 pub const WORKLOAD_IO: u32 = 1;
@@ -37,6 +39,8 @@ pub mod code {
     pub const WRONG_STATE: i64 = 5;
     /// The root file system cannot be mounted.
     pub const ROOT: i64 = 6;
+    /// A shared directory cannot be mounted.
+    pub const SHARE: i64 = 10;
     /// Any other failure of a system call.
     pub const SYSTEM: i64 = 7;
     /// The two ends have no version in common.
@@ -121,8 +125,20 @@ pub struct Process {
 pub struct Run {
     /// The guest's host name.
     pub hostname: String,
+    /// Directories of the host that it sees; the first one is stream 0 of the port for files. Since version 3.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     /// The workload.
     pub process: Process,
+}
+
+/// A directory of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Where it is in the guest.
+    pub at: String,
+    /// Whether it can only be read.
+    pub read_only: bool,
 }
 
 /// Starts another process beside the workload.

@@ -25,7 +25,7 @@ use crate::outlet::{Epoch, Outlet};
 use crate::own_api;
 use crate::platform::Platform;
 use crate::port::Port;
-use crate::processes::{Child, Ends, Processes};
+use crate::processes::{self, Child, Ends, Processes};
 use crate::pump::{self, Input};
 use crate::streams::{Stream, Streams};
 use crate::workload_output::Durable;
@@ -296,6 +296,7 @@ impl Shared {
             return Err(RpcError::new(code::WRONG_STATE, "this guest has run its workload"));
         }
         self.platform.prepare_root(&run.hostname)?;
+        self.mount_shares(run)?;
         self.listening.begin(self.platform.listens());
         self.open_own_api();
         let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
@@ -317,6 +318,15 @@ impl Shared {
         ));
         *self.workload.borrow_mut() = Some(Workload { stdout, stderr, reported: when_reported });
         Ok(Started { pid })
+    }
+
+    /// Files of the host belong to the workload's user here. One who does not exist is an error of the command.
+    fn mount_shares(&self, run: &Run) -> Result<(), RpcError> {
+        if run.shares.is_empty() {
+            return Ok(());
+        }
+        let user = processes::user(&run.process.user)?;
+        self.platform.mount_shares(&run.shares, (user.identity.uid, user.identity.gid))
     }
 
     /// Lets programs of the guest speak to their own instance. Without it they cannot keep it awake, and nothing else.
@@ -479,7 +489,11 @@ impl Shared {
             let _late = tokio::time::timeout(grace, reported.wait_for(|done| *done)).await;
         }
         self.platform.signal_everyone(&self.processes.groups(), 9);
-        let _late = tokio::time::timeout(KILL_TIMEOUT, self.everyone_gone()).await;
+        if tokio::time::timeout(KILL_TIMEOUT, self.everyone_gone()).await.is_err() {
+            // Whoever waits for a file of the host cannot be killed while nobody answers.
+            self.platform.abandon_shares();
+            let _late = tokio::time::timeout(KILL_TIMEOUT, self.everyone_gone()).await;
+        }
         if let Some(mut reported) = reported {
             let _late = tokio::time::timeout(KILL_TIMEOUT, reported.wait_for(|done| *done)).await;
         }

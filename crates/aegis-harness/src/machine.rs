@@ -1,13 +1,13 @@
 //! The real guest: its mounts, devices, clock and processes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use aegis_guest_protocol::messages::code;
+use aegis_guest_protocol::messages::{Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::platform::{self, Platform};
 use aegis_harness::{activity, sockets};
@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
 use crate::freezer::Freezer;
+use crate::shares;
 
 /// Number of the control port: the host's `nr=`.
 pub(crate) const CONTROL: u32 = 1;
@@ -130,12 +131,14 @@ pub(crate) struct Guest {
     mounts: RefCell<Vec<OwnedFd>>,
     /// Makes the other processes stand still.
     freezer: RefCell<Freezer>,
+    /// Whether directories of the host are mounted.
+    shares: Cell<bool>,
 }
 
 impl Default for Guest {
     fn default() -> Guest {
         let freezer = RefCell::new(Freezer::new(Path::new(CGROUPS)));
-        Guest { mounts: RefCell::default(), freezer }
+        Guest { mounts: RefCell::default(), freezer, shares: Cell::new(false) }
     }
 }
 
@@ -229,6 +232,17 @@ impl Platform for Guest {
         Ok(())
     }
 
+    fn mount_shares(&self, all: &[Share], owner: (u32, u32)) -> Result<(), RpcError> {
+        self.shares.set(!all.is_empty());
+        shares::mount_all(all, owner)
+    }
+
+    fn abandon_shares(&self) {
+        if self.shares.get() {
+            shares::abandon();
+        }
+    }
+
     fn listens(&self) -> Option<Listens> {
         Listens::watch(Path::new(CGROUPS))
             .inspect_err(|error| say(&format!("aegis-harness: cannot see what listens: {error}")))
@@ -281,6 +295,9 @@ impl Platform for Guest {
     }
 
     fn release_root(&self) -> bool {
+        if self.shares.get() {
+            shares::settle();
+        }
         rustix::fs::sync();
         let mounts = self.mounts.take();
         mounts.iter().all(|mount| {

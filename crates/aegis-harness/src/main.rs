@@ -2,6 +2,7 @@
 
 mod freezer;
 mod machine;
+mod shares;
 mod tool;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
+use aegis_guest_protocol::messages::{Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_sys::listening::Listens;
 
@@ -15,6 +16,20 @@ pub trait Platform: Debug {
     /// # Errors
     /// [`aegis_guest_protocol::messages::code::ROOT`] with what failed.
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError>;
+
+    /// Mounts directories of the host, as belonging to this user and group. Called at most once, when the root is there.
+    ///
+    /// # Errors
+    /// [`aegis_guest_protocol::messages::code::SHARE`] with what failed.
+    fn mount_shares(&self, shares: &[Share], _owner: (u32, u32)) -> Result<(), RpcError> {
+        match shares {
+            [] => Ok(()),
+            [first, ..] => Err(RpcError::new(code::SHARE, format!("{} cannot be mounted here", first.at))),
+        }
+    }
+
+    /// Lets go of directories of the host, so that nobody waits for them any more.
+    fn abandon_shares(&self) {}
 
     /// Tells when something begins to listen; `None` if the kernel cannot. Called once, when the root is there.
     fn listens(&self) -> Option<Listens>;

@@ -149,9 +149,17 @@ fn account_file(path: &str) -> String {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
+/// A user of this guest.
+///
+/// # Errors
+/// [`code::NO_SUCH_USER`].
+pub fn user(name: &str) -> Result<User, RpcError> {
+    identity::resolve(name, &account_file("/etc/passwd"), &account_file("/etc/group"))
+        .map_err(|error| RpcError::new(code::NO_SUCH_USER, error.to_string()))
+}
+
 fn prepare(process: &Process) -> Result<(Command, User), RpcError> {
-    let user = identity::resolve(&process.user, &account_file("/etc/passwd"), &account_file("/etc/group"))
-        .map_err(|error| RpcError::new(code::NO_SUCH_USER, error.to_string()))?;
+    let user = user(&process.user)?;
     let workdir = Path::new(&process.workdir);
     match std::fs::metadata(workdir) {
         Ok(metadata) if metadata.is_dir() => {}

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::boot::{self, Order};
 use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
+use crate::files::FileServer;
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest, pause, resume};
 use crate::manager::Context;
@@ -136,6 +137,9 @@ impl Actor {
         let live =
             Live::new(self.record.life.boot(), true, self.own_mailbox.clone(), Arc::clone(&self.output));
         live.end_boot();
+        if let Some(server) = FileServer::of(&self.context, &self.record.id, &self.record.spec) {
+            server.adopt(&live, &machine);
+        }
         live.set_machine(machine);
         if let Err(error) = self.output.resume(self.record.life.boot()) {
             tracing::warn!(id = self.record.id, %error, "log not opened");

@@ -10,8 +10,10 @@ use aegis_vmm::{End, Machine, MachineSpec, console_tail};
 
 use crate::actor::Message;
 use crate::error::chain;
+use crate::files::{self, FileServer};
 use crate::live::{LAST_BREATH, Live};
 use crate::manager::Context;
+use crate::mounts;
 use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
 use crate::spec::{InstanceSpec, check_process};
@@ -84,6 +86,7 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
         let text = format!("the host has {available} MiB of memory left; a boot needs {needed}");
         return Err(StopReason::new("insufficient_memory", text));
     }
+    files::check(context, &order.spec)?;
     make_disk(context, order).await?;
     let home = &context.home;
     let missing = |error| failed("the host is not ready", &error);
@@ -99,6 +102,7 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
         data_disk: home.disk(&order.id),
         memory_mib: order.spec.memory_mib,
         vcpus: order.spec.vcpus,
+        files: !order.spec.mounts.is_empty(),
     };
     // The console begins anew with each boot.
     let _absent = std::fs::remove_file(&spec.console_log);
@@ -107,6 +111,9 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
     order.live.set_machine(Arc::clone(&machine));
     // Stored before anything depends on it: a daemon that dies now finds the machine again.
     order.live.tell_and_wait(|done| Message::MachineUp(order.live.boot, done)).await;
+    if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
+        server.start(&order.live, &machine).await?;
+    }
     Ok(machine)
 }
 
@@ -146,7 +153,7 @@ async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Res
     let process = order.spec.process(&secrets);
     let checked = check_process(&process.command, &process.env, &process.workdir);
     checked.map_err(|error| failed("the command cannot be executed", &error))?;
-    let run = Run { hostname: order.hostname.clone(), process };
+    let run = Run { hostname: order.hostname.clone(), shares: mounts::shares(&order.spec.mounts), process };
     match session.link().call(&run).await {
         Ok(_started) => Ok(()),
         Err(LinkError::Guest(error)) => Err(StopReason::new(refusal(error.code), error.message)),

@@ -38,6 +38,8 @@ pub(crate) struct Live {
     boot_over: CancellationToken,
     guest_over: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Looks after the server of its files, and ends with the machine.
+    files: Mutex<Option<JoinHandle<()>>>,
     /// Whether the session with an earlier daemon's guest is being opened.
     adopting: AtomicBool,
 }
@@ -61,6 +63,7 @@ impl Live {
             boot_over: CancellationToken::new(),
             guest_over: CancellationToken::new(),
             tasks: Mutex::default(),
+            files: Mutex::default(),
             adopting: AtomicBool::new(false),
         })
     }
@@ -151,6 +154,19 @@ impl Live {
 
     pub(crate) fn keep(&self, task: JoinHandle<()>) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+
+    pub(crate) fn keep_files(&self, task: JoinHandle<()>) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    /// Waits until the server of its files is gone; its machine is already.
+    pub(crate) async fn files_ended(&self) {
+        let task = self.files.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // A task that panicked has ended too.
+            let _ended = task.await;
+        }
     }
 
     pub(crate) async fn tell(&self, message: Message) {

@@ -69,6 +69,8 @@ pub struct Surroundings {
     pub roots: Arc<dyn RootDisks>,
     /// For the values of secrets.
     pub secrets: Arc<dyn SecretValues>,
+    /// Program that serves files of the host to a guest, as `PROGRAM serve-files`.
+    pub file_server: PathBuf,
 }
 
 /// What all actors share.
@@ -81,6 +83,7 @@ pub(crate) struct Context {
     pub(crate) ingress: Arc<dyn Ingress>,
     pub(crate) roots: Arc<dyn RootDisks>,
     pub(crate) secrets: Arc<dyn SecretValues>,
+    pub(crate) file_server: PathBuf,
     pub(crate) measures: Measures,
     table: RwLock<Table>,
 }
@@ -147,7 +150,7 @@ impl Instances {
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
-        let Surroundings { ingress, roots, secrets } = surroundings;
+        let Surroundings { ingress, roots, secrets, file_server } = surroundings;
         let context = Arc::new(Context {
             home,
             registry,
@@ -156,6 +159,7 @@ impl Instances {
             ingress,
             roots,
             secrets,
+            file_server,
             measures: Measures::default(),
             table,
         });

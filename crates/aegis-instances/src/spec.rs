@@ -6,6 +6,7 @@ use aegis_guest_protocol::messages::{Process, TerminalSize};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::mounts::{self, Mount};
 use crate::rest::RestSpec;
 use crate::restart::RestartPolicy;
 use crate::root::PinnedImage;
@@ -65,6 +66,9 @@ pub struct InstanceSpec {
     /// Names of the secrets that its processes get, or [`ALL`](crate::secret::ALL).
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// Directories of the host that it sees. Without one at `/workspace` that is a directory of its own disk.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// When it rests.
     #[serde(default)]
     pub rest: RestSpec,
@@ -117,6 +121,7 @@ impl InstanceSpec {
     /// [`SpecError`] for the first that is out of range.
     pub fn check(&self, host_memory_mib: u64) -> Result<(), SpecError> {
         check_process(&self.command, &self.env, &self.workdir)?;
+        mounts::check(&self.mounts)?;
         let fail = |text: String| Err(SpecError(text));
         if self.memory_mib < LEAST_MEMORY_MIB {
             return fail(format!(
@@ -194,6 +199,7 @@ pub(crate) mod tests {
             rootfs: "r".into(),
             image: None,
             secrets: Vec::new(),
+            mounts: Vec::new(),
             rest: RestSpec::default(),
             restart: RestartPolicy::No,
             max_lifetime_ms: None,

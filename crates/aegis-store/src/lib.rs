@@ -8,6 +8,7 @@
 //! - [`logs`]: what instances wrote, byte for byte.
 //! - [`disk`]: making an instance's writable disk.
 //! - [`secrets`]: sealed values, and the key that seals them.
+//! - [`workspaces`]: directories that instances share with the host, by name.
 //! - [`sweep`]: removing what belongs to no instance.
 
 pub mod disk;
@@ -16,3 +17,4 @@ pub mod logs;
 pub mod registry;
 pub mod secrets;
 pub mod sweep;
+pub mod workspaces;

@@ -127,6 +127,12 @@ impl Machine for FakeMachine {
         let name = match endpoint {
             Endpoint::Control => control,
             Endpoint::Bulk => bulk,
+            Endpoint::Files => {
+                return Err(VmmError::Refused {
+                    action: "connect to the guest",
+                    message: "this guest mounts nothing".to_owned(),
+                });
+            }
         };
         UnixStream::connect(self.run_dir.join(name)).await.map_err(VmmError::io("connect to the guest"))
     }

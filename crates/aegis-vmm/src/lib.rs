@@ -29,7 +29,7 @@ use tokio::net::UnixStream;
 
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
-pub use process::ProcessId;
+pub use process::{Process, ProcessId};
 pub use resources::Resources;
 
 /// A byte pipe into the guest.
@@ -39,6 +39,8 @@ pub enum Endpoint {
     Control,
     /// Streams.
     Bulk,
+    /// Files of the host; only of a machine that was made with it.
+    Files,
 }
 
 /// What a backend can do on this host.
@@ -84,6 +86,8 @@ pub struct MachineSpec {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u32,
+    /// Whether it has [`Endpoint::Files`].
+    pub files: bool,
 }
 
 /// What finds a machine again after a restart of the daemon. Stored as JSON.

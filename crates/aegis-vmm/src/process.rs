@@ -1,4 +1,4 @@
-//! A monitor's process: started so that it outlives us, recognised beyond doubt, watched without polling.
+//! A process that outlives us: a monitor, or what serves one. Recognised beyond doubt, watched without polling.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,7 +42,7 @@ fn executable(pid: i32) -> Option<PathBuf> {
 
 /// A living or just ended process.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     id: ProcessId,
     pidfd: OwnedFd,
     ended: watch::Receiver<Option<End>>,
@@ -50,7 +50,10 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `command` in a session of its own, with `fds` open in it under the given numbers.
-    pub(crate) fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>) -> io::Result<Process> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>) -> io::Result<Process> {
         aegis_sys::child::detached(&mut command, fds);
         let mut child = tokio::process::Command::from(command).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound)?;
@@ -70,7 +73,10 @@ impl Process {
     }
 
     /// Takes over a process that somebody else started; `None` if it is gone.
-    pub(crate) fn adopt(id: &ProcessId) -> io::Result<Option<Process>> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn adopt(id: &ProcessId) -> io::Result<Option<Process>> {
         let pidfd = match open(id.pid) {
             Ok(pidfd) => pidfd,
             Err(error) if error.raw_os_error() == Some(3) => return Ok(None),
@@ -91,8 +97,9 @@ impl Process {
         });
         Ok(Some(Process { id: id.clone(), pidfd, ended }))
     }
-
-    pub(crate) fn id(&self) -> &ProcessId {
+    /// What finds it again.
+    #[must_use]
+    pub fn id(&self) -> &ProcessId {
         &self.id
     }
 
@@ -104,14 +111,14 @@ impl Process {
     pub(crate) fn is_stopped(&self) -> bool {
         stat(self.id.pid).is_some_and(|(state, _)| state == 'T')
     }
-
-    pub(crate) async fn ended(&self) -> End {
+    /// Waits until it is no more.
+    pub async fn ended(&self) -> End {
         let mut ended = self.ended.clone();
         let end = ended.wait_for(Option::is_some).await;
         end.ok().and_then(|end| end.clone()).unwrap_or(End::Gone)
     }
-
-    pub(crate) async fn kill(&self) {
+    /// Ends it at once, and returns when it is gone.
+    pub async fn kill(&self) {
         // Failing means that it is gone already.
         let _gone = self.signal(Signal::KILL);
         self.ended().await;

@@ -10,6 +10,7 @@ mod stream;
 mod surroundings;
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
 use aegis_store::secrets::{SecretError, Secrets};
+use aegis_store::workspaces::Workspaces;
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
 use environment::Environment;
@@ -59,6 +61,9 @@ pub enum DaemonError {
     /// The secrets cannot be used.
     #[error(transparent)]
     Secrets(#[from] SecretError),
+    /// Files cannot be served to a guest.
+    #[error(transparent)]
+    Files(#[from] aegis_workspace::ServerError),
     /// A system call failed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -88,6 +93,7 @@ pub(crate) struct App {
     pub(crate) instances: Instances,
     pub(crate) images: Images,
     pub(crate) secrets: Arc<StoredSecrets>,
+    pub(crate) workspaces: Workspaces,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
@@ -138,6 +144,17 @@ pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
     ended
 }
 
+/// Serves directories of the host to the guest at the other end of standard input, until its machine has ended.
+///
+/// # Errors
+/// If the directories are none, or the connection fails.
+pub fn serve_files(exports: &str) -> Result<(), DaemonError> {
+    let exports: Vec<aegis_workspace::ExportSpec> =
+        serde_json::from_str(exports).map_err(|error| DaemonError::io("read what to serve")(error.into()))?;
+    let guest = std::io::stdin().as_fd().try_clone_to_owned().map_err(DaemonError::io("reach the guest"))?;
+    Ok(aegis_workspace::serve(guest.into(), &exports)?)
+}
+
 /// Opens the name router's port. One that is taken is no reason not to serve.
 fn open_names(address: SocketAddr, backends: Arc<dyn Backends>) -> Option<Names> {
     match Names::open(address, backends) {
@@ -182,6 +199,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         ingress,
         roots: Arc::new(ImageDisks(images.clone())),
         secrets: Arc::<StoredSecrets>::clone(&secrets),
+        file_server: std::env::current_exe().map_err(DaemonError::io("find this program"))?,
     };
     let settings = environment.instances.clone();
     let instances =
@@ -197,6 +215,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         instances: instances.clone(),
         images,
         secrets,
+        workspaces: Workspaces::open(home.workspaces()),
         vmm,
         home: shown,
         started: Instant::now(),

@@ -24,6 +24,15 @@ enum Command {
     },
     /// Prints the API's OpenAPI document.
     Openapi,
+    /// Serves directories to the guest at the other end of standard input, until its machine has ended.
+    #[command(hide = true)]
+    ServeFiles {
+        /// Name of the machine, for process lists.
+        #[arg(long)]
+        name: String,
+        /// The directories, JSON.
+        exports: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -34,12 +43,15 @@ enum Format {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::ServeFiles { exports, .. }) = &arguments.command {
+        return finish(aegisd::serve_files(exports));
+    }
     let environment = match Environment::read() {
         Ok(environment) => environment,
         Err(error) => return fail(&error),
     };
     let done = match arguments.command {
-        None => aegisd::serve(&environment),
+        None | Some(Command::ServeFiles { .. }) => aegisd::serve(&environment),
         Some(Command::Openapi) => print(&aegisd::openapi_json()),
         Some(Command::Doctor { output }) => {
             let findings = aegisd::doctor::examine(&environment);
@@ -49,6 +61,10 @@ fn main() -> ExitCode {
             })
         }
     };
+    finish(done)
+}
+
+fn finish(done: Result<(), aegisd::DaemonError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

@@ -13,6 +13,7 @@ pub(crate) const CONTROL_FD: i32 = 10;
 pub(crate) const BULK_FD: i32 = 11;
 pub(crate) const QMP_FD: i32 = 12;
 pub(crate) const CONSOLE_FD: i32 = 13;
+pub(crate) const FILES_FD: i32 = 14;
 
 /// Most memory that emulation may use for translated code, MiB. Unbounded it grows to a share of the host's.
 const TRANSLATION_CACHE_MIB: u32 = 128;
@@ -80,6 +81,9 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
     for (id, fd) in [("control", CONTROL_FD), ("bulk", BULK_FD), ("qmp", QMP_FD), ("console", CONSOLE_FD)] {
         add("-chardev", &socket(id, fd));
     }
+    if spec.files {
+        add("-chardev", &socket("files", FILES_FD));
+    }
     add("-serial", "chardev:console");
     add("-mon", "chardev=qmp,mode=control");
     add("-blockdev", &root_disk(spec));
@@ -95,6 +99,9 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
         "virtserialport,chardev=bulk,nr=2,name=aegis.bulk",
     ] {
         add("-device", device);
+    }
+    if spec.files {
+        add("-device", "virtserialport,chardev=files,nr=3,name=aegis.files");
     }
     all.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
     all.extend(["-kernel".into(), kernel, "-initrd".into(), initramfs]);
@@ -140,6 +147,7 @@ mod tests {
             data_disk: "/data".into(),
             memory_mib: 64,
             vcpus: 1,
+            files: false,
         };
         let words = arguments(&spec, guest, accelerator);
         words.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()

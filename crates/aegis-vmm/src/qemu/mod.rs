@@ -24,7 +24,7 @@ use crate::{
     VmmError,
 };
 pub use accelerator::{Accelerator, Choice};
-use arguments::{BULK_FD, CONSOLE_FD, CONTROL_FD, QMP_FD};
+use arguments::{BULK_FD, CONSOLE_FD, CONTROL_FD, FILES_FD, QMP_FD};
 
 /// Name of this backend.
 pub const NAME: &str = "qemu";
@@ -64,6 +64,7 @@ fn socket_name(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::Control => "control.sock",
         Endpoint::Bulk => "bulk.sock",
+        Endpoint::Files => "files.sock",
     }
 }
 
@@ -109,6 +110,7 @@ impl Vmm for Qemu {
         let mut command = Command::new(executable);
         command.args(arguments::arguments(spec, self.guest, self.choice.accelerator));
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
+        let files = spec.files.then_some((socket_name(Endpoint::Files), FILES_FD));
         let sockets = [
             (socket_name(Endpoint::Control), CONTROL_FD),
             (socket_name(Endpoint::Bulk), BULK_FD),
@@ -116,8 +118,11 @@ impl Vmm for Qemu {
             (CONSOLE_SOCKET, CONSOLE_FD),
         ];
         // Bound here, so that they can be connected to before QEMU has got round to it.
-        let bound: io::Result<Vec<_>> =
-            sockets.into_iter().map(|(name, fd)| Ok((listen(&spec.run_dir, name)?, fd))).collect();
+        let bound: io::Result<Vec<_>> = sockets
+            .into_iter()
+            .chain(files)
+            .map(|(name, fd)| Ok((listen(&spec.run_dir, name)?, fd)))
+            .collect();
         let process = Process::spawn(command, bound.map_err(VmmError::io("bind the machine's sockets"))?);
         let process = process.map_err(VmmError::io("start QEMU"))?;
         QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await

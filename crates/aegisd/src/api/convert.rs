@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
+use super::workspaces;
 use crate::App;
 
 /// A body as JSON; an empty one counts as `{}`.
@@ -147,7 +148,8 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         ephemeral: spec.ephemeral,
         image: spec.image.as_ref().map(|image| image.reference.clone()),
         image_digest: spec.image.as_ref().map(|image| image.digest.clone()),
-        workspace: None,
+        workspace: workspaces::of(view),
+        mounts: workspaces::all_of(view),
         secret_keys: spec.secrets.clone(),
         kit: None,
     }
@@ -178,6 +180,7 @@ pub(super) fn new_spec(
         rootfs,
         image,
         secrets: secret_names(&request.secrets)?,
+        mounts: workspaces::mounts(request)?,
         rest: RestSpec {
             pause: request.idle_pause_ms.map(after),
             stop: request.idle_stop_ms.map(after),

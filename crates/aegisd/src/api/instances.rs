@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 
 use super::convert::{self, names_only, new_spec, parse};
 use super::failure::{Failure, no_such_method};
-use super::images;
+use super::{images, workspaces};
 use crate::App;
 
 /// Filter of the list.
@@ -96,6 +96,8 @@ pub(super) async fn create(
     let spec = new_spec(&request, rootfs, image)?;
     // Better now than at the boot.
     app.secrets.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
+    // Not removed either.
+    let _claimed = workspaces::claim(&app, &spec.mounts)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
     let created = app.instances.create(request.handle.clone(), spec, ports).await?;
     begin(&created, request.wait).await?;

@@ -11,6 +11,7 @@ mod processes;
 mod secrets;
 mod stats;
 mod system;
+mod workspaces;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -56,6 +57,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::delete))
         .routes(routes!(secrets::rekey))
+        .routes(routes!(workspaces::list, workspaces::create))
+        .routes(routes!(workspaces::describe, workspaces::remove))
         .routes(routes!(processes::signal))
         .routes(routes!(processes::exec))
         .routes(routes!(processes::attach))

@@ -1,0 +1,178 @@
+//! `aegis workspace`, and the values of `--workspace` and `--mount`.
+
+use std::path::{Path, PathBuf};
+
+use aegis_api::workspace::{HostDirectory, HostMount, Workspace, check_name};
+
+use crate::Context;
+use crate::arguments::{Format, OutputFormat, WorkspaceName, WorkspaceNames};
+use crate::failure::Failure;
+use crate::render::columns;
+use crate::{image, output};
+
+/// A directory of the host as the user wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Name, or absolute path.
+    pub source: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
+/// Takes `:ro` or `:rw` off the end.
+fn access(text: &str) -> (&str, bool) {
+    match text.rsplit_once(':') {
+        Some((source, "ro")) => (source, true),
+        Some((source, "rw")) => (source, false),
+        _ => (text, false),
+    }
+}
+
+/// What a source means here: a path contains `/` or begins with `.` or `~`, all else is a name.
+fn source(text: &str, home: Option<&Path>) -> Result<String, String> {
+    if !text.contains('/') && !text.starts_with('.') && !text.starts_with('~') {
+        check_name(text).map_err(|error| format!("{error}; a path contains '/'"))?;
+        return Ok(text.to_owned());
+    }
+    let path = match (text.strip_prefix('~'), home) {
+        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+            home.join(rest.trim_start_matches('/'))
+        }
+        (Some(_), _) => return Err("only ~ and ~/ are understood".to_owned()),
+        (None, _) => PathBuf::from(text),
+    };
+    let whole = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    if !whole.is_dir() {
+        return Err(format!("{} is no directory", path.display()));
+    }
+    whole.into_os_string().into_string().map_err(|_| "the path is no UTF-8".to_owned())
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
+
+/// Parses `NAME|PATH[:ro]`.
+///
+/// # Errors
+/// A sentence.
+pub fn wanted(text: &str) -> Result<Wanted, String> {
+    let (text, read_only) = access(text);
+    Ok(Wanted { source: source(text, home().as_deref())?, read_only })
+}
+
+/// Parses `HOST:GUEST[:ro]`.
+///
+/// # Errors
+/// A sentence.
+pub fn mount(text: &str) -> Result<HostMount, String> {
+    let (text, read_only) = access(text);
+    let (host, at) = text.rsplit_once(':').ok_or("expected HOST:GUEST[:ro]")?;
+    if !at.starts_with('/') {
+        return Err(format!("the place in the guest, {at:?}, is not absolute"));
+    }
+    Ok(HostMount { source: source(host, home().as_deref())?, at: at.to_owned(), read_only })
+}
+
+/// The workspace as the API takes it.
+#[must_use]
+pub fn directory(wanted: Wanted, quota_mb: Option<u64>) -> HostDirectory {
+    HostDirectory { source: wanted.source, read_only: wanted.read_only, quota_mb }
+}
+
+/// Lists workspaces.
+///
+/// # Errors
+/// If the daemon cannot be asked.
+pub async fn list(context: &Context, format: Format) -> Result<i32, Failure> {
+    let all = context.client().workspaces().await?;
+    match format.output {
+        OutputFormat::Json => output::json(&all),
+        OutputFormat::Text if all.is_empty() => output::line("No workspaces"),
+        OutputFormat::Text => {
+            let head = ["WORKSPACE", "USED BY", "PATH"].map(str::to_owned);
+            let rows = all.iter().map(|one| [one.name.clone(), users(one), one.path.clone()]);
+            output::line(columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
+        }
+    }
+}
+
+fn users(workspace: &Workspace) -> String {
+    if workspace.used_by.is_empty() { "-".to_owned() } else { workspace.used_by.join(", ") }
+}
+
+/// Makes an empty workspace.
+///
+/// # Errors
+/// If there is one of that name, or the name is none.
+pub async fn create(context: &Context, name: &WorkspaceName) -> Result<i32, Failure> {
+    let made = context.client().create_workspace(&name.name).await?;
+    match name.format.output {
+        OutputFormat::Json => output::json(&made),
+        OutputFormat::Text => output::line(format!("Workspace {} created", made.name)),
+    }
+}
+
+/// Describes a workspace.
+///
+/// # Errors
+/// If there is none of that name.
+pub async fn info(context: &Context, name: &WorkspaceName) -> Result<i32, Failure> {
+    let found = context.client().workspace(&name.name).await?;
+    if name.format.output == OutputFormat::Json {
+        return output::json(&found);
+    }
+    output::line(format!(
+        "Name:     {}\nPath:     {}\nUsed by:  {}\nEntries:  {}\nSize:     {}",
+        found.name,
+        found.path,
+        users(&found),
+        found.entries.unwrap_or(0),
+        image::size(found.bytes.unwrap_or(0)),
+    ))
+}
+
+/// Removes workspaces. All are tried.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub async fn remove(context: &Context, names: &WorkspaceNames) -> Result<i32, Failure> {
+    let mut client = context.client();
+    output::each(&names.names, async |name| {
+        client.remove_workspace(name).await.map(|_| format!("Workspace {name} removed"))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_told_from_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("app")).unwrap();
+        let whole = dir.path().canonicalize().unwrap();
+        let of = |text: &str| source(text, Some(&whole));
+        assert_eq!(of("app"), Ok("app".to_owned()));
+        assert_eq!(of("~/app"), Ok(whole.join("app").display().to_string()));
+        assert_eq!(of("~"), Ok(whole.display().to_string()));
+        assert_eq!(
+            of("."),
+            Ok(std::env::current_dir().unwrap().canonicalize().unwrap().display().to_string())
+        );
+        assert!(of("~other/app").is_err());
+        assert!(of("./absent").unwrap_err().contains("absent"));
+        assert!(of("No Name").unwrap_err().contains("a path contains"));
+    }
+
+    #[test]
+    fn read_only_is_said_at_the_end() {
+        assert_eq!(wanted("w:ro"), Ok(Wanted { source: "w".into(), read_only: true }));
+        assert_eq!(wanted("w"), Ok(Wanted { source: "w".into(), read_only: false }));
+        let one = mount("/:/host:ro").unwrap();
+        assert_eq!((one.source.as_str(), one.at.as_str(), one.read_only), ("/", "/host", true));
+        assert!(mount("/tmp").is_err());
+        assert!(mount("/tmp:data").is_err());
+    }
+}

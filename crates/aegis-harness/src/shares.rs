@@ -1,0 +1,274 @@
+//! Directories of the host: what the kernel's FUSE asks goes to the server on the host, and its answers come back.
+//!
+//! ```text
+//!   /dev/fuse of each mount ──► one thread each ──┐ requests       ┌──► aegis.files ──► the server
+//!   /dev/fuse of each mount ◄── one thread ◄──────┘ answers ◄──────┘
+//! ```
+//!
+//! Nothing is looked into beyond a message's header. A request is kept until it is answered: if the server is gone, a
+//! new one is sent all that are open, and programs in the guest wait meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use aegis_guest_protocol::frame::{
+    Decoder, Frame, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, Kind, Nonce, greeting, header,
+};
+use aegis_guest_protocol::messages::{Share, code};
+use aegis_guest_protocol::rpc::RpcError;
+use rustix::event::epoll;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+
+/// Number of the port for files.
+const FILES: u32 = 3;
+/// Longest message of the kernel: what it writes at once, and headers (`fuse_dev_do_read` wants that much room).
+const MOST_MESSAGE: usize = (256 << 10) + 4096;
+/// A thread here has next to nothing on its stack, and all of it is locked in memory.
+const STACK: usize = 64 << 10;
+/// How long what is not yet written may take to be, at the end.
+const LAST_WRITES: Duration = Duration::from_secs(3);
+/// Where the kernel lets go of a mount whose server does not answer.
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// Operations that are not answered (`FUSE_FORGET`, `FUSE_BATCH_FORGET`).
+const UNANSWERED: [u32; 2] = [2, 42];
+
+/// A port whose users may wait for it. A hang-up is no end: another server may come.
+#[derive(Debug)]
+struct Pipe {
+    fd: Arc<OwnedFd>,
+    changes: OwnedFd,
+}
+
+impl Pipe {
+    fn new(fd: &Arc<OwnedFd>, interest: epoll::EventFlags) -> io::Result<Pipe> {
+        let changes = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // Edges only: a port without a host is hung up all the time.
+        let flags = interest | epoll::EventFlags::ET | epoll::EventFlags::RDHUP;
+        epoll::add(&changes, fd.as_fd(), epoll::EventData::new_u64(0), flags)?;
+        Ok(Pipe { fd: Arc::clone(fd), changes })
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut event =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+        match epoll::wait(&self.changes, &mut event, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads what is there; 0 if no host is connected.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&*self.fd, &mut *buffer) {
+                Err(Errno::AGAIN) => self.wait()?,
+                Err(Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(&*self.fd, bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(Errno::AGAIN) => self.wait()?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sending side of the port.
+#[derive(Debug)]
+struct Outlet {
+    pipe: Pipe,
+    /// Whether a server has greeted.
+    open: bool,
+}
+
+/// What the threads share. `waiting` is never locked for longer than a moment, so that answers are always taken.
+#[derive(Debug)]
+struct Traffic {
+    outlet: Mutex<Outlet>,
+    /// Requests that are not answered, as sent, by mount and number.
+    waiting: Mutex<BTreeMap<(u32, u64), Vec<u8>>>,
+    mounts: Vec<OwnedFd>,
+    /// Said to each new server: whom the files belong to here.
+    owner: Vec<u8>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Operation and number of a message.
+fn head(message: &[u8]) -> Option<(u32, u64)> {
+    let opcode = u32::from_ne_bytes(message.get(4..8)?.try_into().ok()?);
+    Some((opcode, u64::from_ne_bytes(message.get(8..16)?.try_into().ok()?)))
+}
+
+impl Traffic {
+    /// Carries one mount's requests until it is no more.
+    fn carry(&self, index: u32, mount: &OwnedFd) -> io::Result<()> {
+        let mut buffer = vec![0; HEADER_LEN + MOST_MESSAGE];
+        loop {
+            let room = buffer.get_mut(HEADER_LEN..).unwrap_or_default();
+            let count = match rustix::io::read(mount, room) {
+                Ok(count) => count,
+                // The request was taken back while it was being read.
+                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let (frame_head, rest) = buffer.split_at_mut(HEADER_LEN);
+            frame_head.copy_from_slice(&header(Kind::Data, index, count));
+            let Some((opcode, unique)) = rest.get(..count).and_then(head) else { continue };
+            let frame = buffer.get(..HEADER_LEN + count).unwrap_or_default();
+            if !UNANSWERED.contains(&opcode) {
+                lock(&self.waiting).insert((index, unique), frame.to_vec());
+            }
+            let outlet = lock(&self.outlet);
+            if outlet.open {
+                outlet.pipe.write_all(frame)?;
+            }
+        }
+    }
+
+    /// Hands out the server's answers for as long as the machine lives.
+    fn hear(&self, pipe: &Pipe) -> io::Result<()> {
+        let mut decoder = Decoder::new(HOST_MARKER);
+        let mut buffer = vec![0; MOST_MESSAGE];
+        loop {
+            match pipe.read(&mut buffer)? {
+                0 => {
+                    lock(&self.outlet).open = false;
+                    decoder = Decoder::new(HOST_MARKER);
+                    pipe.wait()?;
+                }
+                count => decoder.feed(buffer.get(..count).unwrap_or_default()),
+            }
+            while let Some(item) = decoder.next_item() {
+                match item {
+                    Item::Greeting(nonce) => self.begin(&nonce)?,
+                    Item::Frame(frame) => self.deliver(&frame),
+                    Item::Lost => {}
+                }
+            }
+        }
+    }
+
+    /// A server is there: it is told what is still open.
+    fn begin(&self, nonce: &Nonce) -> io::Result<()> {
+        let mut outlet = lock(&self.outlet);
+        let mut opening = greeting(&GUEST_MARKER, nonce).to_vec();
+        opening.extend(header(Kind::Rpc, 0, self.owner.len()));
+        opening.extend(&self.owner);
+        outlet.pipe.write_all(&opening)?;
+        let waiting: Vec<Vec<u8>> = lock(&self.waiting).values().cloned().collect();
+        for frame in waiting {
+            outlet.pipe.write_all(&frame)?;
+        }
+        outlet.open = true;
+        Ok(())
+    }
+
+    fn deliver(&self, frame: &Frame) {
+        let mount = usize::try_from(frame.stream).ok().and_then(|index| self.mounts.get(index));
+        if let (Kind::Data, Some(mount), Some((_, unique))) = (frame.kind, mount, head(&frame.payload)) {
+            lock(&self.waiting).remove(&(frame.stream, unique));
+            // Whoever asked may have been killed meanwhile.
+            let _unwanted = rustix::io::write(mount, &frame.payload);
+        }
+    }
+}
+
+fn failed(what: impl std::fmt::Display) -> impl Fn(io::Error) -> RpcError {
+    move |error| RpcError::new(code::SHARE, format!("{what}: {error}"))
+}
+
+/// Mounts directories of the host. Whoever uses them waits until the server is there.
+pub(crate) fn mount_all(shares: &[Share], (uid, gid): (u32, u32)) -> Result<(), RpcError> {
+    if shares.is_empty() {
+        return Ok(());
+    }
+    let port = crate::machine::open_port(FILES).map_err(failed("open the port for files"))?;
+    let mounts: Result<Vec<_>, _> = shares.iter().map(mount_one).collect();
+    let owner = format!(r#"{{"uid":{uid},"gid":{gid}}}"#).into_bytes();
+    start(port, mounts?, owner).map_err(failed("serve files"))
+}
+
+fn mount_one(share: &Share) -> Result<OwnedFd, RpcError> {
+    let failed = failed(format!("mount {}", share.at));
+    fs::create_dir_all(&share.at).map_err(&failed)?;
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let device = device.map_err(|error| failed(error.into()))?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    let options = std::ffi::CString::new(options).map_err(|error| failed(error.into()))?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, share.read_only);
+    mount("aegis", share.at.as_str(), "fuse.aegis", flags, Some(options.as_c_str()))
+        .map_err(|error| failed(error.into()))?;
+    Ok(device)
+}
+
+/// Starts the threads, which live as long as the machine.
+fn start(port: OwnedFd, mounts: Vec<OwnedFd>, owner: Vec<u8>) -> io::Result<()> {
+    let port = Arc::new(port);
+    let outlet = Outlet { pipe: Pipe::new(&port, epoll::EventFlags::OUT)?, open: false };
+    let inlet = Pipe::new(&port, epoll::EventFlags::IN)?;
+    let readers: io::Result<Vec<OwnedFd>> = mounts.iter().map(OwnedFd::try_clone).collect();
+    let traffic = Arc::new(Traffic { outlet: Mutex::new(outlet), waiting: Mutex::default(), mounts, owner });
+    for (index, mount) in (0u32..).zip(readers?) {
+        let traffic = Arc::clone(&traffic);
+        spawn("requests", move || traffic.carry(index, &mount))?;
+    }
+    spawn("answers", move || traffic.hear(&inlet))
+}
+
+fn spawn(name: &'static str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    let run = move || {
+        if let Err(error) = work() {
+            crate::machine::say(&format!("aegis-harness: files: {name}: {error}"));
+        }
+    };
+    // It ends with its mount, or with the machine.
+    thread.spawn(run).map(drop)
+}
+
+/// Writes what is not yet written. A server that does not answer is given up.
+pub(crate) fn settle() {
+    let (done, when_done) = mpsc::channel();
+    let written = spawn("sync", move || {
+        rustix::fs::sync();
+        // Nobody may wait any more.
+        let _late = done.send(());
+        Ok(())
+    });
+    if written.is_err() || when_done.recv_timeout(LAST_WRITES).is_err() {
+        abandon();
+    }
+}
+
+/// Fails whatever waits for the server, now and later.
+pub(crate) fn abandon() {
+    let control = Path::new(CONNECTIONS);
+    // It may be mounted already; if it cannot be, nothing more can be done from here.
+    let _mounted = mount("fusectl", control, "fusectl", MountFlags::empty(), None);
+    for connection in fs::read_dir(control).into_iter().flatten().flatten() {
+        let _gone = fs::write(connection.path().join("abort"), "1");
+    }
+}

@@ -1,0 +1,509 @@
+//! Answers to what a guest's kernel asks about one directory.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Statx, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, openat, utimensat,
+};
+use rustix::io::Errno;
+
+use crate::ledger::{Ledger, NAME_COST};
+use crate::nodes::{Place, ROOT};
+use crate::tree::{Found, Listed, Tree, is_file, path_of, shown_mode, status_of, with_access};
+use crate::wire::{
+    Attributes, Change, Features, NewAttributes, Operation, Owner, Reply, Request, Statistics, check_name,
+    entry_len,
+};
+use crate::{ExportSpec, ServerError};
+
+/// Permissions that making and removing names in a directory takes.
+const CHANGE_NAMES: Mode = Mode::WUSR.union(Mode::XUSR);
+
+/// One directory of the host, as one guest sees it.
+#[derive(Debug)]
+pub(crate) struct Export {
+    tree: Tree,
+    read_only: bool,
+    ledger: Option<Ledger>,
+    view: View,
+}
+
+/// How the guest sees what is on the host.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    device: u64,
+    owner: Owner,
+}
+
+impl View {
+    fn attributes(self, found: &Found) -> Attributes {
+        let Found { key, status } = found;
+        let of = |time: &rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+        // Other file systems may be mounted below the root, whose numbers mean other files.
+        let foreign = (key.device ^ self.device).rotate_left(40);
+        Attributes {
+            inode: key.inode ^ foreign,
+            size: status.stx_size,
+            blocks: status.stx_blocks,
+            accessed: of(&status.stx_atime),
+            modified: of(&status.stx_mtime),
+            changed: of(&status.stx_ctime),
+            mode: shown_mode(status),
+            links: status.stx_nlink,
+            owner: self.owner,
+        }
+    }
+}
+
+/// Whether a request has an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// What was written after the header.
+    Body,
+    /// None: the kernel waits for nothing.
+    Silence,
+}
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o777)
+}
+
+fn time(seconds: i64, nanoseconds: u32) -> (i64, u32) {
+    (seconds, nanoseconds.min(999_999_999))
+}
+
+impl Export {
+    /// Begins to serve a directory.
+    pub(crate) fn open(spec: &ExportSpec) -> Result<Export, ServerError> {
+        let failed = |source| ServerError::Export { path: spec.root.clone(), source };
+        let tree = Tree::open(&spec.root).map_err(|error| failed(error.into()))?;
+        let ledger = spec.limit.as_ref().map(|limit| Ledger::open(&spec.root, limit));
+        let device = tree.nodes.key(ROOT).map_or(0, |key| key.device);
+        Ok(Export {
+            tree,
+            read_only: spec.read_only,
+            ledger: ledger.transpose().map_err(failed)?,
+            view: View { device, owner: Owner::default() },
+        })
+    }
+
+    /// Whom the guest sees as owner from now on.
+    pub(crate) fn set_owner(&mut self, owner: Owner) {
+        self.view.owner = owner;
+    }
+
+    /// Answers a request into `reply`.
+    pub(crate) fn answer(&mut self, request: &Request<'_>, reply: &mut Vec<u8>) -> Result<Answer, Errno> {
+        let mut reply = Reply(reply);
+        let node = request.node;
+        match &request.operation {
+            Operation::Init { major, minor, readahead, features } => {
+                if *major != 7 || *minor < 31 {
+                    return Err(Errno::PROTO);
+                }
+                reply.init(*readahead, *features & Features::all());
+            }
+            Operation::Forget { times } => return Ok(self.forget(&[(node, *times)])),
+            Operation::BatchForget(all) => return Ok(self.forget(all)),
+            Operation::Lookup { name } => self.look_up(node, name, &mut reply)?,
+            Operation::GetAttributes => {
+                let found = self.tree.status(node)?;
+                reply.attributes(&self.view.attributes(&found));
+            }
+            Operation::ReadLink => self.read_link(node, &mut reply)?,
+            Operation::Read { offset, size } => self.read(node, *offset, *size, &mut reply)?,
+            Operation::List { offset, size, attributes } => {
+                self.list(node, *offset, *size, *attributes, &mut reply)?;
+            }
+            Operation::Statistics => reply.statistics(&self.statistics(node)?),
+            Operation::Destroy => {}
+            Operation::Unknown => return Err(Errno::NOSYS),
+            change => self.change(node, change, &mut reply)?,
+        }
+        Ok(Answer::Body)
+    }
+
+    fn change(&mut self, node: u64, change: &Operation<'_>, reply: &mut Reply<'_>) -> Result<(), Errno> {
+        if self.read_only {
+            return Err(Errno::ROFS);
+        }
+        match change {
+            Operation::SetAttributes(new) => {
+                let found = self.set_attributes(node, new)?;
+                reply.attributes(&self.view.attributes(&found));
+                Ok(())
+            }
+            Operation::Write { offset, data } => self.write(node, *offset, data, reply),
+            Operation::Create { name, mode, exclusive } => self.create(node, name, *mode, *exclusive, reply),
+            Operation::MakeNode { name, mode } => self.make_node(node, name, *mode, reply),
+            Operation::MakeDirectory { name, mode } => self.make(node, name, reply, |directory| {
+                rustix::fs::mkdirat(directory, *name, permissions(*mode))
+            }),
+            Operation::SymLink { name, target } => {
+                self.make(node, name, reply, |directory| rustix::fs::symlinkat(*target, directory, *name))
+            }
+            Operation::Link { of, name } => {
+                let from = self.tree.reference(*of)?;
+                let path = path_of(&from);
+                self.make(node, name, reply, |directory| {
+                    rustix::fs::linkat(CWD, path.as_str(), directory, *name, AtFlags::SYMLINK_FOLLOW)
+                })
+            }
+            Operation::Unlink { name } => self.remove(node, name, AtFlags::empty()),
+            Operation::RemoveDirectory { name } => self.remove(node, name, AtFlags::REMOVEDIR),
+            Operation::Rename { name, to, new_name, flags } => {
+                let (from, to) = (place(node, name), place(*to, new_name));
+                self.rename(from, to, RenameFlags::from_bits(*flags).ok_or(Errno::INVAL)?)
+            }
+            Operation::Sync { data_only } => self.sync(node, *data_only),
+            Operation::Allocate { offset, length, mode } => self.allocate(node, *offset, *length, *mode),
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), Errno> {
+        self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.take(bytes))
+    }
+
+    fn give(&self, bytes: u64) {
+        if let Some(ledger) = &self.ledger {
+            ledger.give(bytes);
+        }
+    }
+
+    fn forget(&mut self, all: &[(u64, u64)]) -> Answer {
+        for (id, times) in all {
+            if let Some(fd) = self.tree.forget(*id, *times) {
+                self.give_contents(&fd);
+            }
+        }
+        Answer::Silence
+    }
+
+    /// Nobody can reach this node any more: what was in it is free, if it was the last name's.
+    fn give_contents(&self, fd: &OwnedFd) {
+        if self.ledger.is_some()
+            && let Ok(Found { status, .. }) = status_of(fd)
+            && status.stx_nlink == 0
+            && is_file(&status)
+        {
+            self.give(status.stx_size);
+        }
+    }
+
+    fn look_up(&mut self, parent: u64, name: &OsStr, reply: &mut Reply<'_>) -> Result<(), Errno> {
+        match self.tree.look_up(parent, name) {
+            Ok((id, found)) => reply.entry(id, &self.view.attributes(&found)),
+            Err(Errno::NOENT) => reply.entry(0, &Attributes::default()),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn read_link(&mut self, node: u64, reply: &mut Reply<'_>) -> Result<(), Errno> {
+        let link = self.tree.reference(node)?;
+        let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+        reply.0.extend(target.as_bytes());
+        Ok(())
+    }
+
+    fn read(&mut self, node: u64, offset: u64, size: u32, reply: &mut Reply<'_>) -> Result<(), Errno> {
+        let file = self.tree.file(node, false)?;
+        let begin = reply.0.len();
+        let size = usize::try_from(size).unwrap_or(0);
+        reply.0.resize(begin + size, 0);
+        let mut filled = 0;
+        while let Some(rest) = reply.0.get_mut(begin + filled..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(&file, rest, offset.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        reply.0.truncate(begin + filled);
+        Ok(())
+    }
+
+    fn list(
+        &mut self,
+        node: u64,
+        offset: u64,
+        size: u32,
+        attributes: bool,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), Errno> {
+        let end = reply.0.len() + usize::try_from(size).unwrap_or(0);
+        let view = self.view;
+        self.tree.list(node, offset, |tree, listed| {
+            if reply.0.len() + entry_len(&listed.name, attributes) > end {
+                return false;
+            }
+            if attributes {
+                put_attributes(tree, view, node, listed, reply);
+            }
+            reply.name(listed.inode, listed.next, listed.kind, &listed.name);
+            true
+        })
+    }
+
+    fn statistics(&mut self, node: u64) -> Result<Statistics, Errno> {
+        let of = rustix::fs::fstatvfs(&self.tree.reference(node)?)?;
+        let block = of.f_frsize.max(512);
+        let mut all = Statistics {
+            blocks: of.f_blocks,
+            free: of.f_bfree,
+            available: of.f_bavail,
+            files: of.f_files,
+            free_files: of.f_ffree,
+            block_size: u32::try_from(block).unwrap_or(4096),
+        };
+        if let Some((limit, used)) = self.ledger.as_ref().map(Ledger::state) {
+            let left = limit.saturating_sub(used) / block;
+            all.blocks = limit / block;
+            all.free = all.free.min(left);
+            all.available = all.available.min(left);
+        }
+        Ok(all)
+    }
+
+    fn set_attributes(&mut self, node: u64, new: &NewAttributes) -> Result<Found, Errno> {
+        if new.change.contains(Change::SIZE) {
+            self.resize(node, new.size)?;
+        }
+        let reference = self.tree.reference(node)?;
+        let path = path_of(&reference);
+        if new.change.contains(Change::MODE) {
+            rustix::fs::chmod(path.as_str(), permissions(new.mode))?;
+        }
+        if new.change.intersects(Change::ATIME | Change::MTIME) {
+            let stamp = |set, now, (seconds, nanoseconds)| {
+                let (tv_sec, tv_nsec) = match (new.change.contains(set), new.change.contains(now)) {
+                    (false, _) => (0, UTIME_OMIT),
+                    (true, true) => (0, UTIME_NOW),
+                    (true, false) => {
+                        let (seconds, nanoseconds) = time(seconds, nanoseconds);
+                        (seconds, nanoseconds.into())
+                    }
+                };
+                Timespec { tv_sec, tv_nsec }
+            };
+            let times = Timestamps {
+                last_access: stamp(Change::ATIME, Change::ATIME_NOW, new.accessed),
+                last_modification: stamp(Change::MTIME, Change::MTIME_NOW, new.modified),
+            };
+            utimensat(CWD, path.as_str(), &times, AtFlags::empty())?;
+        }
+        status_of(&reference)
+    }
+
+    fn resize(&mut self, node: u64, size: u64) -> Result<(), Errno> {
+        let file = self.tree.file(node, true)?;
+        let old = status_of(&file)?.status.stx_size;
+        self.take(size.saturating_sub(old))?;
+        let resized = rustix::fs::ftruncate(&file, size);
+        self.give(if resized.is_ok() { old.saturating_sub(size) } else { size.saturating_sub(old) });
+        resized
+    }
+
+    fn write(&mut self, node: u64, offset: u64, data: &[u8], reply: &mut Reply<'_>) -> Result<(), Errno> {
+        let file = self.tree.file(node, true)?;
+        let growth = match &self.ledger {
+            None => 0,
+            Some(_) => {
+                let end = offset.checked_add(data.len() as u64).ok_or(Errno::FBIG)?;
+                end.saturating_sub(status_of(&file)?.status.stx_size)
+            }
+        };
+        self.take(growth)?;
+        let mut written = 0;
+        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pwrite(&file, rest, offset.saturating_add(written as u64)) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(error) if written == 0 => {
+                    self.give(growth);
+                    return Err(error);
+                }
+                Err(_) => break,
+            }
+        }
+        reply.written(u32::try_from(written).unwrap_or(0));
+        Ok(())
+    }
+
+    /// Makes a name in a directory, and tells of what it stands for.
+    fn make(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        reply: &mut Reply<'_>,
+        make: impl Fn(&OwnedFd) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.take(NAME_COST)?;
+        let directory = self.tree.directory(parent)?;
+        with_access(&directory, CHANGE_NAMES, || make(&directory)).inspect_err(|_| self.give(NAME_COST))?;
+        let (id, found) = self.tree.look_up(parent, name)?;
+        reply.entry(id, &self.view.attributes(&found));
+        Ok(())
+    }
+
+    /// A file, pipe or socket; never a device.
+    fn make_node(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), Errno> {
+        let kind = FileType::from_raw_mode(mode);
+        let made = matches!(kind, FileType::RegularFile | FileType::Fifo | FileType::Socket);
+        if !made {
+            return Err(Errno::PERM);
+        }
+        self.make(parent, name, reply, |directory| {
+            rustix::fs::mknodat(directory, name, kind, permissions(mode), 0)
+        })
+    }
+
+    fn create(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        exclusive: bool,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), Errno> {
+        self.take(NAME_COST)?;
+        let directory = self.tree.directory(parent)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made =
+            with_access(&directory, CHANGE_NAMES, || openat(&directory, name, flags, permissions(mode)));
+        let made = made.inspect_err(|_| self.give(NAME_COST));
+        let found = match made {
+            Ok(fd) => {
+                let found = status_of(&fd)?;
+                let id = self.tree.hold(parent, name, &found)?;
+                self.tree.keep(id, fd);
+                (id, found)
+            }
+            // Somebody else was quicker, and the guest does not mind.
+            Err(Errno::EXIST) if !exclusive => self.tree.look_up(parent, name)?,
+            Err(error) => return Err(error),
+        };
+        reply.entry(found.0, &self.view.attributes(&found.1));
+        reply.opened();
+        Ok(())
+    }
+
+    fn remove(&mut self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
+        let directory = self.tree.directory(parent)?;
+        let lost = self.before_loss(parent, name);
+        with_access(&directory, CHANGE_NAMES, || rustix::fs::unlinkat(&directory, name, flags))?;
+        self.lose(parent, name, lost);
+        Ok(())
+    }
+
+    fn before_loss(&mut self, parent: u64, name: &OsStr) -> Loss {
+        let rescued = self.tree.rescue(parent, name);
+        let status = match &self.ledger {
+            Some(_) => self.tree.status_in(parent, name).ok().map(|found| found.status),
+            None => None,
+        };
+        Loss { rescued, status }
+    }
+
+    /// A name is gone, and with its last one what it stood for, unless the guest still has that open.
+    fn lose(&mut self, parent: u64, name: &OsStr, loss: Loss) {
+        self.give(NAME_COST);
+        if let (None, Some(status)) = (&loss.rescued, loss.status)
+            && is_file(&status)
+            && status.stx_nlink == 1
+        {
+            self.give(status.stx_size);
+        }
+        self.tree.gone(parent, name, loss.rescued);
+    }
+
+    fn rename(&mut self, from: Place, to: Place, flags: RenameFlags) -> Result<(), Errno> {
+        let wanted = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
+        if !wanted.contains(flags) {
+            return Err(Errno::INVAL);
+        }
+        let (old, new) = (self.tree.directory(from.parent)?, self.tree.directory(to.parent)?);
+        // Two names of one file stay two names: nothing happens then.
+        let same = self
+            .tree
+            .nodes
+            .at(from.parent, &from.name)
+            .is_some_and(|id| self.tree.nodes.at(to.parent, &to.name) == Some(id));
+        let lost =
+            (!flags.contains(RenameFlags::EXCHANGE) && !same).then(|| self.before_loss(to.parent, &to.name));
+        let replaces = lost.is_some() && self.tree.status_in(to.parent, &to.name).is_ok();
+        with_access(&old, CHANGE_NAMES, || {
+            with_access(&new, CHANGE_NAMES, || {
+                rustix::fs::renameat_with(&old, &from.name, &new, &to.name, flags)
+            })
+        })?;
+        if same {
+            return Ok(());
+        }
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.tree.nodes.exchanged(from, to);
+            return Ok(());
+        }
+        if let Some(lost) = lost.filter(|_| replaces) {
+            self.lose(to.parent, &to.name, lost);
+        }
+        self.tree.nodes.moved(from, to);
+        Ok(())
+    }
+
+    fn sync(&mut self, node: u64, data_only: bool) -> Result<(), Errno> {
+        let reference = self.tree.reference(node)?;
+        if is_file(&status_of(&reference)?.status) {
+            let file = self.tree.file(node, true)?;
+            return if data_only { rustix::fs::fdatasync(&file) } else { rustix::fs::fsync(&file) };
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::fsync(&openat(&reference, ".", flags, Mode::empty())?)
+    }
+
+    fn allocate(&mut self, node: u64, offset: u64, length: u64, mode: u32) -> Result<(), Errno> {
+        if mode != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let file = self.tree.file(node, true)?;
+        let end = offset.checked_add(length).ok_or(Errno::FBIG)?;
+        let growth = end.saturating_sub(status_of(&file)?.status.stx_size);
+        self.take(growth)?;
+        let done = rustix::fs::fallocate(&file, FallocateFlags::empty(), offset, length);
+        done.inspect_err(|_| self.give(growth))
+    }
+}
+
+/// What a listed name stands for, which the kernel holds from then on. One that is gone already stands for nothing, and
+/// the kernel looks again.
+fn put_attributes(tree: &mut Tree, view: View, parent: u64, listed: &Listed, reply: &mut Reply<'_>) {
+    let held = check_name(&listed.name).and_then(|name| {
+        let found = tree.status_in(parent, name)?;
+        Ok((tree.hold(parent, name, &found)?, found))
+    });
+    match held {
+        Ok((id, found)) => reply.entry(id, &view.attributes(&found)),
+        Err(_) => reply.entry(0, &Attributes::default()),
+    }
+}
+
+/// What a name that is about to go stands for.
+struct Loss {
+    rescued: Option<(u64, Rc<OwnedFd>)>,
+    status: Option<Statx>,
+}
+
+fn place(parent: u64, name: &OsStr) -> Place {
+    Place { parent, name: name.to_owned() }
+}

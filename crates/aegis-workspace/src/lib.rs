@@ -1,0 +1,67 @@
+//! The file server behind `/workspace`: directories of the host as file systems of a guest.
+//!
+//! ```text
+//!   guest: programs ─► kernel's FUSE ─► harness ──┐ aegis.files, frames of aegis-guest-protocol
+//!                                                 ▼
+//!   host:  serve ─► wire (what is asked) ─► export (answers) ─► tree (descriptors) ─► nodes (names)
+//!                                                        └────► ledger (limit on size)
+//! ```
+//!
+//! One process serves one machine and ends with it; it outlives the daemon, so a guest does not notice when that is
+//! restarted. It listens nowhere: its only connection is to the machine's monitor. Everything that arrives on it is
+//! hostile: messages are bounded and checked ([`wire`]), names are single components that are never followed through
+//! symbolic links ([`tree`]), and the process confines itself to the directories that it serves ([`confine`]).
+//!
+//! Files belong to the guest's user in the guest and to this process's user on the host, whatever the guest asks for:
+//! changes of ownership are taken and have no effect, and set-user-id bits and devices are never made.
+
+mod confine;
+mod export;
+mod ledger;
+pub mod nodes;
+mod serve;
+mod tree;
+pub mod wire;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use serve::serve;
+
+/// A directory of the host that a guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportSpec {
+    /// The directory, absolute.
+    pub root: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// How much may be in it.
+    pub limit: Option<Limit>,
+}
+
+/// A limit on what is in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Sizes of its files, and 4 KiB for each name, bytes.
+    pub bytes: u64,
+    /// Where the servers of one directory keep count together.
+    pub ledger: PathBuf,
+}
+
+/// The server cannot go on.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// A directory cannot be served.
+    #[error("{}: {source}", path.display())]
+    Export {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The connection failed.
+    #[error("the connection to the guest failed: {0}")]
+    Connection(#[from] std::io::Error),
+}

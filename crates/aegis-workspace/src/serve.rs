@@ -1,0 +1,117 @@
+//! The conversation with a guest: frames in, answers out, one after the other.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use aegis_guest_protocol::frame::{
+    Decoder, Frame, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, Kind, Nonce, greeting, header,
+};
+use rustix::io::Errno;
+
+use crate::confine::confine;
+use crate::export::{Answer, Export};
+use crate::wire::{self, OUT_HEADER, Owner};
+use crate::{ExportSpec, ServerError};
+
+/// How much is read at a time, bytes.
+const PIECE: usize = 256 << 10;
+
+/// Serves directories to the guest at the other end of `guest`, the first one as stream 0, until its machine has ended.
+///
+/// # Errors
+/// If a directory cannot be served, or the connection fails other than by its end.
+pub fn serve(mut guest: UnixStream, specs: &[ExportSpec]) -> Result<(), ServerError> {
+    let exports = specs.iter().map(Export::open).collect::<Result<Vec<_>, _>>()?;
+    let (readable, writable): (Vec<&ExportSpec>, Vec<&ExportSpec>) =
+        specs.iter().partition(|spec| spec.read_only);
+    let roots =
+        |specs: &[&ExportSpec]| -> Vec<PathBuf> { specs.iter().map(|spec| spec.root.clone()).collect() };
+    confine(&roots(&writable), &roots(&readable));
+    let mut server = Server { exports, nonce: [0; 16], greeted: false, answer: Vec::new() };
+    server.greet(&mut guest)?;
+    let mut decoder = Decoder::new(GUEST_MARKER);
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let count = match guest.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        decoder.feed(buffer.get(..count).unwrap_or_default());
+        while let Some(item) = decoder.next_item() {
+            match item {
+                Item::Greeting(nonce) => server.greeted = nonce == server.nonce,
+                Item::Frame(frame) => server.hear(&frame, &mut guest)?,
+                Item::Lost => server.greet(&mut guest)?,
+            }
+        }
+    }
+}
+
+struct Server {
+    exports: Vec<Export>,
+    nonce: Nonce,
+    /// Whether what comes belongs to this conversation: an earlier server may have left half a message in the pipe.
+    greeted: bool,
+    answer: Vec<u8>,
+}
+
+impl Server {
+    fn greet(&mut self, guest: &mut UnixStream) -> Result<(), ServerError> {
+        self.greeted = false;
+        rustix::rand::getrandom(&mut self.nonce, rustix::rand::GetRandomFlags::empty())
+            .map_err(std::io::Error::from)?;
+        Ok(guest.write_all(&greeting(&HOST_MARKER, &self.nonce))?)
+    }
+
+    fn hear(&mut self, frame: &Frame, guest: &mut UnixStream) -> Result<(), ServerError> {
+        if !self.greeted {
+            return Ok(());
+        }
+        match frame.kind {
+            Kind::Rpc => {
+                if let Ok(owner) = serde_json::from_slice::<Owner>(&frame.payload) {
+                    self.exports.iter_mut().for_each(|export| export.set_owner(owner));
+                }
+                Ok(())
+            }
+            Kind::Data if self.respond(frame) => Ok(guest.write_all(&self.answer)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the answer to a request. Returns whether there is one.
+    fn respond(&mut self, frame: &Frame) -> bool {
+        const BODY: usize = HEADER_LEN + OUT_HEADER;
+        let export = usize::try_from(frame.stream).ok().and_then(|index| self.exports.get_mut(index));
+        let (Some(export), Ok(parsed)) = (export, wire::parse(&frame.payload)) else { return false };
+        self.answer.clear();
+        self.answer.resize(BODY, 0);
+        let (unique, outcome) = match parsed {
+            Ok(request) => (request.unique, export.answer(&request, &mut self.answer)),
+            Err((unique, error)) => (unique, Err(error)),
+        };
+        let outcome = match outcome {
+            Ok(Answer::Silence) => return false,
+            Ok(Answer::Body) => Ok(self.answer.len() - BODY),
+            Err(error) => Err(told(error)),
+        };
+        if outcome.is_err() {
+            self.answer.truncate(BODY);
+        }
+        let len = self.answer.len() - HEADER_LEN;
+        let head = header(Kind::Data, frame.stream, len);
+        if let Some((frame_head, rest)) = self.answer.split_at_mut_checked(HEADER_LEN) {
+            frame_head.copy_from_slice(&head);
+            wire::seal(rest, unique, outcome);
+        }
+        true
+    }
+}
+
+/// The kernel takes errors from 1 to 511 and drops an answer with any other, as if it had never come.
+fn told(error: Errno) -> Errno {
+    if (1..512).contains(&error.raw_os_error()) { error } else { Errno::IO }
+}
