@@ -39,9 +39,18 @@ impl Daemon {
     /// A daemon whose guests are processes of this host.
     pub(crate) fn start_with_fake() -> Daemon {
         let guest = std::env::current_exe().expect("this program").with_file_name("fake-guest");
+        Daemon::start_with("AEGIS_FAKE_GUEST", &guest.display().to_string())
+    }
+
+    /// A daemon that looks for programs in this directory first.
+    pub(crate) fn start_with_path(dir: &str) -> Daemon {
+        Daemon::start_with("PATH", &format!("{dir}:{}", std::env::var("PATH").unwrap_or_default()))
+    }
+
+    fn start_with(variable: &str, value: &str) -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-b").tempdir_in("/tmp").expect("make a home");
         let daemon = Daemon { home };
-        let up = daemon.command(&["up"]).env("AEGIS_FAKE_GUEST", guest).output().expect("run aegis");
+        let up = daemon.command(&["up"]).env(variable, value).output().expect("run aegis");
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         daemon
     }

@@ -1,6 +1,7 @@
 //! `make bench`: measures, each figure beside its yardstick in the same run, prints a table and writes JSON.
 //!
-//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, copies, images.
+//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, copies, images,
+//! workspace.
 //!
 //! Machines are shared and noisy: look at the ratios. Samples of a figure and of its yardstick alternate, so that
 //! noise hits both.
@@ -18,6 +19,7 @@ mod images;
 mod report;
 mod router;
 mod wake;
+mod workspace;
 
 use std::time::{Duration, Instant};
 
@@ -53,6 +55,9 @@ fn main() {
     }
     if wanted("images") {
         images::measure(&mut report, rounds);
+    }
+    if wanted("workspace") {
+        workspace::measure(&mut report, rounds);
     }
     report.print();
     let path = std::env::var("BENCH_JSON").unwrap_or_else(|_| "bench.json".to_owned());

@@ -22,3 +22,5 @@ mod secrets;
 mod storm;
 mod streams;
 mod terminals;
+mod workspace_tools;
+mod workspaces;

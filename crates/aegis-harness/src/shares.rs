@@ -201,41 +201,42 @@ pub(crate) fn mount_all(shares: &[Share], (uid, gid): (u32, u32)) -> Result<(), 
     if shares.is_empty() {
         return Ok(());
     }
-    let port = crate::machine::open_port(FILES).map_err(failed("open the port for files"))?;
-    let mounts: Result<Vec<_>, _> = shares.iter().map(mount_one).collect();
     let owner = format!(r#"{{"uid":{uid},"gid":{gid}}}"#).into_bytes();
-    start(port, mounts?, owner).map_err(failed("serve files"))
+    let traffic = start(shares.len(), owner).map_err(failed("serve files"))?;
+    for (index, (share, mount)) in (0u32..).zip(shares.iter().zip(&traffic.mounts)) {
+        let failed = failed(format!("mount {}", share.at));
+        // It may be in one that was mounted just now, and then the server makes it.
+        fs::create_dir_all(&share.at).map_err(&failed)?;
+        mount_one(share, mount).map_err(&failed)?;
+        let (traffic, mount) = (Arc::clone(&traffic), mount.try_clone().map_err(&failed)?);
+        spawn("requests", move || traffic.carry(index, &mount)).map_err(&failed)?;
+    }
+    Ok(())
 }
 
-fn mount_one(share: &Share) -> Result<OwnedFd, RpcError> {
-    let failed = failed(format!("mount {}", share.at));
-    fs::create_dir_all(&share.at).map_err(&failed)?;
-    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let device = device.map_err(|error| failed(error.into()))?;
+fn mount_one(share: &Share, device: &OwnedFd) -> io::Result<()> {
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
         device.as_raw_fd()
     );
-    let options = std::ffi::CString::new(options).map_err(|error| failed(error.into()))?;
+    let options = std::ffi::CString::new(options)?;
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
     flags.set(MountFlags::RDONLY, share.read_only);
-    mount("aegis", share.at.as_str(), "fuse.aegis", flags, Some(options.as_c_str()))
-        .map_err(|error| failed(error.into()))?;
-    Ok(device)
+    Ok(mount("aegis", share.at.as_str(), "fuse.aegis", flags, Some(options.as_c_str()))?)
 }
 
-/// Starts the threads, which live as long as the machine.
-fn start(port: OwnedFd, mounts: Vec<OwnedFd>, owner: Vec<u8>) -> io::Result<()> {
-    let port = Arc::new(port);
+/// Opens what it takes, and begins to hand out answers.
+fn start(mounts: usize, owner: Vec<u8>) -> io::Result<Arc<Traffic>> {
+    let port = Arc::new(crate::machine::open_port(FILES)?);
     let outlet = Outlet { pipe: Pipe::new(&port, epoll::EventFlags::OUT)?, open: false };
     let inlet = Pipe::new(&port, epoll::EventFlags::IN)?;
-    let readers: io::Result<Vec<OwnedFd>> = mounts.iter().map(OwnedFd::try_clone).collect();
-    let traffic = Arc::new(Traffic { outlet: Mutex::new(outlet), waiting: Mutex::default(), mounts, owner });
-    for (index, mount) in (0u32..).zip(readers?) {
-        let traffic = Arc::clone(&traffic);
-        spawn("requests", move || traffic.carry(index, &mount))?;
-    }
-    spawn("answers", move || traffic.hear(&inlet))
+    let device = || Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
+    let mounts: io::Result<Vec<OwnedFd>> = (0..mounts).map(|_| device()).collect();
+    let traffic =
+        Arc::new(Traffic { outlet: Mutex::new(outlet), waiting: Mutex::default(), mounts: mounts?, owner });
+    let hearing = Arc::clone(&traffic);
+    spawn("answers", move || hearing.hear(&inlet))?;
+    Ok(traffic)
 }
 
 fn spawn(name: &'static str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {

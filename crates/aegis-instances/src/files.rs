@@ -38,8 +38,8 @@ impl FileServer {
         if spec.mounts.is_empty() {
             return None;
         }
-        let exports = serde_json::to_string(&mounts::exports(&spec.mounts, &context.home)).ok()?;
         let run_dir = context.home.run_dir_path(id);
+        let exports = serde_json::to_string(&mounts::exports(&spec.mounts, &context.home, &run_dir)).ok()?;
         Some(FileServer { program: context.file_server.clone(), exports, run_dir, id: id.to_owned() })
     }
 

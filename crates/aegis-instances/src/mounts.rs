@@ -108,13 +108,14 @@ pub(crate) fn shares(mounts: &[Mount]) -> Vec<Share> {
 }
 
 /// The mounts as the server of their files is told of them, in the same order.
-pub(crate) fn exports(mounts: &[Mount], home: &Home) -> Vec<ExportSpec> {
-    let one = |mount: &&Mount| {
+pub(crate) fn exports(mounts: &[Mount], home: &Home, run_dir: &Path) -> Vec<ExportSpec> {
+    let one = |(index, mount): (usize, &&Mount)| {
         let root = mount.source.path(home);
         let limit = mount.limit.map(|bytes| Limit { bytes, ledger: ledger(&root, home) });
-        ExportSpec { root, read_only: mount.read_only, limit }
+        let journal = run_dir.join(format!("files-{index}.nodes"));
+        ExportSpec { root, read_only: mount.read_only, limit, journal }
     };
-    ordered(mounts).iter().map(one).collect()
+    ordered(mounts).iter().enumerate().map(one).collect()
 }
 
 /// Where the servers of one directory keep count together.

@@ -10,6 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::journal::Journal;
 use crate::ledger::{Ledger, NAME_COST};
 use crate::nodes::{Place, ROOT};
 use crate::tree::{Found, Listed, Tree, is_file, path_of, shown_mode, status_of, with_access};
@@ -28,6 +29,7 @@ pub(crate) struct Export {
     tree: Tree,
     read_only: bool,
     ledger: Option<Ledger>,
+    journal: Journal,
     view: View,
 }
 
@@ -79,13 +81,15 @@ impl Export {
     /// Begins to serve a directory.
     pub(crate) fn open(spec: &ExportSpec) -> Result<Export, ServerError> {
         let failed = |source| ServerError::Export { path: spec.root.clone(), source };
-        let tree = Tree::open(&spec.root).map_err(|error| failed(error.into()))?;
+        let mut tree = Tree::open(&spec.root).map_err(|error| failed(error.into()))?;
+        let journal = Journal::open(&spec.journal, &mut tree.nodes).map_err(failed)?;
         let ledger = spec.limit.as_ref().map(|limit| Ledger::open(&spec.root, limit));
         let device = tree.nodes.key(ROOT).map_or(0, |key| key.device);
         Ok(Export {
             tree,
             read_only: spec.read_only,
             ledger: ledger.transpose().map_err(failed)?,
+            journal,
             view: View { device, owner: Owner::default() },
         })
     }
@@ -97,6 +101,13 @@ impl Export {
 
     /// Answers a request into `reply`.
     pub(crate) fn answer(&mut self, request: &Request<'_>, reply: &mut Vec<u8>) -> Result<Answer, Errno> {
+        let answer = self.find_answer(request, reply);
+        // Without a journal there is just nobody who could go on from it.
+        let _unwritten = self.journal.note(&mut self.tree.nodes);
+        answer
+    }
+
+    fn find_answer(&mut self, request: &Request<'_>, reply: &mut Vec<u8>) -> Result<Answer, Errno> {
         let mut reply = Reply(reply);
         let node = request.node;
         match &request.operation {

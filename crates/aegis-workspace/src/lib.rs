@@ -17,6 +17,7 @@
 
 mod confine;
 mod export;
+mod journal;
 mod ledger;
 pub mod nodes;
 mod serve;
@@ -39,6 +40,8 @@ pub struct ExportSpec {
     pub read_only: bool,
     /// How much may be in it.
     pub limit: Option<Limit>,
+    /// Where the server writes down what the guest knows by number, for another one to go on from; the machine's own.
+    pub journal: PathBuf,
 }
 
 /// A limit on what is in a directory.

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use serde::{Deserialize, Serialize};
 
 /// Number of the root (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;
@@ -13,7 +16,7 @@ const MOST_NAMES: usize = 8;
 const MOST_DEPTH: usize = 4096;
 
 /// What tells one file of the host from all others, those before and after it included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// Device.
     pub device: u64,
@@ -45,6 +48,19 @@ struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
+/// A change of the table, as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A node has been given a number.
+    Known(u64, Key),
+    /// It has a name in a directory.
+    Named(u64, u64, Vec<u8>),
+    /// Nothing has this name in a directory any more.
+    Unnamed(u64, Vec<u8>),
+    /// The kernel has forgotten a node.
+    Forgotten(u64),
+}
+
 /// All nodes of one export.
 #[derive(Debug)]
 pub struct Nodes {
@@ -53,6 +69,7 @@ pub struct Nodes {
     by_place: HashMap<Place, u64>,
     /// Never given twice: a number that the guest makes up, or keeps too long, means nothing.
     next: u64,
+    changes: Vec<Change>,
 }
 
 impl Nodes {
@@ -65,7 +82,54 @@ impl Nodes {
             by_key: HashMap::from([(root, ROOT)]),
             by_place: HashMap::new(),
             next: ROOT + 1,
+            changes: Vec::new(),
         }
+    }
+
+    /// What has changed since the last call.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The changes that make this table out of one with nothing but the root.
+    #[must_use]
+    pub fn all(&self) -> Vec<Change> {
+        let known = self.nodes.iter().filter(|(id, _)| **id != ROOT);
+        let known = known.map(|(id, node)| Change::Known(*id, node.key));
+        let named = self
+            .by_place
+            .iter()
+            .map(|(place, id)| Change::Named(*id, place.parent, place.name.as_bytes().to_vec()));
+        known.chain(named).collect()
+    }
+
+    /// Makes a change that was written down. What makes no sense changes nothing.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Known(id, key) => {
+                let new = id > ROOT && id < u64::MAX && !self.by_key.contains_key(&key);
+                if new && !self.nodes.contains_key(&id) && self.nodes.len() < MOST_NODES {
+                    self.insert(id, key);
+                    self.next = self.next.max(id + 1);
+                }
+            }
+            Change::Named(id, parent, name) => {
+                let place = Place { parent, name: OsString::from_vec(name) };
+                if self.nodes.contains_key(&id) && !self.by_place.contains_key(&place) {
+                    self.name(id, place);
+                }
+            }
+            Change::Unnamed(parent, name) => drop(self.gone(parent, OsStr::from_bytes(&name))),
+            Change::Forgotten(id) => drop(self.forget(id, u64::MAX)),
+        }
+        self.changes.clear();
+    }
+
+    fn insert(&mut self, id: u64, key: Key) {
+        // Whoever is told of it holds it once; after a change of servers it counts as held until it is forgotten.
+        self.nodes.insert(id, Node { key, names: Vec::new(), parents: Vec::new(), held: 0 });
+        self.by_key.insert(key, id);
+        self.changes.push(Change::Known(id, key));
     }
 
     /// What the node is on the host; `None` for a number that means nothing.
@@ -116,8 +180,7 @@ impl Nodes {
             None => {
                 let id = self.next;
                 self.next += 1;
-                self.nodes.insert(id, Node { key, names: Vec::new(), parents: Vec::new(), held: 0 });
-                self.by_key.insert(key, id);
+                self.insert(id, key);
                 id
             }
         };
@@ -137,7 +200,9 @@ impl Nodes {
         if node.names.len() >= MOST_NAMES {
             let oldest = Place { parent: node.parents.remove(0), name: node.names.remove(0) };
             self.by_place.remove(&oldest);
+            self.changes.push(Change::Unnamed(oldest.parent, oldest.name.into_vec()));
         }
+        self.changes.push(Change::Named(id, place.parent, place.name.as_bytes().to_vec()));
         node.names.push(place.name.clone());
         node.parents.push(place.parent);
         self.by_place.insert(place, id);
@@ -147,6 +212,7 @@ impl Nodes {
     pub fn gone(&mut self, parent: u64, name: &OsStr) -> Option<u64> {
         let place = Place { parent, name: name.to_owned() };
         let id = self.by_place.remove(&place)?;
+        self.changes.push(Change::Unnamed(parent, name.as_bytes().to_vec()));
         if let Some(node) = self.nodes.get_mut(&id) {
             let found = node
                 .parents
@@ -190,7 +256,9 @@ impl Nodes {
         }
         for place in self.places(id) {
             self.by_place.remove(&place);
+            self.changes.push(Change::Unnamed(place.parent, place.name.into_vec()));
         }
+        self.changes.push(Change::Forgotten(id));
         if let Some(node) = self.nodes.remove(&id) {
             self.by_key.remove(&node.key);
         }
