@@ -21,7 +21,7 @@ use aegis_guest_protocol::frame::{
 };
 use aegis_guest_protocol::messages::{Share, code};
 use aegis_guest_protocol::rpc::RpcError;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
@@ -30,6 +30,12 @@ use rustix::mount::{MountFlags, mount};
 const FILES: u32 = 3;
 /// Longest message of the kernel: what it writes at once, and headers (`fuse_dev_do_read` wants that much room).
 const MOST_MESSAGE: usize = (256 << 10) + 4096;
+/// A buffer for any message, with its frame's header.
+const WHOLE: usize = HEADER_LEN + MOST_MESSAGE;
+/// Messages longer than this, bytes, keep the buffer that they were read into.
+const LARGE: usize = 16 << 10;
+/// Most buffers that are kept unused.
+const MOST_SPARE: usize = 4;
 /// A thread here has next to nothing on its stack, and all of it is locked in memory.
 const STACK: usize = 64 << 10;
 /// How long what is not yet written may take to be, at the end.
@@ -65,11 +71,21 @@ impl Pipe {
         }
     }
 
+    /// Waits until there is something to read or no host is connected.
+    fn wait_for_input(&self) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&*self.fd, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads what is there; 0 if no host is connected.
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
+            // Asked first, because there is mostly nothing yet.
+            self.wait_for_input()?;
             match rustix::io::read(&*self.fd, &mut *buffer) {
-                Err(Errno::AGAIN) => self.wait()?,
+                Err(Errno::AGAIN) => {}
                 Err(Errno::INTR) => {}
                 other => return Ok(other?),
             }
@@ -89,6 +105,19 @@ impl Pipe {
     }
 }
 
+/// A request as it was sent: the first `len` bytes of a buffer.
+#[derive(Debug)]
+struct Sent {
+    buffer: Vec<u8>,
+    len: usize,
+}
+
+impl Sent {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// The sending side of the port.
 #[derive(Debug)]
 struct Outlet {
@@ -102,7 +131,9 @@ struct Outlet {
 struct Traffic {
     outlet: Mutex<Outlet>,
     /// Requests that are not answered, as sent, by mount and number.
-    waiting: Mutex<BTreeMap<(u32, u64), Vec<u8>>>,
+    waiting: Mutex<BTreeMap<(u32, u64), Arc<Sent>>>,
+    /// Buffers of large requests, to be used again: fresh memory is dear.
+    spare: Mutex<Vec<Vec<u8>>>,
     mounts: Vec<OwnedFd>,
     /// Said to each new server: whom the files belong to here.
     owner: Vec<u8>,
@@ -121,7 +152,7 @@ fn head(message: &[u8]) -> Option<(u32, u64)> {
 impl Traffic {
     /// Carries one mount's requests until it is no more.
     fn carry(&self, index: u32, mount: &OwnedFd) -> io::Result<()> {
-        let mut buffer = vec![0; HEADER_LEN + MOST_MESSAGE];
+        let mut buffer = vec![0; WHOLE];
         loop {
             let room = buffer.get_mut(HEADER_LEN..).unwrap_or_default();
             let count = match rustix::io::read(mount, room) {
@@ -130,17 +161,44 @@ impl Traffic {
                 Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let (frame_head, rest) = buffer.split_at_mut(HEADER_LEN);
-            frame_head.copy_from_slice(&header(Kind::Data, index, count));
-            let Some((opcode, unique)) = rest.get(..count).and_then(head) else { continue };
-            let frame = buffer.get(..HEADER_LEN + count).unwrap_or_default();
-            if !UNANSWERED.contains(&opcode) {
-                lock(&self.waiting).insert((index, unique), frame.to_vec());
+            let Some((opcode, unique)) = buffer.get(HEADER_LEN..HEADER_LEN + count).and_then(head) else {
+                continue;
+            };
+            if let Some(place) = buffer.get_mut(..HEADER_LEN) {
+                place.copy_from_slice(&header(Kind::Data, index, count));
             }
-            let outlet = lock(&self.outlet);
-            if outlet.open {
-                outlet.pipe.write_all(frame)?;
+            let len = HEADER_LEN + count;
+            if UNANSWERED.contains(&opcode) {
+                self.send(buffer.get(..len).unwrap_or_default())?;
+                continue;
             }
+            let sent = if len > LARGE {
+                Sent { buffer: std::mem::replace(&mut buffer, self.fresh()), len }
+            } else {
+                Sent { buffer: buffer.get(..len).unwrap_or_default().to_vec(), len }
+            };
+            let sent = Arc::new(sent);
+            // Before it is sent: the answer may be quick.
+            lock(&self.waiting).insert((index, unique), Arc::clone(&sent));
+            self.send(sent.bytes())?;
+        }
+    }
+
+    fn fresh(&self) -> Vec<u8> {
+        lock(&self.spare).pop().unwrap_or_else(|| vec![0; WHOLE])
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let outlet = lock(&self.outlet);
+        if outlet.open { outlet.pipe.write_all(frame) } else { Ok(()) }
+    }
+
+    /// A request is answered; its buffer may serve again.
+    fn settle(&self, key: (u32, u64)) {
+        let sent = lock(&self.waiting).remove(&key).and_then(Arc::into_inner);
+        let mut spare = lock(&self.spare);
+        if let Some(sent) = sent.filter(|sent| sent.buffer.len() == WHOLE && spare.len() < MOST_SPARE) {
+            spare.push(sent.buffer);
         }
     }
 
@@ -174,9 +232,9 @@ impl Traffic {
         opening.extend(header(Kind::Rpc, 0, self.owner.len()));
         opening.extend(&self.owner);
         outlet.pipe.write_all(&opening)?;
-        let waiting: Vec<Vec<u8>> = lock(&self.waiting).values().cloned().collect();
-        for frame in waiting {
-            outlet.pipe.write_all(&frame)?;
+        let waiting: Vec<Arc<Sent>> = lock(&self.waiting).values().cloned().collect();
+        for sent in waiting {
+            outlet.pipe.write_all(sent.bytes())?;
         }
         outlet.open = true;
         Ok(())
@@ -185,7 +243,7 @@ impl Traffic {
     fn deliver(&self, frame: &Frame) {
         let mount = usize::try_from(frame.stream).ok().and_then(|index| self.mounts.get(index));
         if let (Kind::Data, Some(mount), Some((_, unique))) = (frame.kind, mount, head(&frame.payload)) {
-            lock(&self.waiting).remove(&(frame.stream, unique));
+            self.settle((frame.stream, unique));
             // Whoever asked may have been killed meanwhile.
             let _unwanted = rustix::io::write(mount, &frame.payload);
         }
@@ -232,8 +290,13 @@ fn start(mounts: usize, owner: Vec<u8>) -> io::Result<Arc<Traffic>> {
     let inlet = Pipe::new(&port, epoll::EventFlags::IN)?;
     let device = || Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
     let mounts: io::Result<Vec<OwnedFd>> = (0..mounts).map(|_| device()).collect();
-    let traffic =
-        Arc::new(Traffic { outlet: Mutex::new(outlet), waiting: Mutex::default(), mounts: mounts?, owner });
+    let traffic = Arc::new(Traffic {
+        outlet: Mutex::new(outlet),
+        waiting: Mutex::default(),
+        spare: Mutex::default(),
+        mounts: mounts?,
+        owner,
+    });
     let hearing = Arc::clone(&traffic);
     spawn("answers", move || hearing.hear(&inlet))?;
     Ok(traffic)
