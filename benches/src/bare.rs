@@ -94,7 +94,8 @@ impl Bare {
             "-accel",
             "tcg,thread=multi",
             "-cpu",
-            "max",
+            // As the machines under test have it.
+            "max,erms=off,fsrm=off",
             "-smp",
             "1",
             "-m",

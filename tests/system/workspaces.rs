@@ -221,7 +221,7 @@ fn what_one_instance_writes_the_others_and_the_host_see_within_a_second() {
         eventually("a sees what the host wrote", Duration::from_secs(10), seen);
     }
     assert!(begun.elapsed() > Duration::ZERO);
-    // What they are told holds for half a second in the guest: one look after a whole one is enough.
+    // What they are told holds for less than a second in the guest: one look after a whole one is enough.
     assert_eq!(sh(&daemon, "b", "cat shared >/dev/null; sleep 1"), "");
     assert_eq!(sh(&daemon, "a", "echo last > shared"), "");
     assert_eq!(sh(&daemon, "b", "sleep 1; cat shared"), "last\n");

@@ -46,6 +46,17 @@ const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 /// Operations that are not answered (`FUSE_FORGET`, `FUSE_BATCH_FORGET`).
 const UNANSWERED: [u32; 2] = [2, 42];
 
+/// The operation that no server knows (`FUSE_IOCTL`).
+const IOCTL: u32 = 39;
+
+/// An answer without a body (`fuse_out_header`).
+fn refusal(unique: u64, error: Errno) -> Vec<u8> {
+    let mut answer = 16u32.to_ne_bytes().to_vec();
+    answer.extend((-error.raw_os_error()).to_ne_bytes());
+    answer.extend(unique.to_ne_bytes());
+    answer
+}
+
 /// A port whose users may wait for it. A hang-up is no end: another server may come.
 #[derive(Debug)]
 struct Pipe {
@@ -166,6 +177,11 @@ impl Traffic {
             };
             if let Some(place) = buffer.get_mut(..HEADER_LEN) {
                 place.copy_from_slice(&header(Kind::Data, index, count));
+            }
+            if opcode == IOCTL {
+                // Programs ask whether a file is a terminal. Whoever asked may have been killed meanwhile.
+                let _unwanted = rustix::io::write(mount, &refusal(unique, Errno::NOTTY));
+                continue;
             }
             let len = HEADER_LEN + count;
             if UNANSWERED.contains(&opcode) {

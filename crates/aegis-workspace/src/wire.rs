@@ -414,7 +414,7 @@ pub struct Owner {
 }
 
 /// For how long the guest's kernel may believe an answer, nanoseconds: what others change is seen within it.
-pub const VALID_NS: u32 = 500_000_000;
+pub const VALID_NS: u32 = 800_000_000;
 /// Preferred size of reads and writes, bytes.
 const BLOCK: u32 = 4096;
 

@@ -18,11 +18,13 @@ pub(crate) const FILES_FD: i32 = 14;
 /// Most memory that emulation may use for translated code, MiB. Unbounded it grows to a share of the host's.
 const TRANSLATION_CACHE_MIB: u32 = 128;
 
-fn accelerator(accelerator: Accelerator) -> (String, &'static str) {
+fn accelerator(accelerator: Accelerator, guest: Architecture) -> (String, &'static str) {
     match accelerator {
         Accelerator::Kvm => ("kvm".to_owned(), "host"),
         Accelerator::Hvf => ("hvf".to_owned(), "host"),
-        Accelerator::Tcg => (format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"), "max"),
+        Accelerator::Tcg => {
+            (format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"), guest.emulated_cpu())
+        }
     }
 }
 
@@ -62,7 +64,7 @@ fn socket(id: &str, fd: i32) -> String {
 
 /// All arguments for a machine.
 pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerator) -> Vec<OsString> {
-    let (accel, cpu) = accelerator(with);
+    let (accel, cpu) = accelerator(with, guest);
     let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory_mib);
     let kernel: OsString = spec.kernel.clone().into();
     let initramfs: OsString = spec.initramfs.clone().into();
