@@ -61,9 +61,82 @@ fn a_copy_wakes_what_rests_and_belongs_to_the_commands_user() {
     assert_eq!(daemon.state("box"), "running");
     let owner = daemon.ok(&["exec", "box", "--user", "root", "--", "stat", "-c", "%u:%g", "/srv/file"]);
     assert_eq!(owner, "1000:1001\n");
+}
+
+#[test]
+fn a_copy_boots_a_stopped_instance_without_running_its_command() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(dir.path().join("in"), "of the host").unwrap();
+    let command = "echo ran >> /srv/ran; sleep 1000";
+    let settings =
+        ["instance", "start", "--name", "box", "--memory", "160", "--workspace", "w", "--user", "1000:1000"];
+    let id = daemon.ok(&[&settings[..], &["--", "sh", "-c", "sleep 1000"]].concat());
+    assert!(id.contains("box"));
     assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
-    let stopped = daemon.aegis(&["cp", "box:/srv/file", "."]);
-    assert!(stopped.code == 1 && stopped.err().contains("stopped"), "{}", stopped.err());
+    let boots = daemon.ok(&["logs", "box"]);
+    for target in ["box:/srv/in", "box:/workspace/in", "box:relative"] {
+        assert_eq!(daemon.ok(&["cp", &at("in"), target]), "");
+    }
+    assert_eq!(daemon.ok(&["cp", "box:/srv/in", &at("out")]), "");
+    assert_eq!(std::fs::read_to_string(dir.path().join("out")).unwrap(), "of the host");
+    assert_eq!(
+        std::fs::read_to_string(daemon.root().join("data/workspaces/w/relative")).unwrap(),
+        "of the host"
+    );
+    // Nothing of that is a run of the instance, and no machine is left.
+    assert_eq!(daemon.state("box"), "stopped");
+    assert_eq!(daemon.ok(&["logs", "box"]), boots);
+    aegis_tests::eventually("no machine is left", std::time::Duration::from_secs(20), || {
+        daemon.machines().is_empty()
+    });
+    assert_ne!(daemon.ok(&["instance", "start", "--name", "box"]), "");
+    let owner = daemon.ok(&[
+        "exec",
+        "box",
+        "--user",
+        "root",
+        "--",
+        "stat",
+        "-c",
+        "%u %n",
+        "/srv/in",
+        "/workspace/in",
+    ]);
+    assert_eq!(owner, "1000 /srv/in\n1000 /workspace/in\n");
+    // One whose command does work when it runs.
+    let _twice = daemon.instance("twice", &["sh", "-c", command]);
+    let ran = || daemon.aegis(&["exec", "twice", "--", "test", "-s", "/srv/ran"]).code == 0;
+    aegis_tests::eventually("the command has run", std::time::Duration::from_secs(20), ran);
+    assert_eq!(daemon.aegis(&["instance", "stop", "twice"]).code, 0);
+    assert_eq!(daemon.ok(&["cp", "twice:/srv/ran", &at("ran")]), "");
+    assert_eq!(std::fs::read_to_string(dir.path().join("ran")).unwrap(), "ran\n");
+    // Disabled is off.
+    assert_eq!(daemon.aegis(&["instance", "disable", "twice"]).code, 0);
+    let disabled = daemon.aegis(&["cp", "twice:/srv/ran", &at("ran")]);
+    assert!(disabled.code == 1 && disabled.err().contains("disabled"), "{}", disabled.err());
+}
+
+#[test]
+fn a_start_waits_for_a_copy_and_a_removal_does_not() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let big = dir.path().join("big");
+    std::fs::File::create(&big).unwrap().set_len(400 << 20).unwrap();
+    let _box = daemon.instance("box", &["sleep", "1000"]);
+    assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
+    let copy = || daemon.spawn(&["cp", big.to_str().unwrap(), "box:/srv/big"]);
+    let within = std::time::Duration::from_secs(30);
+    let copying = copy();
+    aegis_tests::eventually("the copy's machine is there", within, || !daemon.machines().is_empty());
+    assert_ne!(daemon.ok(&["instance", "start", "--name", "box"]), "");
+    assert_eq!(aegis_tests::wait(copying, None).code, 0);
+    assert_eq!(daemon.ok(&["exec", "box", "--", "stat", "-c", "%s", "/srv/big"]), "419430400\n");
+    assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
+    let copying = copy();
+    aegis_tests::eventually("the copy's machine is there", within, || !daemon.machines().is_empty());
+    assert_eq!(daemon.aegis(&["instance", "delete", "box"]).code, 0);
+    assert!(daemon.machines().is_empty());
+    assert_ne!(aegis_tests::wait(copying, None).code, 0);
 }
 
 #[test]

@@ -353,6 +353,9 @@ pub struct ExecRequest {
     pub stdin: bool,
     /// Keep its output out of the instance's log.
     pub unlogged: bool,
+    /// If the instance is stopped and not disabled, execute it in a machine with the instance's file systems that does
+    /// not run its command, and ends with this process.
+    pub at_rest: bool,
 }
 
 /// Body of `POST /v1/instances/{id}/signal`.

@@ -35,7 +35,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Execute a command in an instance, resuming it if it is paused
     Exec(Exec),
-    /// Copy files and trees between this host and an instance, resuming it if it is paused
+    /// Copy files and trees between this host and an instance, whether it runs, is paused or stopped
     Cp(Copy),
     /// Show an instance's log
     Logs(Logs),

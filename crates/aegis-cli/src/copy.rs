@@ -64,7 +64,14 @@ pub async fn copy(context: &Context, arguments: &Copy) -> Result<i32, Failure> {
 
 fn request(command: &[&str], stdin: bool) -> ExecRequest {
     let command = std::iter::once(&TOOL).chain(command).map(|word| (*word).to_owned()).collect();
-    ExecRequest { command, user: Some("root".to_owned()), stdin, unlogged: true, ..ExecRequest::default() }
+    ExecRequest {
+        command,
+        user: Some("root".to_owned()),
+        stdin,
+        unlogged: true,
+        at_rest: true,
+        ..ExecRequest::default()
+    }
 }
 
 /// A path in the guest, where an empty one is the working directory.

@@ -26,6 +26,7 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
         tty: tty.then(terminal::size),
         stdin: interactive,
         unlogged: false,
+        at_rest: false,
     };
     let mut interrupts = Interrupts::listen()?;
     let opened = context.client().exec(&arguments.instance, &request).await;

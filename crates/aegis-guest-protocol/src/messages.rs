@@ -128,6 +128,9 @@ pub struct Run {
     /// Directories of the host that it sees; the first one is stream 0 of the port for files. Since version 3.
     #[serde(default)]
     pub shares: Vec<Share>,
+    /// Whom they belong to in the guest; the workload's user unless somebody else is named.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// The workload.
     pub process: Process,
 }

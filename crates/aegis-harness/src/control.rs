@@ -325,7 +325,7 @@ impl Shared {
         if run.shares.is_empty() {
             return Ok(());
         }
-        let user = processes::user(&run.process.user)?;
+        let user = processes::user(run.owner.as_ref().unwrap_or(&run.process.user))?;
         self.platform.mount_shares(&run.shares, (user.identity.uid, user.identity.gid))
     }
 

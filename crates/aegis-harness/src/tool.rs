@@ -1,5 +1,5 @@
-//! The harness as a tool in its own guest, executed as `/proc/1/exe`: the guest's end of `aegis cp`, whatever programs the
-//! guest's image has.
+//! The harness as a tool in its own guest, executed as `/proc/1/exe`, whatever programs the guest's image has: the guest's
+//! end of `aegis cp`, and what stands in for the command where that is not to run.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -18,10 +18,14 @@ fn say(text: &str) {
     let _mute = writeln!(io::stderr(), "{text}");
 }
 
-/// Does what the arguments say: `pack PATH`, or `unpack DESTINATION NAME USER` with an empty name for none.
+/// Does what the arguments say: `hold`, `pack PATH`, or `unpack DESTINATION NAME USER` with an empty name for none.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let words: Vec<Option<&str>> = arguments.iter().map(|word| word.to_str()).collect();
     let done = match words.as_slice() {
+        [Some("hold")] => loop {
+            // Until a signal ends it.
+            std::thread::park();
+        },
         [Some("pack"), Some(path)] => pack(path),
         [Some("unpack"), Some(destination), Some(name), Some(user)] => unpack(destination, name, user),
         _ => Err("aegis-harness runs as PID 1 of a guest, or as the guest's end of aegis cp".to_owned()),

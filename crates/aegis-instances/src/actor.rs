@@ -30,6 +30,7 @@ use crate::restart::{Attempts, Ended, RestartPolicy};
 use crate::secret::SecretValues;
 use crate::session::News;
 use crate::teardown;
+use crate::upkeep::DiskUse;
 use crate::usage::Usage;
 use crate::view::View;
 
@@ -68,6 +69,7 @@ pub(crate) struct InstanceRef {
     pub(crate) secrets: Arc<dyn SecretValues>,
     /// The machine's surroundings while there is one.
     pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
+    pub(crate) disk: DiskUse,
 }
 
 /// The owner of one instance.
@@ -87,6 +89,7 @@ pub(crate) struct Actor {
     view: watch::Sender<Arc<View>>,
     output: Arc<Output>,
     timer: Option<JoinHandle<()>>,
+    disk: DiskUse,
 }
 
 impl Actor {
@@ -118,6 +121,7 @@ impl Actor {
             view,
             output: Arc::new(output),
             timer: None,
+            disk: DiskUse::default(),
             context,
         };
         let reference = InstanceRef {
@@ -128,6 +132,7 @@ impl Actor {
             measures: actor.context.measures.clone(),
             secrets: Arc::clone(&actor.context.secrets),
             live: actor.live.subscribe(),
+            disk: actor.disk.clone(),
         };
         (actor, reference)
     }
@@ -141,6 +146,9 @@ impl Actor {
             server.adopt(&live, &machine);
         }
         live.set_machine(machine);
+        if let Some(in_use) = self.disk.try_begin() {
+            live.hold_disk(in_use);
+        }
         if let Err(error) = self.output.resume(self.record.life.boot()) {
             tracing::warn!(id = self.record.id, %error, "log not opened");
         }
@@ -447,6 +455,7 @@ impl Actor {
             hostname: self.record.handle.clone().unwrap_or_else(|| self.record.id.clone()),
             spec: Arc::clone(&self.record.spec),
             live,
+            disk: self.disk.clone(),
         };
         let context = Arc::clone(&self.context);
         // Never aborted: it may just be making a machine. Ends early when cancelled; the teardown waits for it.
@@ -503,6 +512,7 @@ impl Actor {
         }
         self.context.forget(&self.record.id, self.record.handle.as_deref());
         self.output.close();
+        self.disk.end().await;
         let (home, id) = (self.context.home.clone(), self.record.id.clone());
         let removal = tokio::task::spawn_blocking(move || {
             let disk = match std::fs::remove_file(home.disk(&id)) {

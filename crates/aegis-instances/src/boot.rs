@@ -17,6 +17,7 @@ use crate::mounts;
 use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
 use crate::spec::{InstanceSpec, check_process};
+use crate::upkeep::DiskUse;
 
 /// Lines of the console that explain a failed boot.
 pub(crate) const CONSOLE_LINES: usize = 20;
@@ -32,6 +33,7 @@ pub(crate) struct Order {
     pub(crate) hostname: String,
     pub(crate) spec: Arc<InstanceSpec>,
     pub(crate) live: Arc<Live>,
+    pub(crate) disk: DiskUse,
 }
 
 /// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
@@ -81,40 +83,52 @@ fn available_memory_mib() -> Option<u64> {
 }
 
 async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machine>, StopReason> {
-    let needed = HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(order.spec.memory_mib.into());
-    if let Some(available) = available_memory_mib().filter(|available| *available < needed) {
-        let text = format!("the host has {available} MiB of memory left; a boot needs {needed}");
-        return Err(StopReason::new("insufficient_memory", text));
-    }
-    files::check(context, &order.spec)?;
-    make_disk(context, order).await?;
-    let home = &context.home;
-    let missing = |error| failed("the host is not ready", &error);
-    let spec = MachineSpec {
-        name: order.id.clone(),
-        run_dir: home
-            .run_dir(&order.id)
-            .map_err(|error| failed("cannot make the run-time directory", &error))?,
-        console_log: home.console(&order.id),
-        kernel: home.kernel().map_err(missing)?,
-        initramfs: home.initramfs().map_err(missing)?,
-        root_disk: root_disk(context, &order.spec)?,
-        data_disk: home.disk(&order.id),
-        memory_mib: order.spec.memory_mib,
-        vcpus: order.spec.vcpus,
-        files: !order.spec.mounts.is_empty(),
+    // Somebody may be copying files of the stopped instance.
+    let in_use = tokio::select! {
+        in_use = order.disk.begin() => in_use,
+        () = order.live.cancelled() => return Err(StopReason::stopped()),
     };
-    // The console begins anew with each boot.
-    let _absent = std::fs::remove_file(&spec.console_log);
-    let machine =
-        context.vmm.start(&spec).await.map_err(|error| failed("the machine did not start", &error))?;
+    order.live.hold_disk(in_use);
+    let machine = make_machine(context, &order.id, &order.spec).await?;
     order.live.set_machine(Arc::clone(&machine));
     // Stored before anything depends on it: a daemon that dies now finds the machine again.
     order.live.tell_and_wait(|done| Message::MachineUp(order.live.boot, done)).await;
     if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
-        server.start(&order.live, &machine).await?;
+        order.live.keep_files(server.start(&machine).await?);
     }
     Ok(machine)
+}
+
+/// Makes the machine of an instance, and its disk if it has none yet.
+pub(crate) async fn make_machine(
+    context: &Context,
+    id: &str,
+    of: &InstanceSpec,
+) -> Result<Arc<dyn Machine>, StopReason> {
+    let needed = HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(of.memory_mib.into());
+    if let Some(available) = available_memory_mib().filter(|available| *available < needed) {
+        let text = format!("the host has {available} MiB of memory left; a boot needs {needed}");
+        return Err(StopReason::new("insufficient_memory", text));
+    }
+    files::check(context, of)?;
+    make_disk(context, id, of).await?;
+    let home = &context.home;
+    let missing = |error| failed("the host is not ready", &error);
+    let spec = MachineSpec {
+        name: id.to_owned(),
+        run_dir: home.run_dir(id).map_err(|error| failed("cannot make the run-time directory", &error))?,
+        console_log: home.console(id),
+        kernel: home.kernel().map_err(missing)?,
+        initramfs: home.initramfs().map_err(missing)?,
+        root_disk: root_disk(context, of)?,
+        data_disk: home.disk(id),
+        memory_mib: of.memory_mib,
+        vcpus: of.vcpus,
+        files: !of.mounts.is_empty(),
+    };
+    // The console begins anew with each boot.
+    let _absent = std::fs::remove_file(&spec.console_log);
+    context.vmm.start(&spec).await.map_err(|error| failed("the machine did not start", &error))
 }
 
 fn root_disk(context: &Context, spec: &InstanceSpec) -> Result<Vec<PathBuf>, StopReason> {
@@ -129,8 +143,8 @@ fn root_disk(context: &Context, spec: &InstanceSpec) -> Result<Vec<PathBuf>, Sto
     }
 }
 
-async fn make_disk(context: &Context, order: &Order) -> Result<(), StopReason> {
-    let (path, size) = (context.home.disk(&order.id), order.spec.disk_mib << 20);
+async fn make_disk(context: &Context, id: &str, of: &InstanceSpec) -> Result<(), StopReason> {
+    let (path, size) = (context.home.disk(id), of.disk_mib << 20);
     if path.exists() {
         return Ok(());
     }
@@ -153,7 +167,12 @@ async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Res
     let process = order.spec.process(&secrets);
     let checked = check_process(&process.command, &process.env, &process.workdir);
     checked.map_err(|error| failed("the command cannot be executed", &error))?;
-    let run = Run { hostname: order.hostname.clone(), shares: mounts::shares(&order.spec.mounts), process };
+    let run = Run {
+        hostname: order.hostname.clone(),
+        shares: mounts::shares(&order.spec.mounts),
+        owner: None,
+        process,
+    };
     match session.link().call(&run).await {
         Ok(_started) => Ok(()),
         Err(LinkError::Guest(error)) => Err(StopReason::new(refusal(error.code), error.message)),

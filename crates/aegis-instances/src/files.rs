@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use aegis_vmm::{Endpoint, Machine, Process, ProcessId};
 
 use crate::live::{LAST_BREATH, Live};
@@ -44,13 +46,13 @@ impl FileServer {
     }
 
     /// Starts the server of a machine that has just been made, and looks after it until the machine has ended.
-    pub(crate) async fn start(self, live: &Arc<Live>, machine: &Arc<dyn Machine>) -> Result<(), StopReason> {
+    /// Returns the task that does.
+    pub(crate) async fn start(self, machine: &Arc<dyn Machine>) -> Result<JoinHandle<()>, StopReason> {
         let failed = |error: io::Error| {
             StopReason::new("boot_failed", format!("the workspace cannot be served: {error}"))
         };
         let process = self.spawn(&**machine).await.map_err(failed)?;
-        live.keep_files(tokio::spawn(self.look_after(Some(process), Arc::clone(machine))));
-        Ok(())
+        Ok(tokio::spawn(self.look_after(Some(process), Arc::clone(machine))))
     }
 
     /// Takes over the server of a machine that an earlier daemon started.

@@ -34,6 +34,7 @@ pub mod secret;
 pub mod session;
 pub mod spec;
 mod teardown;
+pub mod upkeep;
 pub mod usage;
 pub mod view;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use aegis_guest_link::{Events, GuestLink, Resume};
 use aegis_guest_protocol::messages::Freeze;
 use aegis_vmm::Machine;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,8 @@ pub(crate) struct Live {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Looks after the server of its files, and ends with the machine.
     files: Mutex<Option<JoinHandle<()>>>,
+    /// Held as long as there may be a machine.
+    disk: Mutex<Option<OwnedMutexGuard<()>>>,
     /// Whether the session with an earlier daemon's guest is being opened.
     adopting: AtomicBool,
 }
@@ -64,6 +66,7 @@ impl Live {
             guest_over: CancellationToken::new(),
             tasks: Mutex::default(),
             files: Mutex::default(),
+            disk: Mutex::default(),
             adopting: AtomicBool::new(false),
         })
     }
@@ -158,6 +161,15 @@ impl Live {
 
     pub(crate) fn keep_files(&self, task: JoinHandle<()>) {
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    pub(crate) fn hold_disk(&self, in_use: OwnedMutexGuard<()>) {
+        *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = Some(in_use);
+    }
+
+    /// The machine is gone: others may use its disk.
+    pub(crate) fn release_disk(&self) {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Waits until the server of its files is gone; its machine is already.

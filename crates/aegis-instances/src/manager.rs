@@ -10,6 +10,8 @@ use aegis_store::logs::{LogLimits, LogReader};
 use aegis_store::registry::{InstanceRow, Registry};
 use aegis_vmm::{Resources, Vmm};
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::actor::{Actor, InstanceRef, Message};
 use crate::error::InstanceError;
@@ -24,6 +26,7 @@ use crate::root::RootDisks;
 use crate::secret::SecretValues;
 use crate::session::{ExecHandle, Session};
 use crate::spec::{InstanceSpec, check_process};
+use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
 use crate::view::{View, word};
 use crate::{now_ms, recovery};
@@ -85,6 +88,10 @@ pub(crate) struct Context {
     pub(crate) secrets: Arc<dyn SecretValues>,
     pub(crate) file_server: PathBuf,
     pub(crate) measures: Measures,
+    /// Machines of stopped instances.
+    pub(crate) upkeep: TaskTracker,
+    /// None of them is wanted any more.
+    pub(crate) upkeep_over: CancellationToken,
     table: RwLock<Table>,
 }
 
@@ -160,6 +167,8 @@ impl Instances {
             roots,
             secrets,
             file_server,
+            upkeep: TaskTracker::new(),
+            upkeep_over: CancellationToken::new(),
             measures: Measures::default(),
             table,
         });
@@ -420,6 +429,16 @@ impl InstanceHandle {
         self.reference.live.borrow().as_ref().and_then(|live| live.machine())?.resources()
     }
 
+    /// Who uses its disk.
+    pub(crate) fn disk(&self) -> &DiskUse {
+        &self.reference.disk
+    }
+
+    /// The values of its secrets.
+    pub(crate) fn secrets(&self, spec: &InstanceSpec) -> Result<BTreeMap<String, String>, InstanceError> {
+        self.reference.secrets.values(&spec.secrets).map_err(InstanceError::Secret)
+    }
+
     /// Who uses it.
     #[must_use]
     pub fn usage(&self) -> &Arc<Usage> {
@@ -517,7 +536,7 @@ impl InstanceHandle {
     /// If it is stopped, does not get ready in time, or the guest refuses.
     pub async fn exec(&self, exec: &ExecSpec) -> Result<(ExecHandle, Arc<Session>), InstanceError> {
         let spec = Arc::clone(&self.view().spec);
-        let secrets = self.reference.secrets.values(&spec.secrets).map_err(InstanceError::Secret)?;
+        let secrets = self.secrets(&spec)?;
         let process = exec.process(&spec, &secrets);
         check_process(&process.command, &process.env, &process.workdir)?;
         let stay = self.usage().enter(User::Exec);

@@ -179,6 +179,26 @@ impl Session {
         }
     }
 
+    fn exec_exited(&self, exec_id: u64, status: ExitStatus) {
+        let waiting = self.execs().remove(&exec_id);
+        // One of an earlier session has nobody waiting.
+        let _gone = waiting.map(|waiting| waiting.send(status));
+    }
+
+    /// Hears of execs alone, until the session is over: of a guest that has no command and no actor.
+    pub(crate) async fn attend(&self, mut events: Events) {
+        while let Some(EventNote { seq, event }) = events.recv().await {
+            match event {
+                GuestEvent::ExecExited { exec_id, status } => self.exec_exited(exec_id, status),
+                GuestEvent::Goodbye { .. } => drop(self.goodbye.send_replace(true)),
+                _ => {}
+            }
+            // A session that is over needs no acknowledgement.
+            let _over = self.link.acknowledge(seq).await;
+        }
+        self.execs().clear();
+    }
+
     async fn hear(&self, mut events: Events, tell: &Teller) {
         while let Some(EventNote { seq, event }) = events.recv().await {
             match event {
@@ -196,11 +216,7 @@ impl Session {
                         return;
                     }
                 }
-                GuestEvent::ExecExited { exec_id, status } => {
-                    let waiting = self.execs().remove(&exec_id);
-                    // One of an earlier session has nobody waiting.
-                    let _gone = waiting.map(|waiting| waiting.send(status));
-                }
+                GuestEvent::ExecExited { exec_id, status } => self.exec_exited(exec_id, status),
                 GuestEvent::Activity { .. } => tell.tell(News::Active).await,
                 GuestEvent::KeepAlive { ttl_ms, reason } => {
                     tell.tell(News::Lease(Some(Lease::of_guest(ttl_ms, &reason)))).await;

@@ -9,6 +9,7 @@ use aegis_vmm::Machine;
 use crate::lifecycle::Manner;
 use crate::live::Live;
 use crate::manager::Context;
+use crate::session::Session;
 
 /// How long a command may take to end after SIGTERM.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
@@ -37,6 +38,7 @@ pub(crate) async fn tear_down(context: &Context, id: &str, live: &Arc<Live>, man
     if let Err(error) = context.home.remove_run_dir(id) {
         tracing::warn!(id, %error, "run-time directory not removed");
     }
+    live.release_disk();
 }
 
 async fn shut_down(machine: &Arc<dyn Machine>, live: &Arc<Live>) {
@@ -45,12 +47,16 @@ async fn shut_down(machine: &Arc<dyn Machine>, live: &Arc<Live>) {
         return;
     }
     let Some(session) = live.last_session().await else { return };
-    let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+    farewell(&session, GRACE).await;
+}
+
+/// Ends a guest in good order. One that cannot say goodbye will have its plug pulled.
+pub(crate) async fn farewell(session: &Session, grace: Duration) {
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let farewell = async {
         if session.link().call(&Shutdown { grace_ms }).await.is_ok() {
             session.goodbye().await;
         }
     };
-    // A guest that cannot say goodbye has its plug pulled.
-    let _late = tokio::time::timeout(GRACE + GUEST_OVERHEAD, farewell).await;
+    let _late = tokio::time::timeout(grace + GUEST_OVERHEAD, farewell).await;
 }

@@ -13,11 +13,9 @@ use rustix::io::Errno;
 use crate::journal::Journal;
 use crate::ledger::{Ledger, NAME_COST};
 use crate::nodes::{Place, ROOT};
+use crate::reply::{Attributes, Owner, Reply, Statistics, entry_len};
 use crate::tree::{Found, Listed, Tree, is_file, path_of, shown_mode, status_of, with_access};
-use crate::wire::{
-    Attributes, Change, Features, NewAttributes, Operation, Owner, Reply, Request, Statistics, check_name,
-    entry_len,
-};
+use crate::wire::{Change, Features, NewAttributes, Operation, Request, check_name};
 use crate::{ExportSpec, ServerError};
 
 /// Permissions that making and removing names in a directory takes.

@@ -3,7 +3,7 @@
 //! ```text
 //!   guest: programs ─► kernel's FUSE ─► harness ──┐ aegis.files, frames of aegis-guest-protocol
 //!                                                 ▼
-//!   host:  serve ─► wire (what is asked) ─► export (answers) ─► tree (descriptors) ─► nodes (names)
+//!   host:  serve ─► wire (what is asked) ─► export, reply (answers) ─► tree (descriptors) ─► nodes (names)
 //!                                                        └────► ledger (limit on size)
 //! ```
 //!
@@ -20,6 +20,7 @@ mod export;
 mod journal;
 mod ledger;
 pub mod nodes;
+pub mod reply;
 mod serve;
 mod tree;
 pub mod wire;

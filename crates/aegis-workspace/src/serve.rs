@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use crate::confine::confine;
 use crate::export::{Answer, Export};
-use crate::wire::{self, OUT_HEADER, Owner};
+use crate::reply::{self, OUT_HEADER, Owner};
+use crate::wire;
 use crate::{ExportSpec, ServerError};
 
 /// How much is read at a time, bytes.
@@ -105,7 +106,7 @@ impl Server {
         let head = header(Kind::Data, frame.stream, len);
         if let Some((frame_head, rest)) = self.answer.split_at_mut_checked(HEADER_LEN) {
             frame_head.copy_from_slice(&head);
-            wire::seal(rest, unique, outcome);
+            reply::seal(rest, unique, outcome);
         }
         true
     }

@@ -239,6 +239,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     if let Some(names) = names {
         names.shut_down().await;
     }
+    instances.end_upkeep().await;
     streams.close();
     // Clients that do not take their last frames are left behind.
     let _late = tokio::time::timeout(FAREWELL, streams.wait()).await;

@@ -13,6 +13,7 @@ use aegis_instances::lifecycle::Request as Ask;
 use aegis_instances::manager::InstanceHandle;
 use aegis_instances::output::{Attachment, ClientCount, Ending, Output, Piece};
 use aegis_instances::session::{ExecHandle, Session};
+use aegis_instances::upkeep::Upkeep;
 use aegis_instances::usage::{Stay, User};
 use aegis_store::logs::LogStream;
 use axum::body::Body;
@@ -102,14 +103,21 @@ pub(super) async fn exec(
     let wanted: ExecRequest = parse(&body.to_bytes())?;
     let timeout = wanted.timeout_ms.map(Duration::from_millis);
     let logged = wanted.tty.is_none() && !wanted.unlogged;
+    let at_rest = wanted.at_rest;
     let spec = exec_spec(wanted);
-    let (process, session) = instance.exec(&spec).await?;
+    let (process, session, upkeep) = if at_rest {
+        app.instances.exec_at_rest(&instance, &spec).await?
+    } else {
+        let (process, session) = instance.exec(&spec).await?;
+        (process, session, None)
+    };
     let running = Running {
         name: format!("exec-{}", process.exec_id),
         process,
         session,
         output: logged.then(|| Arc::clone(instance.output())),
         timeout,
+        _upkeep: upkeep,
     };
     if upgraded {
         let request = Request::from_parts(parts, Body::empty());
@@ -128,6 +136,8 @@ struct Running {
     /// Where its output is logged.
     output: Option<Arc<Output>>,
     timeout: Option<Duration>,
+    /// The machine, if it lives for this process alone.
+    _upkeep: Option<Upkeep>,
 }
 
 /// What a process did next.
