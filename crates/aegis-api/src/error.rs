@@ -60,6 +60,10 @@ pub enum ErrorCode {
     RegistryFailed,
     /// No such secret, or it cannot be read.
     SecretNotFound,
+    /// No such kit.
+    KitNotFound,
+    /// The kit is broken, or failed in the guest.
+    KitInvalid,
     /// No such workspace, or no such directory on this host.
     WorkspaceNotFound,
     /// There is a workspace of this name already.
@@ -84,6 +88,7 @@ impl ErrorCode {
             ErrorCode::NotFound
             | ErrorCode::ImageNotFound
             | ErrorCode::SecretNotFound
+            | ErrorCode::KitNotFound
             | ErrorCode::WorkspaceNotFound => 404,
             ErrorCode::RegistryDenied => 403,
             ErrorCode::HandleExists
@@ -101,6 +106,7 @@ impl ErrorCode {
             | ErrorCode::CommandNotExecutable
             | ErrorCode::UserNotFound
             | ErrorCode::ImageInvalid
+            | ErrorCode::KitInvalid
             | ErrorCode::WorkdirNotFound => 422,
             ErrorCode::BootFailed | ErrorCode::GuestFailed | ErrorCode::Internal | ErrorCode::Unknown => 500,
             ErrorCode::InsufficientResources => 507,

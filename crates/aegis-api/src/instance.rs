@@ -156,6 +156,9 @@ pub struct CreateInstance {
     /// deleted with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace: Option<HostDirectory>,
+    /// Kit, which fills in what is absent here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kit: Option<String>,
     /// More directories of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,

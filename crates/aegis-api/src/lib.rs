@@ -9,6 +9,7 @@ pub mod events;
 pub mod handle;
 pub mod image;
 pub mod instance;
+pub mod kit;
 pub mod logs;
 pub mod ports;
 pub mod secret;

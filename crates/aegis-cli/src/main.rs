@@ -1,11 +1,11 @@
 //! `aegis`.
 
 use aegis_cli::arguments::{
-    Arguments, Command, ImageCommand, InstanceCommand, SecretCommand, WorkspaceCommand,
+    Arguments, Command, ImageCommand, InstanceCommand, KitCommand, SecretCommand, WorkspaceCommand,
 };
 use aegis_cli::failure::Failure;
 use aegis_cli::{
-    Context, copy, daemon, events, exec, image, instance, logs, markdown, output, run, secret, stats,
+    Context, copy, daemon, events, exec, image, instance, kit, logs, markdown, output, run, secret, stats,
     workspace,
 };
 use clap::{CommandFactory, Parser};
@@ -73,6 +73,11 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             WorkspaceCommand::Create(name) => workspace::create(context, &name).await,
             WorkspaceCommand::Info(name) => workspace::info(context, &name).await,
             WorkspaceCommand::Remove(names) => workspace::remove(context, &names).await,
+        },
+        Command::Kit { command } => match command {
+            KitCommand::List(format) => kit::list(context, format).await,
+            KitCommand::Info(name) => kit::info(context, &name).await,
+            KitCommand::Validate(arguments) => kit::validate(context, &arguments).await,
         },
         Command::Completions { shell } => {
             let mut script = Vec::new();

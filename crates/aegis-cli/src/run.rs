@@ -51,6 +51,7 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         secrets: settings.secret,
         workspace: settings.workspace.map(|wanted| workspace::directory(wanted, settings.workspace_quota)),
         mounts: settings.mount,
+        kit: settings.kit,
         timeout_ms: settings.timeout,
         max_lifetime_ms: settings.max_lifetime,
         exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),

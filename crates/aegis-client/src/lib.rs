@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
+use aegis_api::kit::{Kit, ValidateKit};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
 use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
@@ -278,6 +279,30 @@ impl Client {
     /// [`ClientError`].
     pub async fn rekey(&mut self) -> Result<RekeyReply, ClientError> {
         self.send(Method::POST, "/v1/secrets/rekey", None::<&()>).await
+    }
+
+    /// All kits.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kits(&mut self) -> Result<Vec<Kit>, ClientError> {
+        self.get("/v1/kits").await
+    }
+
+    /// One kit, with its manifest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn kit(&mut self, name: &str) -> Result<Kit, ClientError> {
+        self.get(&format!("/v1/kits/{}", escape(name))).await
+    }
+
+    /// Checks a manifest at an absolute path.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn validate_kit(&mut self, path: String) -> Result<Kit, ClientError> {
+        self.send(Method::POST, "/v1/kits/validate", Some(&ValidateKit { path })).await
     }
 
     /// All workspaces.

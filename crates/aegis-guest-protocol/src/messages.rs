@@ -120,17 +120,28 @@ pub struct Process {
     pub stdin: bool,
 }
 
-/// Mounts the root and starts the workload: once in a guest's life.
+/// Mounts the root, and lets processes be executed before there is a workload, or without one: once in a guest's life.
+/// Since version 3.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// The guest's host name.
+    pub hostname: String,
+    /// Directories of the host that it sees; the first one is stream 0 of the port for files.
+    #[serde(default)]
+    pub shares: Vec<Share>,
+    /// The user whom they belong to in the guest.
+    pub owner: String,
+}
+
+/// Mounts the root, unless that was done by [`Prepare`], and starts the workload: once in a guest's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// The guest's host name.
     pub hostname: String,
-    /// Directories of the host that it sees; the first one is stream 0 of the port for files. Since version 3.
+    /// Directories of the host that it sees, as belonging to the workload's user; the first one is stream 0 of the port
+    /// for files. Since version 3.
     #[serde(default)]
     pub shares: Vec<Share>,
-    /// Whom they belong to in the guest; the workload's user unless somebody else is named.
-    #[serde(default)]
-    pub owner: Option<String>,
     /// The workload.
     pub process: Process,
 }
@@ -332,6 +343,7 @@ macro_rules! calls {
 
 calls! {
     Hello, "hello" => HelloReply;
+    Prepare, "prepare" => Done;
     Run, "run" => Started;
     Exec, "exec" => Started;
     Connect, "connect" => Done;

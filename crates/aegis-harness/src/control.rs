@@ -9,8 +9,8 @@ use std::time::Duration;
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
     self, ACK, AckNote, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health, HealthReply, Hello,
-    HelloReply, NEWEST_VERSION, OLDEST_VERSION, Resize, Run, Shutdown, Signal, Started, Target, WORKLOAD_ERR,
-    WORKLOAD_IO, code,
+    HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Share, Shutdown, Signal, Started,
+    Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -64,6 +64,8 @@ struct Shared {
     open_session: Cell<Epoch>,
     workload: RefCell<Option<Workload>>,
     root_taken: Cell<bool>,
+    /// Whether the workload was to be started.
+    started: Cell<bool>,
     ending: Cell<bool>,
 }
 
@@ -87,6 +89,7 @@ impl Control {
             open_session: Cell::new(0),
             workload: RefCell::new(None),
             root_taken: Cell::new(false),
+            started: Cell::new(false),
             ending: Cell::new(false),
         });
         let mut children = signal(SignalKind::child())?;
@@ -254,6 +257,11 @@ impl Shared {
 
     fn answer(self: &Rc<Self>, method: &str, params: Value) -> Result<Value, RpcError> {
         match method {
+            Prepare::METHOD => {
+                let Prepare { hostname, shares, owner } = parse(params)?;
+                self.prepare(&hostname, &shares, &owner)?;
+                reply::<Prepare>(&Done {})
+            }
             Run::METHOD => reply::<Run>(&self.run(&parse(params)?)?),
             Exec::METHOD => reply::<Exec>(&self.exec(&parse(params)?)?),
             Signal::METHOD => {
@@ -292,13 +300,12 @@ impl Shared {
     }
 
     fn run(self: &Rc<Self>, run: &Run) -> Result<Started, RpcError> {
-        if self.root_taken.replace(true) {
+        if self.started.replace(true) {
             return Err(RpcError::new(code::WRONG_STATE, "this guest has run its workload"));
         }
-        self.platform.prepare_root(&run.hostname)?;
-        self.mount_shares(run)?;
-        self.listening.begin(self.platform.listens());
-        self.open_own_api();
+        if !self.root_taken.get() {
+            self.prepare(&run.hostname, &run.shares, &run.process.user)?;
+        }
         let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
         let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;
         let err = self.streams.open(WORKLOAD_ERR).ok_or_else(no_stream)?;
@@ -320,13 +327,18 @@ impl Shared {
         Ok(Started { pid })
     }
 
-    /// Files of the host belong to the workload's user here. One who does not exist is an error of the command.
-    fn mount_shares(&self, run: &Run) -> Result<(), RpcError> {
-        if run.shares.is_empty() {
-            return Ok(());
+    fn prepare(self: &Rc<Self>, hostname: &str, shares: &[Share], owner: &str) -> Result<(), RpcError> {
+        if self.root_taken.replace(true) {
+            return Err(RpcError::new(code::WRONG_STATE, "the root is mounted already"));
         }
-        let user = processes::user(run.owner.as_ref().unwrap_or(&run.process.user))?;
-        self.platform.mount_shares(&run.shares, (user.identity.uid, user.identity.gid))
+        self.platform.prepare_root(hostname)?;
+        if !shares.is_empty() {
+            let identity = processes::user(owner)?.identity;
+            self.platform.mount_shares(shares, (identity.uid, identity.gid))?;
+        }
+        self.listening.begin(self.platform.listens());
+        self.open_own_api();
+        Ok(())
     }
 
     /// Lets programs of the guest speak to their own instance. Without it they cannot keep it awake, and nothing else.
@@ -398,8 +410,8 @@ impl Shared {
     }
 
     fn exec(self: &Rc<Self>, exec: &Exec) -> Result<Started, RpcError> {
-        if self.workload.borrow().is_none() || self.ending.get() {
-            return Err(RpcError::new(code::WRONG_STATE, "no workload runs in this guest"));
+        if !self.root_taken.get() || self.ending.get() {
+            return Err(RpcError::new(code::WRONG_STATE, "nothing runs in this guest"));
         }
         let no_stream = || RpcError::new(code::WRONG_STATE, "the stream is taken, or too many are open");
         let io = self.streams.open(exec.io).ok_or_else(no_stream)?;

@@ -1,5 +1,5 @@
-//! The harness as a tool in its own guest, executed as `/proc/1/exe`, whatever programs the guest's image has: the guest's
-//! end of `aegis cp`, and what stands in for the command where that is not to run.
+//! The harness as a tool in its own guest, executed as `/proc/1/exe`: the guest's end of `aegis cp`, whatever programs the
+//! guest's image has.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -18,16 +18,13 @@ fn say(text: &str) {
     let _mute = writeln!(io::stderr(), "{text}");
 }
 
-/// Does what the arguments say: `hold`, `pack PATH`, or `unpack DESTINATION NAME USER` with an empty name for none.
+/// Does what the arguments say: `pack PATH`, `place TARGET USER`, or `unpack DESTINATION NAME USER` with an empty name for none.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let words: Vec<Option<&str>> = arguments.iter().map(|word| word.to_str()).collect();
     let done = match words.as_slice() {
-        [Some("hold")] => loop {
-            // Until a signal ends it.
-            std::thread::park();
-        },
         [Some("pack"), Some(path)] => pack(path),
         [Some("unpack"), Some(destination), Some(name), Some(user)] => unpack(destination, name, user),
+        [Some("place"), Some(target), Some(user)] => place(Path::new(target), user),
         _ => Err("aegis-harness runs as PID 1 of a guest, or as the guest's end of aegis cp".to_owned()),
     };
     match done {
@@ -49,17 +46,27 @@ fn pack(path: &str) -> Result<(), String> {
 }
 
 fn unpack(destination: &str, name: &str, user: &str) -> Result<(), String> {
-    let file = |path| fs::read_to_string(path).unwrap_or_default();
-    let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
-    let identity = user.map_err(|error| error.to_string())?.identity;
-    let owner = Owner { uid: identity.uid, gid: identity.gid };
     let path = Path::new(destination);
     if destination.ends_with('/') && !path.is_dir() {
         return Err(format!("{destination}: no such directory"));
     }
-    let target = aegis_copy::target(path, Some(name).filter(|name| !name.is_empty()));
+    unpack_to(&aegis_copy::target(path, Some(name).filter(|name| !name.is_empty())), user)
+}
+
+/// Unpacks to exactly this place, below directories that are made if there are none.
+fn place(target: &Path, user: &str) -> Result<(), String> {
+    let parent = target.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+    unpack_to(target, user)
+}
+
+fn unpack_to(target: &Path, user: &str) -> Result<(), String> {
+    let file = |path| fs::read_to_string(path).unwrap_or_default();
+    let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
+    let identity = user.map_err(|error| error.to_string())?.identity;
+    let owner = Owner { uid: identity.uid, gid: identity.gid };
     let stdin = rustix::stdio::stdin().try_clone_to_owned().map_err(|error| error.to_string())?;
     let stdin = BufReader::with_capacity(BUFFER, File::from(stdin));
-    let done = aegis_copy::unpack(&target, stdin, Some(owner), Limits::default());
+    let done = aegis_copy::unpack(target, stdin, Some(owner), Limits::default());
     done.map(drop).map_err(|error: CopyError| error.to_string())
 }

@@ -1,16 +1,18 @@
 //! Booting: disk, machine, guest, command.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use aegis_guest_link::{LinkError, Resume};
-use aegis_guest_protocol::messages::{Run, code};
+use aegis_guest_protocol::messages::{Prepare, Run, code};
 use aegis_store::disk::DiskMaker;
 use aegis_vmm::{End, Machine, MachineSpec, console_tail};
 
 use crate::actor::Message;
 use crate::error::chain;
 use crate::files::{self, FileServer};
+use crate::kit;
 use crate::live::{LAST_BREATH, Live};
 use crate::manager::Context;
 use crate::mounts;
@@ -164,20 +166,31 @@ async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Res
     // Looked up as late as can be, and held no longer than the message is.
     let secrets = context.secrets.values(&order.spec.secrets);
     let secrets = secrets.map_err(|error| StopReason::new("secret_missing", error))?;
-    let process = order.spec.process(&secrets);
+    let rendered = match &order.spec.kit {
+        Some(kit) => kit::equip(context, order, kit, &session, &secrets).await?,
+        None => BTreeMap::new(),
+    };
+    let process = order.spec.process(&secrets, &rendered);
     let checked = check_process(&process.command, &process.env, &process.workdir);
     checked.map_err(|error| failed("the command cannot be executed", &error))?;
-    let run = Run {
-        hostname: order.hostname.clone(),
-        shares: mounts::shares(&order.spec.mounts),
-        owner: None,
-        process,
-    };
+    let run = Run { hostname: order.hostname.clone(), shares: mounts::shares(&order.spec.mounts), process };
     match session.link().call(&run).await {
         Ok(_started) => Ok(()),
-        Err(LinkError::Guest(error)) => Err(StopReason::new(refusal(error.code), error.message)),
-        Err(error) => Err(StopReason::unreachable(&error)),
+        Err(error) => Err(refused(&error)),
     }
+}
+
+/// Why a guest did not do as it was told.
+pub(crate) fn refused(error: &LinkError) -> StopReason {
+    match error {
+        LinkError::Guest(error) => StopReason::new(refusal(error.code), error.message.clone()),
+        error => StopReason::unreachable(error),
+    }
+}
+
+/// The root and what else there has to be before anything can be executed.
+pub(crate) fn preparation(hostname: &str, of: &InstanceSpec) -> Prepare {
+    Prepare { hostname: hostname.to_owned(), shares: mounts::shares(&of.mounts), owner: of.user.clone() }
 }
 
 /// The stable word for a guest's refusal to execute a command.

@@ -17,6 +17,7 @@ pub mod events;
 pub mod exec;
 mod files;
 mod ingress;
+pub mod kit;
 pub mod lifecycle;
 mod live;
 pub mod manager;

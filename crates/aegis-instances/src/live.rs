@@ -163,6 +163,11 @@ impl Live {
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
+    /// Notes something in the instance's log.
+    pub(crate) fn log(&self, text: &str) {
+        self.output.log_system(text);
+    }
+
     pub(crate) fn hold_disk(&self, in_use: OwnedMutexGuard<()>) {
         *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = Some(in_use);
     }

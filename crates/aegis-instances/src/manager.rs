@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::actor::{Actor, InstanceRef, Message};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
+use crate::kit::Kits;
 use crate::lifecycle::{Lifecycle, Request, State};
 use crate::measures::Measures;
 use crate::output::{Attachment, ClientCount, Output};
@@ -72,6 +73,8 @@ pub struct Surroundings {
     pub roots: Arc<dyn RootDisks>,
     /// For the values of secrets.
     pub secrets: Arc<dyn SecretValues>,
+    /// For what kits bring along.
+    pub kits: Arc<dyn Kits>,
     /// Program that serves files of the host to a guest, as `PROGRAM serve-files`.
     pub file_server: PathBuf,
 }
@@ -86,6 +89,9 @@ pub(crate) struct Context {
     pub(crate) ingress: Arc<dyn Ingress>,
     pub(crate) roots: Arc<dyn RootDisks>,
     pub(crate) secrets: Arc<dyn SecretValues>,
+    pub(crate) kits: Arc<dyn Kits>,
+    /// Programs of kits that run in guests.
+    pub(crate) kit_usage: Arc<Usage>,
     pub(crate) file_server: PathBuf,
     pub(crate) measures: Measures,
     /// Machines of stopped instances.
@@ -157,7 +163,7 @@ impl Instances {
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
-        let Surroundings { ingress, roots, secrets, file_server } = surroundings;
+        let Surroundings { ingress, roots, secrets, kits, file_server } = surroundings;
         let context = Arc::new(Context {
             home,
             registry,
@@ -166,6 +172,8 @@ impl Instances {
             ingress,
             roots,
             secrets,
+            kits,
+            kit_usage: Arc::default(),
             file_server,
             upkeep: TaskTracker::new(),
             upkeep_over: CancellationToken::new(),

@@ -6,6 +6,7 @@ use aegis_guest_protocol::messages::{Process, TerminalSize};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::kit::KitUse;
 use crate::mounts::{self, Mount};
 use crate::rest::RestSpec;
 use crate::restart::RestartPolicy;
@@ -69,6 +70,9 @@ pub struct InstanceSpec {
     /// Directories of the host that it sees. Without one at `/workspace` that is a directory of its own disk.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// The kit that it was made with.
+    #[serde(default)]
+    pub kit: Option<KitUse>,
     /// When it rests.
     #[serde(default)]
     pub rest: RestSpec,
@@ -156,21 +160,35 @@ impl InstanceSpec {
         Ok(())
     }
 
-    /// The environment of its command: its own over these secrets over that of its image.
+    /// The environment of its command: its own over these secrets over that of its kit over that of its image.
     #[must_use]
     pub fn environment(&self, secrets: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        self.environment_with(secrets, &BTreeMap::new())
+    }
+
+    fn environment_with(
+        &self,
+        secrets: &BTreeMap<String, String>,
+        rendered: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
         let mut env = self.image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
+        env.extend(self.kit.iter().flat_map(|kit| kit.env.clone()));
+        env.extend(rendered.clone());
         env.extend(secrets.clone());
         env.extend(self.env.clone());
         env
     }
 
-    /// The command as the guest executes it, with the values of its secrets.
+    /// The command as the guest executes it, with the values of its secrets and what its kit has rendered.
     #[must_use]
-    pub fn process(&self, secrets: &BTreeMap<String, String>) -> Process {
+    pub fn process(
+        &self,
+        secrets: &BTreeMap<String, String>,
+        rendered: &BTreeMap<String, String>,
+    ) -> Process {
         Process {
             command: self.command.clone(),
-            env: self.environment(secrets),
+            env: self.environment_with(secrets, rendered),
             workdir: self.workdir.clone(),
             user: self.user.clone(),
             tty: self.tty,
@@ -200,6 +218,7 @@ pub(crate) mod tests {
             image: None,
             secrets: Vec::new(),
             mounts: Vec::new(),
+            kit: None,
             rest: RestSpec::default(),
             restart: RestartPolicy::No,
             max_lifetime_ms: None,
@@ -222,7 +241,7 @@ pub(crate) mod tests {
         let secrets = env([("B", "secret"), ("C", "secret"), ("D", "secret")]);
         let expected = [("A", "image"), ("B", "secret"), ("C", "own"), ("D", "own"), ("E", "own")];
         let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(spec.process(&secrets).env, expected.into());
+        assert_eq!(spec.process(&secrets, &BTreeMap::new()).env, expected.into());
     }
 
     #[test]

@@ -3,12 +3,10 @@
 //! The instance stays stopped for everybody. Its disk has one user at a time: a start that comes meanwhile waits until the
 //! machine is gone, a removal ends it at once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_guest_link::{Events, Resume};
-use aegis_guest_protocol::messages::{Process, Run};
 use aegis_vmm::Machine;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
@@ -20,7 +18,6 @@ use crate::exec::ExecSpec;
 use crate::files::FileServer;
 use crate::lifecycle::State;
 use crate::manager::{Context, InstanceHandle, Instances};
-use crate::mounts;
 use crate::reason::StopReason;
 use crate::session::{ExecHandle, Session};
 use crate::spec::check_process;
@@ -28,8 +25,6 @@ use crate::teardown;
 use crate::usage::{MOST_CONNECTIONS, User};
 use crate::view::View;
 
-/// How the guest passes the time: the harness, executed as a tool, which waits to be ended.
-const HOLD: [&str; 2] = ["/proc/1/exe", "hold"];
 /// How long that may take to end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -188,17 +183,7 @@ async fn begin(context: &Context, view: &View, end: impl Future<Output = ()>) ->
 async fn open(machine: &dyn Machine, view: &View) -> Result<(Arc<Session>, Events), StopReason> {
     let unreachable = |error| StopReason::unreachable(&error);
     let (session, events, _) = Session::open(machine, Resume::default()).await.map_err(unreachable)?;
-    let process = Process {
-        command: HOLD.map(str::to_owned).into(),
-        env: BTreeMap::new(),
-        workdir: "/".to_owned(),
-        user: "root".to_owned(),
-        tty: None,
-        stdin: false,
-    };
-    let shares = mounts::shares(&view.spec.mounts);
-    let run = Run { hostname: view.name().to_owned(), shares, owner: Some(view.spec.user.clone()), process };
-    session.link().call(&run).await.map_err(unreachable)?;
+    session.link().call(&boot::preparation(view.name(), &view.spec)).await.map_err(unreachable)?;
     Ok((session, events))
 }
 

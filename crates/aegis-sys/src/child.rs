@@ -52,6 +52,21 @@ pub fn as_workload(command: &mut Command, workload: Workload) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Makes `command` start in a process group of its own, with default signals, and be told to end when the thread that
+/// starts it does.
+pub fn dependent(command: &mut Command) {
+    let setup = || {
+        reset_signals();
+        // SAFETY: takes integers only.
+        unsafe {
+            check(libc::setpgid(0, 0))?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM, 0, 0, 0))
+        }
+    };
+    // SAFETY: the closure is async-signal-safe, see the module's head.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Makes `command` start in a session of its own and outlive its parent, with `fds` open under the numbers given.
 ///
 /// Every other descriptor that is not marked close-on-exec would be inherited too; Rust opens none such.

@@ -5,6 +5,7 @@ pub mod config;
 pub mod doctor;
 pub mod environment;
 mod ingress;
+mod kits;
 mod socket;
 mod stream;
 mod surroundings;
@@ -26,6 +27,7 @@ use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
 use environment::Environment;
 use ingress::{Guests, PublicPorts};
+use kits::{HostKits, Supervisor};
 use surroundings::{ImageDisks, StoredSecrets};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,6 +96,7 @@ pub(crate) struct App {
     pub(crate) images: Images,
     pub(crate) secrets: Arc<StoredSecrets>,
     pub(crate) workspaces: Workspaces,
+    pub(crate) kits: HostKits,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
@@ -195,12 +198,16 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let ingress: Arc<dyn Ingress> = Arc::<PublicPorts>::clone(&ports);
     let images = Images::open(home.images(), environment.images.clone())?;
     let secrets = Arc::new(StoredSecrets(Secrets::open(&home.data())?));
+    let program = std::env::current_exe().map_err(DaemonError::io("find this program"))?;
+    let kits = HostKits::new(home, &program);
     let surroundings = Surroundings {
         ingress,
         roots: Arc::new(ImageDisks(images.clone())),
         secrets: Arc::<StoredSecrets>::clone(&secrets),
-        file_server: std::env::current_exe().map_err(DaemonError::io("find this program"))?,
+        kits: Arc::new(kits.clone()),
+        file_server: program,
     };
+    let stored = Arc::clone(&secrets);
     let settings = environment.instances.clone();
     let instances =
         Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), surroundings, settings).await?;
@@ -216,6 +223,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         images,
         secrets,
         workspaces: Workspaces::open(home.workspaces()),
+        kits: kits.clone(),
         vmm,
         home: shown,
         started: Instant::now(),
@@ -226,6 +234,8 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
     let server =
         axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
+    let supervisor = Supervisor { kits, secrets: Arc::clone(&stored), home: home.clone() };
+    let supervising = tokio::spawn(supervisor.run(instances.clone(), end.wanted.clone()));
     let background = tokio::spawn(background(instances.clone(), end.clone()));
     let serving = tokio::spawn(async move { server.await });
     end.wanted.cancelled().await;
@@ -240,6 +250,8 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         names.shut_down().await;
     }
     instances.end_upkeep().await;
+    // A task that panicked has ended too.
+    let _ended = supervising.await;
     streams.close();
     // Clients that do not take their last frames are left behind.
     let _late = tokio::time::timeout(FAREWELL, streams.wait()).await;

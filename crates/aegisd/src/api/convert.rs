@@ -10,6 +10,7 @@ use aegis_api::instance::{
 use aegis_api::ports::{EndpointInfo, Expose, Protocol};
 use aegis_guest_protocol::messages;
 use aegis_instances::exec::ExecSpec;
+use aegis_instances::kit::KitUse;
 use aegis_instances::lifecycle;
 use aegis_instances::ports::{Endpoint, Wanted};
 use aegis_instances::rest::{After, Due, RestSpec};
@@ -151,7 +152,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         workspace: workspaces::of(view),
         mounts: workspaces::all_of(view),
         secret_keys: spec.secrets.clone(),
-        kit: None,
+        kit: spec.kit.as_ref().map(|kit| kit.name.clone()),
     }
 }
 
@@ -160,6 +161,7 @@ pub(super) fn new_spec(
     request: &CreateInstance,
     rootfs: String,
     image: Option<PinnedImage>,
+    kit: Option<KitUse>,
 ) -> Result<InstanceSpec, Failure> {
     if let Some(name) = &request.handle {
         handle::check(name).map_err(|error| Failure::invalid(format!("{name:?}: {error}")))?;
@@ -181,6 +183,7 @@ pub(super) fn new_spec(
         image,
         secrets: secret_names(&request.secrets)?,
         mounts: workspaces::mounts(request)?,
+        kit,
         rest: RestSpec {
             pause: request.idle_pause_ms.map(after),
             stop: request.idle_stop_ms.map(after),

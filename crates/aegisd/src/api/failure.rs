@@ -104,6 +104,7 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
         "workdir_not_found" => ErrorCode::WorkdirNotFound,
         "secret_missing" => ErrorCode::SecretNotFound,
         "image_missing" => ErrorCode::ImageNotFound,
+        "kit_failed" => ErrorCode::KitInvalid,
         "workspace_missing" => ErrorCode::WorkspaceNotFound,
         "insufficient_memory" => ErrorCode::InsufficientResources,
         "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" | "lifetime"

@@ -7,6 +7,7 @@ use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
 use aegis_images::{Held, familiar};
 use aegis_instances::View;
+use aegis_instances::kit::KitUse;
 use aegis_instances::lifecycle::Request;
 use aegis_instances::manager::{InstanceHandle, Pruned};
 use aegis_instances::ports::additions;
@@ -22,7 +23,7 @@ use utoipa::IntoParams;
 
 use super::convert::{self, names_only, new_spec, parse};
 use super::failure::{Failure, no_such_method};
-use super::{images, workspaces};
+use super::{images, kits, workspaces};
 use crate::App;
 
 /// Filter of the list.
@@ -74,10 +75,12 @@ pub(super) async fn create(
     State(app): State<App>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Instance>), Failure> {
-    let request: CreateInstance = parse(&body)?;
+    let (request, kit) = kits::applied(&app, parse(&body)?).await?;
     let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
     if let Some(existing) = existing {
-        return start_existing(&app, &request, &existing).await.map(|instance| (StatusCode::OK, instance));
+        return start_existing(&app, &request, kit, &existing)
+            .await
+            .map(|instance| (StatusCode::OK, instance));
     }
     if let (true, Some(handle)) = (names_only(&request), &request.handle) {
         let text = format!("there is no instance {handle:?} to start, and no command to create it with");
@@ -93,7 +96,7 @@ pub(super) async fn create(
         }
     };
     let rootfs = if image.is_some() { String::new() } else { app.instances.default_rootfs()? };
-    let spec = new_spec(&request, rootfs, image)?;
+    let spec = new_spec(&request, rootfs, image, kit)?;
     // Better now than at the boot.
     app.secrets.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
     // Not removed either.
@@ -122,12 +125,13 @@ fn same_image(request: &CreateInstance, view: &View) -> Option<PinnedImage> {
 async fn start_existing(
     app: &App,
     request: &CreateInstance,
+    kit: Option<KitUse>,
     existing: &InstanceHandle,
 ) -> Result<Json<Instance>, Failure> {
     let view = existing.view();
     let same = !request.ephemeral
         && (names_only(request)
-            || new_spec(request, view.spec.rootfs.clone(), same_image(request, &view))? == *view.spec)
+            || new_spec(request, view.spec.rootfs.clone(), same_image(request, &view), kit)? == *view.spec)
         && exposes_nothing_new(request, &view)?;
     if !same {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());

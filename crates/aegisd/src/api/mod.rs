@@ -5,6 +5,7 @@ mod events;
 mod failure;
 mod images;
 mod instances;
+mod kits;
 mod logs;
 mod ports;
 mod processes;
@@ -59,6 +60,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(secrets::rekey))
         .routes(routes!(workspaces::list, workspaces::create))
         .routes(routes!(workspaces::describe, workspaces::remove))
+        .routes(routes!(kits::list))
+        .routes(routes!(kits::describe))
+        .routes(routes!(kits::validate))
         .routes(routes!(processes::signal))
         .routes(routes!(processes::exec))
         .routes(routes!(processes::attach))

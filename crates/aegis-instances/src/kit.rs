@@ -1,0 +1,220 @@
+//! What a kit does to a guest before the command is executed: files, a first workspace, checks, environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aegis_guest_link::{GuestStream, LinkError};
+use aegis_guest_protocol::messages::{ExitStatus, Process};
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::SyncIoBridge;
+
+use crate::boot::{self, Order};
+use crate::manager::Context;
+use crate::mounts::WORKSPACE;
+use crate::reason::StopReason;
+use crate::session::Session;
+use crate::usage::{Stay, User};
+
+/// How long a program of a kit may take.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most that is taken of what it prints, bytes.
+const MOST_PRINTED: usize = 64 << 10;
+/// Size of the pieces in which files go to the guest, bytes.
+const PIECE: usize = 256 << 10;
+
+/// The kit of an instance, as it was when the instance was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitUse {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Environment: stronger than the image's, weaker than secrets.
+    pub env: BTreeMap<String, String>,
+    /// Program that looks whether the instance can work as it is set up; empty for none.
+    pub validate_config: Vec<String>,
+    /// Program that prints more environment; empty for none.
+    pub render_env: Vec<String>,
+}
+
+/// What a kit brings along, as it is on the host now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Files and trees, and where they go in the guest.
+    pub files: Vec<(PathBuf, String)>,
+    /// Directory whose contents an empty workspace gets.
+    pub workspace: Option<PathBuf>,
+}
+
+/// Whoever knows the kits of this host.
+pub trait Kits: std::fmt::Debug + Send + Sync {
+    /// What a kit brings along; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence.
+    fn contents(&self, name: &str) -> Result<Option<Contents>, String>;
+
+    /// Environment out of what a kit's program printed.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence.
+    fn rendered(&self, text: &str) -> Result<BTreeMap<String, String>, String>;
+}
+
+fn failed(text: impl std::fmt::Display) -> StopReason {
+    StopReason::new("kit_failed", text.to_string())
+}
+
+/// Puts into a guest what the kit of its instance brings along, and lets the kit's programs have their say. Returns
+/// environment for the command.
+pub(crate) async fn equip(
+    context: &Context,
+    order: &Order,
+    kit: &KitUse,
+    session: &Session,
+    secrets: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, StopReason> {
+    let prepared = session.link().call(&boot::preparation(&order.hostname, &order.spec)).await;
+    prepared.map_err(|error| boot::refused(&error))?;
+    let contents = context.kits.contents(&kit.name);
+    match contents.map_err(|error| failed(format!("kit {:?} is broken: {error}", kit.name)))? {
+        None => {
+            order.live.log(&format!("kit {} is not installed any more; its files are as they were", kit.name))
+        }
+        Some(contents) => put_all(context, order, session, &contents).await?,
+    }
+    let hook = |command: &[String]| Process {
+        command: command.to_vec(),
+        ..order.spec.process(secrets, &BTreeMap::new())
+    };
+    if !kit.validate_config.is_empty() {
+        run(context, session, hook(&kit.validate_config), None, "validate_config").await?;
+    }
+    if kit.render_env.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let printed = run(context, session, hook(&kit.render_env), None, "render_env").await?;
+    context.kits.rendered(&printed).map_err(failed)
+}
+
+async fn put_all(
+    context: &Context,
+    order: &Order,
+    session: &Session,
+    contents: &Contents,
+) -> Result<(), StopReason> {
+    for (from, to) in &contents.files {
+        put(context, session, from, to, "root").await?;
+    }
+    let Some(template) = &contents.workspace else { return Ok(()) };
+    let shared = order.spec.mounts.iter().find(|mount| mount.at == WORKSPACE);
+    let wanted = match shared {
+        Some(mount) => !mount.read_only && is_empty(&mount.source.path(&context.home)),
+        None => order.live.boot == 1,
+    };
+    if wanted {
+        put(context, session, template, WORKSPACE, &order.spec.user).await?;
+    }
+    Ok(())
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Puts a file or tree to a place in the guest.
+async fn put(
+    context: &Context,
+    session: &Session,
+    from: &Path,
+    to: &str,
+    owner: &str,
+) -> Result<(), StopReason> {
+    let (ours, theirs) = tokio::io::duplex(PIECE);
+    let source = from.to_owned();
+    let packing = tokio::task::spawn_blocking(move || {
+        aegis_copy::pack(&source, std::io::BufWriter::new(SyncIoBridge::new(theirs)))
+    });
+    let process = Process {
+        command: ["/proc/1/exe", "place", to, owner].map(str::to_owned).into(),
+        env: BTreeMap::new(),
+        workdir: "/".to_owned(),
+        user: "root".to_owned(),
+        tty: None,
+        stdin: true,
+    };
+    let done = run(context, session, process, Some(ours), "putting its files in place").await;
+    match packing.await {
+        // Of both ends the guest's knows why it broke off.
+        Ok(Err(error)) if done.is_ok() => Err(failed(error)),
+        _ => done.map(drop),
+    }
+}
+
+/// Runs a program in the guest to its end, and returns what it printed. One that fails is told with its last words.
+async fn run(
+    context: &Context,
+    session: &Session,
+    process: Process,
+    input: Option<tokio::io::DuplexStream>,
+    what: &str,
+) -> Result<String, StopReason> {
+    let stay: Option<Stay> = context.kit_usage.enter(User::Exec);
+    let stay = stay.ok_or_else(|| failed("too many programs of kits at once"))?;
+    let started = session.exec(process, stay).await.map_err(|error| boot::refused(&error))?;
+    let conversation = async {
+        let feeding = async {
+            match input {
+                Some(from) => feed(from, &started.io).await,
+                None => drop(started.io.finish().await),
+            }
+        };
+        let ((), out, err) = tokio::join!(feeding, printed(&started.io), printed(&started.err));
+        (out, err)
+    };
+    let (out, err) = tokio::time::timeout(HOOK_TIMEOUT, conversation)
+        .await
+        .map_err(|_| failed(format!("{what}: not done within {} seconds", HOOK_TIMEOUT.as_secs())))?;
+    match started.exited.await {
+        Ok(ExitStatus::Code(0)) => Ok(out),
+        Ok(status) => {
+            let words = err.trim();
+            let words = if words.is_empty() {
+                format!("it ended with code {}", status.code())
+            } else {
+                words.to_owned()
+            };
+            Err(failed(format!("{what}: {words}")))
+        }
+        Err(_) => Err(failed(format!("{what}: the connection to the guest broke"))),
+    }
+}
+
+async fn feed(mut from: tokio::io::DuplexStream, to: &GuestStream) {
+    let mut piece = BytesMut::with_capacity(PIECE);
+    while let Ok(1..) = from.read_buf(&mut piece).await {
+        // A program that has ended wants no more, and says why.
+        if to.write(piece.split().freeze()).await.is_err() {
+            return;
+        }
+        piece.reserve(PIECE);
+    }
+    let _ended: Result<(), LinkError> = to.finish().await;
+}
+
+/// What a stream says, up to a limit, without what a terminal would take as commands.
+async fn printed(from: &GuestStream) -> String {
+    let mut all = Vec::new();
+    while let Ok(Some(bytes)) = from.read().await {
+        let bytes: Bytes = bytes;
+        let room = MOST_PRINTED.saturating_sub(all.len());
+        all.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        // The next read tells of a session that is over.
+        let _over = from.consumed(bytes.len()).await;
+    }
+    let printable = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
+    String::from_utf8_lossy(&all).chars().map(printable).collect()
+}

@@ -1,0 +1,167 @@
+//! Where kits are found: directories of the host, the first of them first.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::manifest::{Broken, Format, MOST_BYTES, Manifest, is_name};
+
+/// A kit, or what is left of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kit {
+    /// Its name: that of its file or directory.
+    pub name: String,
+    /// The directory that its files are in.
+    pub dir: PathBuf,
+    /// Its manifest's file.
+    pub source: PathBuf,
+    /// What it says, or what is wrong.
+    pub manifest: Result<Manifest, Broken>,
+}
+
+/// The directories where kits are.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    dirs: Vec<PathBuf>,
+}
+
+fn format(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()? {
+        "json" => Some(Format::Json),
+        "toml" => Some(Format::Toml),
+        _ => None,
+    }
+}
+
+fn read(path: &Path) -> Result<String, Broken> {
+    let failed = |error: std::io::Error| Broken(format!("cannot be read: {error}"));
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(Broken(format!("has more than {MOST_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// The manifest of a directory.
+fn in_directory(dir: &Path) -> Option<PathBuf> {
+    ["kit.toml", "kit.json"].map(|name| dir.join(name)).into_iter().find(|path| path.is_file())
+}
+
+impl Kit {
+    /// The kit of a manifest's file, or of a directory that has one.
+    #[must_use]
+    pub fn load(path: &Path) -> Kit {
+        let (source, dir, name) = if path.is_dir() {
+            (in_directory(path).unwrap_or_else(|| path.join("kit.toml")), path.to_owned(), path.file_name())
+        } else {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            let named_by_dir = path.file_stem().is_some_and(|stem| stem == "kit");
+            let name = if named_by_dir { dir.file_name() } else { path.file_stem() };
+            (path.to_owned(), dir.to_owned(), name)
+        };
+        let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let manifest = Kit::check(&source, &dir, &name);
+        Kit { name, dir, source, manifest }
+    }
+
+    fn check(source: &Path, dir: &Path, name: &str) -> Result<Manifest, Broken> {
+        let format = format(source).ok_or_else(|| Broken("is neither .json nor .toml".to_owned()))?;
+        let manifest = Manifest::parse(&read(source)?, format)?;
+        if manifest.name != name {
+            return Err(Broken(format!("name: {:?}, in a file or directory named {name:?}", manifest.name)));
+        }
+        for file in &manifest.files {
+            if fs::symlink_metadata(dir.join(&file.from)).is_err() {
+                return Err(Broken(format!("files: there is no {:?} in the kit's directory", file.from)));
+            }
+        }
+        if let Some(template) = manifest.workspace.as_ref().filter(|template| !dir.join(template).is_dir()) {
+            return Err(Broken(format!(
+                "workspace: there is no directory {template:?} in the kit's directory"
+            )));
+        }
+        for daemon in &manifest.instance_daemons {
+            let program = daemon.command.first().filter(|program| program.contains('/'));
+            if let Some(program) = program.filter(|program| !dir.join(program).is_file()) {
+                return Err(Broken(format!("instance_daemons: there is no program {program:?}")));
+            }
+        }
+        Ok(manifest)
+    }
+}
+
+impl Shelf {
+    /// The kits in these directories; of those with one name the first counts.
+    #[must_use]
+    pub fn new(dirs: Vec<PathBuf>) -> Shelf {
+        Shelf { dirs }
+    }
+
+    /// All kits by name, broken ones included.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<String, Kit> {
+        let mut all = BTreeMap::new();
+        for dir in &self.dirs {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let is_kit =
+                    if path.is_dir() { in_directory(&path).is_some() } else { format(&path).is_some() };
+                if is_kit {
+                    let kit = Kit::load(&path);
+                    all.entry(kit.name.clone()).or_insert(kit);
+                }
+            }
+        }
+        all
+    }
+
+    /// A kit by name, if there is one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Kit> {
+        if !is_name(name) {
+            return None;
+        }
+        let places = self.dirs.iter().flat_map(|dir| {
+            [dir.join(name), dir.join(format!("{name}.toml")), dir.join(format!("{name}.json"))]
+        });
+        let mut found =
+            places.filter(|path| if path.is_dir() { in_directory(path).is_some() } else { path.is_file() });
+        found.next().map(|path| Kit::load(&path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kits_are_files_or_directories_and_the_first_of_a_name_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, system) = (dir.path().join("own"), dir.path().join("system"));
+        fs::create_dir_all(own.join("deep")).unwrap();
+        fs::create_dir_all(&system).unwrap();
+        fs::write(own.join("deep/kit.toml"), "name = \"deep\"\n[[files]]\nfrom = \"f\"\nto = \"/f\"")
+            .unwrap();
+        fs::write(own.join("deep/f"), "x").unwrap();
+        fs::write(own.join("flat.json"), r#"{"name":"flat","version":"1"}"#).unwrap();
+        fs::write(system.join("flat.toml"), "name = \"flat\"\nversion = \"2\"").unwrap();
+        fs::write(system.join("bad.toml"), "name = \"bad\"\n[[files]]\nfrom = \"f\"\nto = \"/f\"").unwrap();
+        fs::write(system.join("other.toml"), "name = \"another\"").unwrap();
+        fs::write(system.join("README"), "").unwrap();
+        let shelf = Shelf::new(vec![own, system, dir.path().join("absent")]);
+        let all = shelf.all();
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["bad", "deep", "flat", "other"]);
+        assert!(all["deep"].manifest.is_ok());
+        assert_eq!(all["flat"].manifest.as_ref().unwrap().version, "1");
+        assert!(all["bad"].manifest.as_ref().unwrap_err().0.contains("\"f\""));
+        assert!(all["other"].manifest.as_ref().unwrap_err().0.contains("another"));
+        for (name, kit) in all {
+            assert_eq!(shelf.find(&name), Some(kit));
+        }
+        assert_eq!(shelf.find("../own/deep"), None);
+        assert_eq!(shelf.find("absent"), None);
+    }
+}
