@@ -87,6 +87,7 @@ fn every_command_and_output_in_the_documents_is_true() {
         "docs/IMAGES.md",
         "docs/SECRETS.md",
         "docs/WORKSPACES.md",
+        "docs/KITS.md",
         "docs/TROUBLESHOOTING.md",
     ] {
         let text = std::fs::read_to_string(repository().join(name)).unwrap();

@@ -13,6 +13,7 @@ mod events;
 mod fake;
 mod images;
 mod isolation;
+mod kits;
 mod lifecycle;
 mod measures;
 mod ports;

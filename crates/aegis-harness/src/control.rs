@@ -332,10 +332,8 @@ impl Shared {
             return Err(RpcError::new(code::WRONG_STATE, "the root is mounted already"));
         }
         self.platform.prepare_root(hostname)?;
-        if !shares.is_empty() {
-            let identity = processes::user(owner)?.identity;
-            self.platform.mount_shares(shares, (identity.uid, identity.gid))?;
-        }
+        let identity = processes::user(owner)?.identity;
+        self.platform.mount_shares(shares, (identity.uid, identity.gid))?;
         self.listening.begin(self.platform.listens());
         self.open_own_api();
         Ok(())

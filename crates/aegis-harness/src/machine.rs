@@ -142,6 +142,19 @@ impl Default for Guest {
     }
 }
 
+/// Where an instance's workspace is.
+const WORKSPACE: &str = "/workspace";
+
+/// Gives a directory of root to somebody else; what anybody else has made of it stays.
+fn own(path: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let status = fs::symlink_metadata(path)?;
+    if status.is_dir() && status.uid() == 0 {
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}
+
 fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
     move |error| RpcError::new(code::ROOT, format!("{what}: {error}"))
 }
@@ -234,6 +247,9 @@ impl Platform for Guest {
 
     fn mount_shares(&self, all: &[Share], owner: (u32, u32)) -> Result<(), RpcError> {
         self.shares.set(!all.is_empty());
+        if owner.0 != 0 && all.iter().all(|share| share.at != WORKSPACE) {
+            own(WORKSPACE, owner).map_err(failed("give the workspace to the user"))?;
+        }
         shares::mount_all(all, owner)
     }
 

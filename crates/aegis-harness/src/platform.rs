@@ -17,7 +17,8 @@ pub trait Platform: Debug {
     /// [`aegis_guest_protocol::messages::code::ROOT`] with what failed.
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError>;
 
-    /// Mounts directories of the host, as belonging to this user and group. Called at most once, when the root is there.
+    /// Mounts directories of the host, as belonging to this user and group, who also gets a workspace that is none of
+    /// them. Called once, when the root is there.
     ///
     /// # Errors
     /// [`aegis_guest_protocol::messages::code::SHARE`] with what failed.

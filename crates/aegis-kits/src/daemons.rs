@@ -72,11 +72,11 @@ impl Daemons {
         let unwanted: Vec<Owner> = unwanted.map(|(owner, _)| owner.clone()).collect();
         self.end(unwanted).await;
         for (owner, plan) in wanted {
-            if !self.running.contains_key(&owner) {
+            self.running.entry(owner).or_insert_with_key(|owner| {
                 let over = CancellationToken::new();
                 let task = tokio::spawn(keep(owner.clone(), plan.clone(), over.clone()));
-                self.running.insert(owner, Running { plan, over, task });
-            }
+                Running { plan, over, task }
+            });
         }
     }
 
