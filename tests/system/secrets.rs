@@ -182,3 +182,71 @@ fn a_daemon_with_a_lost_key_says_so_and_destroys_nothing() {
     daemon.up();
     assert_eq!(daemon.ok(&["secret", "list"]), "Secrets:\n  A\n");
 }
+
+/// A session's bus with a keyring that is unlocked, in a home of its own.
+struct Session {
+    child: std::process::Child,
+    address: String,
+    home: tempfile::TempDir,
+}
+
+impl Session {
+    fn start() -> Session {
+        use std::io::BufRead;
+        let home = tempfile::tempdir().unwrap();
+        let script = "printf password | gnome-keyring-daemon --unlock --components=secrets >/dev/null; \
+            echo $DBUS_SESSION_BUS_ADDRESS; exec sleep 1000";
+        let mut child = std::process::Command::new("dbus-run-session")
+            .args(["--", "sh", "-c", script])
+            .env("HOME", home.path())
+            .env("XDG_RUNTIME_DIR", home.path())
+            .env_remove("XDG_DATA_HOME")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        Session { child, address: address.trim().to_owned(), home }
+    }
+
+    /// What the keyring has written.
+    fn entries(&self) -> Vec<u8> {
+        std::fs::read(self.home.path().join(".local/share/keyrings/login.keyring")).unwrap_or_default()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+#[test]
+fn the_keyring_of_a_session_keeps_what_opens_the_master_key() {
+    let session = Session::start();
+    let in_session = [("DBUS_SESSION_BUS_ADDRESS", session.address.as_str())];
+    let daemon = Daemon::start_with(&in_session);
+    assert_eq!(daemon.aegis(&["secret", "set", "TOKEN", "hunter2"]).code, 0);
+    let key = daemon.root().join("data/master.key");
+    let first = std::fs::read(&key).unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("keyring_entry"), "the key is wrapped");
+    assert!(!session.entries().is_empty());
+    let show = ["run", "--secret", "TOKEN", "--", "sh", "-c", "echo $TOKEN"];
+    assert_eq!(daemon.ok(&show), "hunter2\n");
+    assert_eq!(daemon.ok(&["secret", "rekey"]), "Secrets sealed with a new key: 1\n");
+    assert_ne!(std::fs::read(&key).unwrap(), first);
+    // Another daemon of the session has it too.
+    assert_eq!(daemon.aegis(&["down"]).code, 0);
+    daemon.up();
+    assert_eq!(daemon.ok(&show), "hunter2\n");
+    // One outside of it does everything but that.
+    assert_eq!(daemon.aegis(&["down"]).code, 0);
+    let up = daemon.command(&["up"]).env_remove("DBUS_SESSION_BUS_ADDRESS").output().unwrap();
+    assert!(up.status.success());
+    assert_eq!(daemon.ok(&["secret", "list"]), "Secrets:\n  TOKEN\n");
+    assert_eq!(daemon.ok(&["run", "--", "echo", "works"]), "works\n");
+    let locked = daemon.aegis(&show);
+    assert!(locked.code != 0 && locked.err().contains("keyring"), "{}", locked.err());
+}

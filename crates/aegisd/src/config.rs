@@ -23,6 +23,8 @@ pub struct Config {
     pub names: Option<SocketAddr>,
     /// Registries, proxy and limits of images.
     pub images: ImageConfig,
+    /// Whether the session's keyring may keep what opens the secrets.
+    pub keyring: bool,
 }
 
 /// What the file says of images.
@@ -52,7 +54,14 @@ struct File {
     idle: Idle,
     router: Router,
     images: ImageFile,
+    secrets: SecretFile,
     registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SecretFile {
+    keyring: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,7 +129,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router, images, registry } =
+        let File { idle, router, images, secrets, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = RestDefaults::default();
         let rest = RestDefaults {
@@ -144,7 +153,7 @@ impl Config {
             disk_budget: bytes("disk_budget", images.disk_budget.as_deref())?,
             max_unpacked: bytes("max_unpacked", images.max_unpacked.as_deref())?,
         };
-        Ok(Config { rest, names, images })
+        Ok(Config { rest, names, images, keyring: secrets.keyring.unwrap_or(true) })
     }
 }
 
@@ -164,11 +173,11 @@ mod tests {
 
     #[test]
     fn everything_can_be_set() {
-        let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"";
+        let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false";
         let config = Config::parse(text).unwrap();
         let rest =
             RestDefaults { pause: After::Ms(5000), stop: After::Never, connections: After::Ms(3_600_000) };
-        assert_eq!(config, Config { rest, names: None, images: ImageConfig::default() });
+        assert_eq!(config, Config { rest, names: None, images: ImageConfig::default(), keyring: false });
     }
 
     #[test]

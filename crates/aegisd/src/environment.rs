@@ -30,6 +30,8 @@ pub struct Environment {
     pub names: Option<SocketAddr>,
     /// Settings of images.
     pub images: Settings,
+    /// Whether the session's keyring may keep what opens the secrets.
+    pub keyring: bool,
 }
 
 impl Environment {
@@ -63,6 +65,7 @@ impl Environment {
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
             names: file.names,
+            keyring: file.keyring,
             images: file.images.settings(guest.oci_name()),
         })
     }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod doctor;
 pub mod environment;
 mod ingress;
+mod keyring;
 mod kits;
 mod socket;
 mod stream;
@@ -21,12 +22,13 @@ use aegis_instances::{InstanceError, Instances, Surroundings};
 use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
-use aegis_store::secrets::{SecretError, Secrets};
+use aegis_store::secrets::{Keyring, SecretError, Secrets};
 use aegis_store::workspaces::Workspaces;
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
 use environment::Environment;
 use ingress::{Guests, PublicPorts};
+use keyring::SessionKeyring;
 use kits::{HostKits, Supervisor};
 use surroundings::{ImageDisks, StoredSecrets};
 use thiserror::Error;
@@ -158,6 +160,12 @@ pub fn serve_files(exports: &str) -> Result<(), DaemonError> {
     Ok(aegis_workspace::serve(guest.into(), &exports)?)
 }
 
+/// The keyring of the session that this daemon belongs to, unless it is not to be used.
+fn keyring(environment: &Environment) -> Option<Arc<dyn Keyring>> {
+    let found = SessionKeyring::of_session().filter(|_| environment.keyring)?;
+    Some(Arc::new(found))
+}
+
 /// Opens the name router's port. One that is taken is no reason not to serve.
 fn open_names(address: SocketAddr, backends: Arc<dyn Backends>) -> Option<Names> {
     match Names::open(address, backends) {
@@ -197,7 +205,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let ports = Arc::new(PublicPorts(Listeners::new(Arc::clone(&backends))));
     let ingress: Arc<dyn Ingress> = Arc::<PublicPorts>::clone(&ports);
     let images = Images::open(home.images(), environment.images.clone())?;
-    let secrets = Arc::new(StoredSecrets(Secrets::open(&home.data())?));
+    let secrets = Arc::new(StoredSecrets(Secrets::open(&home.data(), keyring(environment))?));
     let program = std::env::current_exe().map_err(DaemonError::io("find this program"))?;
     let kits = HostKits::new(home, &program);
     let surroundings = Surroundings {

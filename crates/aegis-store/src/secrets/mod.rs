@@ -1,10 +1,11 @@
 //! Secrets, sealed on disk; values leave only for the environment of processes in guests.
 //!
 //! `data/secrets.json` has the sealed values and the identity of the key that sealed them, `data/master.key` the key, mode
-//! 0600. Both are replaced whole, by renaming. A change of the key writes the new key beside the old one, then the values,
+//! 0600, itself sealed with a key in the system's keyring where there is one ([`Keyring`]). Both are replaced whole, by renaming. A change of the key writes the new key beside the old one, then the values,
 //! then puts the key in its place; whoever opens the store takes the key that the values name, so that a crash between
 //! two steps leaves either all old or all new.
 
+mod keyring;
 pub mod names;
 mod seal;
 
@@ -13,8 +14,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use keyring::Keyring;
+use keyring::Unusable;
 use seal::{Key, Sealed};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -45,6 +48,14 @@ pub enum SecretError {
         /// Why.
         why: String,
     },
+    /// The system's keyring does not give what opens the key.
+    #[error("{}: {why}", path.display())]
+    Locked {
+        /// The key's file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -67,7 +78,7 @@ struct Stored {
 
 #[derive(Debug)]
 struct State {
-    /// Made when the first secret is.
+    /// Made when the first secret is; missing as long as the keyring does not give what it takes.
     key: Option<Key>,
     stored: Stored,
 }
@@ -76,27 +87,40 @@ struct State {
 #[derive(Debug)]
 pub struct Secrets {
     dir: PathBuf,
+    keyring: Option<Arc<dyn Keyring>>,
     state: Mutex<State>,
 }
 
 impl Secrets {
-    /// Opens those in a directory, which exists.
+    /// Opens those in a directory, which exists. A keyring that is locked may be unlocked later.
     ///
     /// # Errors
     /// If the files are damaged, or the key is lost.
-    pub fn open(dir: &Path) -> Result<Secrets, SecretError> {
+    pub fn open(dir: &Path, keyring: Option<Arc<dyn Keyring>>) -> Result<Secrets, SecretError> {
         let path = dir.join("secrets.json");
         let unreadable = |why: String| SecretError::Unreadable { path: path.clone(), why };
         let stored = match read(&path)? {
             None => Stored::default(),
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?,
         };
-        let secrets = Secrets { dir: dir.to_owned(), state: Mutex::new(State { key: None, stored }) };
-        let state = secrets.lock();
-        let key = secrets.find_key(&state.stored)?;
-        drop(state);
-        secrets.lock().key = key;
+        let state = Mutex::new(State { key: None, stored });
+        let secrets = Secrets { dir: dir.to_owned(), keyring, state };
+        match secrets.unlocked(&mut secrets.lock()) {
+            Ok(()) => {}
+            Err(SecretError::Locked { path, why }) => {
+                tracing::warn!(path = %path.display(), why, "secrets are locked");
+            }
+            Err(error) => return Err(error),
+        }
         Ok(secrets)
+    }
+
+    /// Sees to it that the key is there, if there is one.
+    fn unlocked(&self, state: &mut State) -> Result<(), SecretError> {
+        if state.key.is_none() {
+            state.key = self.find_key(&state.stored)?;
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,9 +140,11 @@ impl Secrets {
         let (own, next) = (self.key_file(), self.next_key_file());
         let load = |path: &Path| -> Result<Option<Key>, SecretError> {
             let Some(bytes) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
-            let why = || format!("a key has {} bytes", seal::KEY_BYTES);
-            let wrong = || SecretError::Unreadable { path: path.to_owned(), why: why() };
-            Key::new(&bytes).ok_or_else(wrong).map(Some)
+            let path = path.to_owned();
+            keyring::unwrap(&bytes, self.keyring.as_deref()).map(Some).map_err(|unusable| match unusable {
+                Unusable::Damaged(why) => SecretError::Unreadable { path, why },
+                Unusable::Locked(why) => SecretError::Locked { path, why },
+            })
         };
         if let Some(key) = load(&own)?
             && (stored.secrets.is_empty() || key.identity() == stored.key)
@@ -155,6 +181,7 @@ impl Secrets {
             return Err(SecretError::Invalid(refusal));
         }
         let mut state = self.lock();
+        self.unlocked(&mut state)?;
         if state.stored.secrets.len() >= MOST_SECRETS && !state.stored.secrets.contains_key(name) {
             return Err(SecretError::TooMany);
         }
@@ -190,7 +217,11 @@ impl Secrets {
     /// # Errors
     /// If there is none of this name, or it was not sealed by this key under this name.
     pub fn value(&self, name: &str) -> Result<Zeroizing<String>, SecretError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        if !state.stored.secrets.contains_key(name) {
+            return Err(SecretError::NotFound(name.to_owned()));
+        }
+        self.unlocked(&mut state)?;
         let sealed = state.stored.secrets.get(name).ok_or_else(|| SecretError::NotFound(name.to_owned()))?;
         let opened = state.key.as_ref().and_then(|key| key.open(name, sealed));
         opened.ok_or_else(|| self.changed(name))
@@ -207,6 +238,7 @@ impl Secrets {
     /// If a secret cannot be read or the files not be written: then the old key counts.
     pub fn rekey(&self) -> Result<usize, SecretError> {
         let mut state = self.lock();
+        self.unlocked(&mut state)?;
         let Some(old) = &state.key else { return Ok(0) };
         let new = Key::random().ok_or(SecretError::NoRandom)?;
         let mut stored = Stored { key: new.identity(), secrets: BTreeMap::new() };
@@ -215,12 +247,17 @@ impl Secrets {
             stored.secrets.insert(name.clone(), new.seal(name, &value).ok_or(SecretError::NoRandom)?);
         }
         let (own, next) = (self.key_file(), self.next_key_file());
+        let former = read(&own)?.map(Zeroizing::new);
         remove(&next)?;
-        write_private(&next, new.bytes()).map_err(failed(&next))?;
+        let wrapped = Zeroizing::new(keyring::wrap(&new, self.keyring.as_deref()));
+        write_private(&next, &wrapped).map_err(failed(&next))?;
         self.store(&stored)?;
         let count = stored.secrets.len();
         (state.stored, state.key) = (stored, Some(new));
         fs::rename(&next, &own).and_then(|()| File::open(&self.dir)?.sync_all()).map_err(failed(&own))?;
+        if let Some(former) = former {
+            keyring::forget(&former, self.keyring.as_deref());
+        }
         Ok(count)
     }
 
@@ -228,7 +265,8 @@ impl Secrets {
         let key = Key::random().ok_or(SecretError::NoRandom)?;
         let (own, next) = (self.key_file(), self.next_key_file());
         remove(&next)?;
-        write_private(&next, key.bytes()).map_err(failed(&next))?;
+        let wrapped = Zeroizing::new(keyring::wrap(&key, self.keyring.as_deref()));
+        write_private(&next, &wrapped).map_err(failed(&next))?;
         fs::rename(&next, &own).map_err(failed(&own))?;
         Ok(key)
     }

@@ -3,7 +3,7 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 
 fn open(dir: &tempfile::TempDir) -> Result<Secrets, SecretError> {
-    Secrets::open(dir.path())
+    Secrets::open(dir.path(), None)
 }
 
 fn dir() -> tempfile::TempDir {
@@ -121,4 +121,84 @@ fn names_and_numbers_have_limits() {
     assert!(matches!(secrets.set("LD_PRELOAD", "x"), Err(SecretError::Invalid(_))));
     assert!(matches!(secrets.set("A", "x\0y"), Err(SecretError::Invalid(_))));
     assert_eq!(secrets.names(), Vec::<String>::new());
+}
+
+/// A keyring that can be locked.
+#[derive(Debug, Default)]
+struct Ring {
+    entries: Mutex<BTreeMap<String, Vec<u8>>>,
+    locked: std::sync::atomic::AtomicBool,
+}
+
+impl Ring {
+    fn lock(&self, locked: bool) {
+        self.locked.store(locked, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.locked.load(std::sync::atomic::Ordering::Relaxed) {
+            Err("it is locked".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Keyring for Ring {
+    fn store(&self, entry: &str, key: &[u8]) -> Result<(), String> {
+        self.check()?;
+        self.entries.lock().unwrap().insert(entry.to_owned(), key.to_vec());
+        Ok(())
+    }
+
+    fn load(&self, entry: &str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
+        self.check()?;
+        Ok(self.entries.lock().unwrap().get(entry).cloned().map(Zeroizing::new))
+    }
+
+    fn forget(&self, entry: &str) -> Result<(), String> {
+        self.check()?;
+        self.entries.lock().unwrap().remove(entry);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_keyring_wraps_the_key_and_without_it_nothing_opens() {
+    let (dir, ring) = (dir(), Arc::new(Ring::default()));
+    let with = |ring: &Arc<Ring>| Secrets::open(dir.path(), Some(Arc::<Ring>::clone(ring)));
+    let secrets = with(&ring).unwrap();
+    secrets.set("A", "value").unwrap();
+    let first = ring.entries.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(first.len(), 1);
+    assert!(fs::read(dir.path().join("master.key")).unwrap().starts_with(b"{"));
+    assert_eq!(with(&ring).unwrap().value("A").unwrap().as_str(), "value");
+    // Locked, or not there at all: the store opens, its values do not.
+    let none = Secrets::open(dir.path(), None).unwrap();
+    assert!(matches!(none.value("A"), Err(SecretError::Locked { .. })));
+    assert!(matches!(none.set("B", "x"), Err(SecretError::Locked { .. })));
+    ring.lock(true);
+    let later = with(&ring).unwrap();
+    assert!(matches!(later.value("A"), Err(SecretError::Locked { .. })));
+    ring.lock(false);
+    assert_eq!(later.value("A").unwrap().as_str(), "value");
+    // A new key has a new entry, and the old one is gone.
+    assert_eq!(later.rekey().unwrap(), 1);
+    let second = ring.entries.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert!(second.len() == 1 && second != first);
+    assert_eq!(with(&ring).unwrap().value("A").unwrap().as_str(), "value");
+}
+
+#[test]
+fn a_key_that_lay_open_is_wrapped_by_the_next_rekey_and_a_locked_keyring_is_no_obstacle() {
+    let (dir, ring) = (dir(), Arc::new(Ring::default()));
+    open(&dir).unwrap().set("A", "value").unwrap();
+    let secrets = Secrets::open(dir.path(), Some(Arc::<Ring>::clone(&ring))).unwrap();
+    assert_eq!(secrets.value("A").unwrap().as_str(), "value");
+    ring.lock(true);
+    secrets.rekey().unwrap();
+    assert_eq!(fs::read(dir.path().join("master.key")).unwrap().len(), 32);
+    ring.lock(false);
+    secrets.rekey().unwrap();
+    assert!(matches!(open(&dir).unwrap().value("A"), Err(SecretError::Locked { .. })));
 }

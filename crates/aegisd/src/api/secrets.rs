@@ -17,6 +17,9 @@ impl From<SecretError> for Failure {
             SecretError::Invalid(_) | SecretError::TooMany => ApiError::new(ErrorCode::InvalidArgument, text),
             SecretError::NotFound(_) => ApiError::new(ErrorCode::SecretNotFound, text)
                 .hint("see what there is with: aegis secret list"),
+            SecretError::Locked { .. } => {
+                ApiError::new(ErrorCode::SecretNotFound, text).hint("unlock the keyring, and try again")
+            }
             SecretError::Unreadable { .. } | SecretError::Io { .. } | SecretError::NoRandom => {
                 ApiError::new(ErrorCode::Internal, text).hint("see docs/SECRETS.md")
             }
