@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
 use aegis_vmm::{Endpoint, Machine, Process, ProcessId};
 
-use crate::live::{LAST_BREATH, Live};
+use crate::live::Live;
 use crate::manager::Context;
 use crate::mounts;
 use crate::reason::StopReason;
@@ -20,8 +20,9 @@ use crate::spec::InstanceSpec;
 const RECORD: &str = "files.json";
 /// What the server says, mostly nothing.
 const LOG: &str = "files.log";
-/// How long to wait before another server takes the place of one that has failed.
-const BACK_OFF: Duration = Duration::from_millis(200);
+/// How long to wait before another server takes the place of one that has failed: longer each time, up to a limit.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long a server may take to notice that its machine is gone.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -76,7 +77,9 @@ impl FileServer {
     /// Replaces a server that ends before its machine: what the guest asked meanwhile it asks again.
     async fn look_after(self, first: Option<Process>, machine: Arc<dyn Machine>) {
         let mut current = first;
+        let mut wait = FIRST_WAIT;
         loop {
+            let begun = Instant::now();
             if let Some(process) = &current {
                 tokio::select! {
                     _ = process.ended() => {}
@@ -88,9 +91,12 @@ impl FileServer {
                     }
                 }
             }
-            if tokio::time::timeout(LAST_BREATH.min(BACK_OFF), machine.ended()).await.is_ok() {
+            wait = if begun.elapsed() > LONGEST_WAIT { FIRST_WAIT } else { wait };
+            // A machine that has just died takes its server along.
+            if tokio::time::timeout(wait, machine.ended()).await.is_ok() {
                 return;
             }
+            wait = (wait * 2).min(LONGEST_WAIT);
             let words = aegis_vmm::console_tail(&self.run_dir.join(LOG), 1).join("");
             tracing::warn!(
                 id = self.id,

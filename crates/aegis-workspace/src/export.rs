@@ -352,8 +352,8 @@ impl Export {
         reply: &mut Reply<'_>,
         make: impl Fn(&OwnedFd) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        self.take(NAME_COST)?;
         let directory = self.tree.directory(parent)?;
+        self.take(NAME_COST)?;
         with_access(&directory, CHANGE_NAMES, || make(&directory)).inspect_err(|_| self.give(NAME_COST))?;
         let (id, found) = self.tree.look_up(parent, name)?;
         reply.entry(id, &self.view.attributes(&found));
@@ -386,8 +386,8 @@ impl Export {
         exclusive: bool,
         reply: &mut Reply<'_>,
     ) -> Result<(), Errno> {
-        self.take(NAME_COST)?;
         let directory = self.tree.directory(parent)?;
+        self.take(NAME_COST)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made =
             with_access(&directory, CHANGE_NAMES, || openat(&directory, name, flags, permissions(mode)));
