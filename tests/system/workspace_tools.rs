@@ -73,8 +73,17 @@ fn npm_installs_from_local_files() {
     let modules = npm.ancestors().nth(3).unwrap().to_owned();
     let (bin, libraries) = (mount(&node, "/host/bin"), format!("{}:/host/modules:ro", modules.display()));
     let cli = npm.strip_prefix(&modules).unwrap().display().to_string();
+    let arch = std::env::consts::ARCH;
+    // The host's own loader and libraries: the guest's may be older, or not there.
+    let loaders = [format!("/usr/lib/{arch}-linux-gnu"), "/usr/lib64".to_owned(), "/usr/lib".to_owned()];
+    let loader = loaders.iter().find_map(|dir| {
+        let names = ["ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"].map(str::to_owned);
+        names.into_iter().find(|name| Path::new(dir).join(name).exists()).map(|name| (dir.clone(), name))
+    });
+    let (system, loader) = loader.unwrap();
     let script = format!(
-        "npm() {{ /host/bin/node /host/modules/{cli} --offline --no-audit --no-fund --no-update-notifier --loglevel=error \"$@\"; }}
+        "node() {{ /host/lib/{loader} --library-path /host/lib /host/bin/node \"$@\"; }}
+        npm() {{ node /host/modules/{cli} --offline --no-audit --no-fund --no-update-notifier --loglevel=error \"$@\"; }}
         mkdir -p left right/lib app
         echo '{{\"name\":\"left\",\"version\":\"1.0.0\",\"main\":\"i.js\"}}' > left/package.json; echo 'module.exports=40' > left/i.js
         echo '{{\"name\":\"right\",\"version\":\"1.0.0\",\"bin\":{{\"right\":\"lib/i.js\"}},\"dependencies\":{{\"left\":\"file:../left\"}}}}' > right/package.json
@@ -82,9 +91,10 @@ fn npm_installs_from_local_files() {
         echo '{{\"name\":\"app\",\"version\":\"1.0.0\"}}' > app/package.json
         (cd left; npm pack --silent >/dev/null); cd app; npm install --silent ../left/left-1.0.0.tgz ../right
         ls -A node_modules node_modules/.bin; readlink node_modules/right
-        /host/bin/node -e 'console.log(require(\"left\") + 2)'; npm ls | tail -n +2",
+        node -e 'console.log(require(\"left\") + 2)'; npm ls | tail -n +2",
     );
-    let out = same("1g", &["--mount", &bin, "--mount", &libraries], &script);
+    let system = format!("{system}:/host/lib:ro");
+    let out = same("1g", &["--mount", &bin, "--mount", &libraries, "--mount", &system], &script);
     assert!(out.contains("42\n"), "{out}");
 }
 
