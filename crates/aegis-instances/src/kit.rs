@@ -86,10 +86,9 @@ pub(crate) async fn equip(
         }
         Some(contents) => put_all(context, order, session, &contents).await?,
     }
-    let hook = |command: &[String]| Process {
-        command: command.to_vec(),
-        ..order.spec.process(secrets, &BTreeMap::new())
-    };
+    // Whatever the command has for a terminal is the command's.
+    let process = Process { tty: None, stdin: false, ..order.spec.process(secrets, &BTreeMap::new()) };
+    let hook = |command: &[String]| Process { command: command.to_vec(), ..process.clone() };
     if !kit.validate_config.is_empty() {
         run(context, session, hook(&kit.validate_config), None, "validate_config").await?;
     }
