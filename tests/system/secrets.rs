@@ -193,6 +193,7 @@ struct Session {
 impl Session {
     fn start() -> Session {
         use std::io::BufRead;
+        use std::os::unix::process::CommandExt;
         let home = tempfile::tempdir().unwrap();
         let script = "printf password | gnome-keyring-daemon --unlock --components=secrets >/dev/null; \
             echo $DBUS_SESSION_BUS_ADDRESS; exec sleep 1000";
@@ -203,6 +204,7 @@ impl Session {
             .env_remove("XDG_DATA_HOME")
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
         let mut address = String::new();
@@ -218,7 +220,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
+        // With the bus the keyring goes too.
+        let group = rustix::process::Pid::from_child(&self.child);
+        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _gone = self.child.wait();
     }
 }
