@@ -557,7 +557,10 @@ impl Actor {
 
     pub(crate) fn publish(&mut self) {
         let view = self.record.view(&self.ports, &self.usage, &self.passing, &self.context.config.rest);
-        self.view.send_replace(Arc::new(view));
+        let enabled = view.enabled;
+        if self.view.send_replace(Arc::new(view)).enabled != enabled {
+            self.context.enabled.send_replace(());
+        }
     }
 
     /// The instance as the registry stores it.

@@ -98,6 +98,8 @@ pub(crate) struct Context {
     pub(crate) upkeep: TaskTracker,
     /// None of them is wanted any more.
     pub(crate) upkeep_over: CancellationToken,
+    /// Told after each change of which instances there are, and which of them are enabled.
+    pub(crate) enabled: watch::Sender<()>,
     table: RwLock<Table>,
 }
 
@@ -108,6 +110,8 @@ impl Context {
         if let Some(handle) = handle {
             table.by_handle.remove(handle);
         }
+        drop(table);
+        self.enabled.send_replace(());
     }
 
     /// Numbers of ports on the host that belong to other instances, open or not.
@@ -125,6 +129,8 @@ impl Context {
             table.by_handle.insert(handle.to_owned(), id.to_owned());
         }
         table.by_id.insert(id.to_owned(), reference);
+        drop(table);
+        self.enabled.send_replace(());
     }
 }
 
@@ -177,6 +183,7 @@ impl Instances {
             file_server,
             upkeep: TaskTracker::new(),
             upkeep_over: CancellationToken::new(),
+            enabled: watch::Sender::new(()),
             measures: Measures::default(),
             table,
         });
@@ -324,6 +331,12 @@ impl Instances {
     #[must_use]
     pub fn disk(&self, id: &str) -> PathBuf {
         self.context.home.disk(id)
+    }
+
+    /// Tells of each change of which instances there are and which of them are enabled, when lists show it.
+    #[must_use]
+    pub fn enabled_changes(&self) -> watch::Receiver<()> {
+        self.context.enabled.subscribe()
     }
 
     /// Instances that have a machine.

@@ -178,11 +178,14 @@ impl Supervisor {
     /// Keeps the daemons of all enabled instances running, until it is over.
     pub(crate) async fn run(self, instances: Instances, over: CancellationToken) {
         let mut daemons = Daemons::default();
-        let mut events = instances.newest_event();
+        // Changes say who is to have daemons; at events kits and secrets are looked at again.
+        let (mut changes, mut events) = (instances.enabled_changes(), instances.newest_event());
         loop {
+            changes.borrow_and_update();
             events.borrow_and_update();
             daemons.reconcile(self.wanted(&instances.list())).await;
             tokio::select! {
+                changed = changes.changed() => if changed.is_err() { break },
                 changed = events.changed() => if changed.is_err() { break },
                 () = over.cancelled() => break,
             }
