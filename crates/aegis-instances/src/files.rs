@@ -6,9 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
-
 use aegis_vmm::{Endpoint, Machine, Process, ProcessId};
+use tokio::task::JoinHandle;
 
 use crate::live::Live;
 use crate::manager::Context;

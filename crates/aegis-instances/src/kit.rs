@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aegis_guest_link::{GuestStream, LinkError};
+use aegis_guest_link::GuestStream;
 use aegis_guest_protocol::messages::{ExitStatus, Process};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::SyncIoBridge;
@@ -16,7 +16,7 @@ use crate::manager::Context;
 use crate::mounts::WORKSPACE;
 use crate::reason::StopReason;
 use crate::session::Session;
-use crate::usage::{Stay, User};
+use crate::usage::User;
 
 /// How long a program of a kit may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -161,7 +161,7 @@ async fn run(
     input: Option<tokio::io::DuplexStream>,
     what: &str,
 ) -> Result<String, StopReason> {
-    let stay: Option<Stay> = context.kit_usage.enter(User::Exec);
+    let stay = context.kit_usage.enter(User::Exec);
     let stay = stay.ok_or_else(|| failed("too many programs of kits at once"))?;
     let started = session.exec(process, stay).await.map_err(|error| boot::refused(&error))?;
     let conversation = async {
@@ -201,14 +201,14 @@ async fn feed(mut from: tokio::io::DuplexStream, to: &GuestStream) {
         }
         piece.reserve(PIECE);
     }
-    let _ended: Result<(), LinkError> = to.finish().await;
+    // One that has ended needs no end of its input.
+    let _ended = to.finish().await;
 }
 
 /// What a stream says, up to a limit, without what a terminal would take as commands.
 async fn printed(from: &GuestStream) -> String {
     let mut all = Vec::new();
     while let Ok(Some(bytes)) = from.read().await {
-        let bytes: Bytes = bytes;
         let room = MOST_PRINTED.saturating_sub(all.len());
         all.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
         // The next read tells of a session that is over.

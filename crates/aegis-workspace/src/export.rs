@@ -451,7 +451,6 @@ impl Export {
             .is_some_and(|id| self.tree.nodes.at(to.parent, &to.name) == Some(id));
         let lost =
             (!flags.contains(RenameFlags::EXCHANGE) && !same).then(|| self.before_loss(to.parent, &to.name));
-        let replaces = lost.is_some() && self.tree.status_in(to.parent, &to.name).is_ok();
         with_access(&old, CHANGE_NAMES, || {
             with_access(&new, CHANGE_NAMES, || {
                 rustix::fs::renameat_with(&old, &from.name, &new, &to.name, flags)
@@ -464,7 +463,7 @@ impl Export {
             self.tree.nodes.exchanged(from, to);
             return Ok(());
         }
-        if let Some(lost) = lost.filter(|_| replaces) {
+        if let Some(lost) = lost.filter(Loss::is_of_something) {
             self.lose(to.parent, &to.name, lost);
         }
         self.tree.nodes.moved(from, to);
@@ -511,6 +510,13 @@ fn put_attributes(tree: &mut Tree, view: View, parent: u64, listed: &Listed, rep
 struct Loss {
     rescued: Option<(u64, Rc<OwnedFd>)>,
     status: Option<Statx>,
+}
+
+impl Loss {
+    /// Whether anything stood there that anybody knows of: the guest's kernel, or the count.
+    fn is_of_something(&self) -> bool {
+        self.rescued.is_some() || self.status.is_some()
+    }
 }
 
 fn place(parent: u64, name: &OsStr) -> Place {
