@@ -19,9 +19,10 @@ run: deps ## Install what is missing, build, prepare, start the daemon, and say 
 deps: ## Say which system packages are missing, and install them
 	@scripts/dependencies
 
-aegisd: ## Build the daemon
-	@cargo build --release --package aegisd
+aegisd: ## Build the daemon, and the gateway that is the other end of guests' network cards
+	@cargo build --release --package aegisd --package aegis-gateway
 	install -D -m 0755 target/release/aegisd bin/aegisd
+	install -D -m 0755 target/release/aegis-gateway bin/aegis-gateway
 
 aegis: ## Build the command line client
 	@cargo build --release --package aegis-cli

@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on panics")]
 
+pub mod lab;
 pub mod registry;
 
 use std::fmt::Write as _;
@@ -22,6 +23,8 @@ pub struct Daemon {
     root: PathBuf,
     /// Added to the environment of every command.
     environment: Vec<(String, String)>,
+    /// The network name space that it is in, if not that of the test.
+    namespace: Option<String>,
 }
 
 /// What a finished command left.
@@ -126,7 +129,7 @@ impl Daemon {
     pub fn start_below(tail: &str) -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().join(tail);
-        let daemon = Daemon { home, root, environment: Vec::new() };
+        let daemon = Daemon { home, root, environment: Vec::new(), namespace: None };
         daemon.up();
         daemon
     }
@@ -139,7 +142,7 @@ impl Daemon {
     pub fn start_in(dir: &Path) -> Daemon {
         let home = tempfile::Builder::new().prefix("h").tempdir_in(dir).expect("make a home");
         let root = home.path().to_owned();
-        let daemon = Daemon { home, root, environment: Vec::new() };
+        let daemon = Daemon { home, root, environment: Vec::new(), namespace: None };
         daemon.up();
         daemon
     }
@@ -161,7 +164,21 @@ impl Daemon {
     pub fn none() -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().to_owned();
-        Daemon { home, root, environment: Vec::new() }
+        Daemon { home, root, environment: Vec::new(), namespace: None }
+    }
+
+    /// Starts a daemon on the host of a lab, with these lines more in its settings.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_on(lab: &lab::Lab, settings: &str) -> Daemon {
+        let mut daemon = Daemon::none();
+        daemon.namespace = Some(lab.host().to_owned());
+        let text = format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}");
+        std::fs::write(daemon.root.join("config.toml"), text).expect("write the settings");
+        daemon.up();
+        daemon
     }
 
     /// Starts a daemon in a new home with these lines more in its settings, and these variables in its environment.
@@ -228,7 +245,15 @@ impl Daemon {
     /// A command of `aegis`, ready to be spawned.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(bin().join("aegis"));
+        let program = bin().join("aegis");
+        let mut command = match &self.namespace {
+            None => Command::new(program),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(program);
+                command
+            }
+        };
         command.args(arguments).env("AEGIS_HOME", &self.root);
         // The keyring of whoever runs the tests is no matter of theirs.
         command.env_remove("DBUS_SESSION_BUS_ADDRESS");
@@ -345,7 +370,7 @@ impl Daemon {
         let mut text = String::new();
         walk(&self.root, &mut |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if ["aegisd.log", "console.log", "monitor.log"].contains(&name.as_str()) {
+            if ["aegisd.log", "console.log", "monitor.log", "gateway.log"].contains(&name.as_str()) {
                 let content = std::fs::read(path).unwrap_or_default();
                 let tail = content.get(content.len().saturating_sub(2000)..).unwrap_or_default();
                 // Writing to a string cannot fail.

@@ -52,7 +52,7 @@ disk = "2g"
 [idle]
 pause = "5m"
 [network]
-preset = "none"
+default = "none"
 [hooks]
 validate_config = ["sh", "-c", "test -x /usr/local/bin/tool && id -u > /workspace/validated"]
 render_env = ["sh", "-c", "echo B=rendered; echo C=rendered"]

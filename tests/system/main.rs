@@ -16,6 +16,7 @@ mod isolation;
 mod kits;
 mod lifecycle;
 mod measures;
+mod network;
 mod ports;
 mod resting;
 mod run;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use utoipa::ToSchema;
 
 use crate::image::PullPolicy;
+use crate::network::{NetworkPolicy, NetworkRequest};
 use crate::ports::{EndpointInfo, Expose};
 use crate::workspace::{HostDirectory, HostMount};
 
@@ -159,6 +160,9 @@ pub struct CreateInstance {
     /// Kit, which fills in what is absent here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kit: Option<String>,
+    /// What it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRequest>,
     /// More directories of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
@@ -308,6 +312,9 @@ pub struct Instance {
     /// All directories of the host that it sees, the workspace included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
+    /// What it may reach.
+    #[serde(default)]
+    pub network: NetworkPolicy,
     /// Names of its secrets; `*` stands for all.
     pub secret_keys: Vec<String>,
     /// Kit.

@@ -11,6 +11,7 @@ pub mod image;
 pub mod instance;
 pub mod kit;
 pub mod logs;
+pub mod network;
 pub mod ports;
 pub mod secret;
 pub mod size;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use aegis_api::instance::Restart;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::network::NetworkCommand;
 pub use crate::settings::{Pull, Settings};
 use crate::values::{self, Environment, Ports};
 
@@ -47,6 +48,12 @@ pub enum Command {
         /// What to do with them.
         #[command(subcommand)]
         command: InstanceCommand,
+    },
+    /// Show and change what instances may reach
+    Network {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: NetworkCommand,
     },
     /// Manage images
     Image {

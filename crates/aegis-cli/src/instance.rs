@@ -21,7 +21,7 @@ pub async fn start(context: &Context, arguments: Start) -> Result<i32, Failure> 
     let mut request = CreateInstance {
         wait: true,
         restart: arguments.restart,
-        ..request(arguments.settings, arguments.command)
+        ..request(arguments.settings, arguments.command)?
     };
     let mut client = context.client();
     fetch_image(&mut client, &mut request).await?;

@@ -11,6 +11,7 @@ pub mod instance;
 pub mod kit;
 pub mod logs;
 pub mod markdown;
+pub mod network;
 pub mod output;
 pub mod render;
 pub mod run;

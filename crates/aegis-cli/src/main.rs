@@ -5,8 +5,8 @@ use aegis_cli::arguments::{
 };
 use aegis_cli::failure::Failure;
 use aegis_cli::{
-    Context, copy, daemon, events, exec, image, instance, kit, logs, markdown, output, run, secret, stats,
-    workspace,
+    Context, copy, daemon, events, exec, image, instance, kit, logs, markdown, network, output, run, secret,
+    stats, workspace,
 };
 use clap::{CommandFactory, Parser};
 
@@ -53,6 +53,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             InstanceCommand::Unexpose(arguments) => instance::unexpose(context, &arguments).await,
             InstanceCommand::Restart(names) => instance::act(context, &names, "restart", "restarted").await,
         },
+        Command::Network { command } => network::network(context, command).await,
         Command::Image { command } => match command {
             ImageCommand::Pull(arguments) => image::pull(context, &arguments).await,
             ImageCommand::List(format) => image::list(context, format).await,

@@ -127,6 +127,7 @@ pub fn info(instance: &Instance) -> String {
 #[cfg(test)]
 mod tests {
     use aegis_api::instance::Restart;
+    use aegis_api::network::NetworkPolicy;
 
     use super::*;
 
@@ -165,6 +166,7 @@ mod tests {
             image_digest: None,
             workspace: None,
             mounts: Vec::new(),
+            network: NetworkPolicy::default(),
             secret_keys: vec![],
             kit: None,
         }

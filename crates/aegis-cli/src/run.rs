@@ -34,9 +34,12 @@ pub fn environment(pairs: Vec<values::Environment>) -> BTreeMap<String, String> 
 }
 
 /// The request for an instance with these settings.
-#[must_use]
-pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
-    CreateInstance {
+///
+/// # Errors
+/// If a file that they name cannot be read.
+pub fn request(settings: Settings, command: Vec<String>) -> Result<CreateInstance, Failure> {
+    Ok(CreateInstance {
+        network: settings.network.request()?,
         command,
         handle: settings.name,
         env: environment(settings.env),
@@ -59,7 +62,7 @@ pub fn request(settings: Settings, command: Vec<String>) -> CreateInstance {
         idle_stop_ms: settings.idle_stop,
         idle_connections_after_ms: settings.idle_connections_after,
         ..CreateInstance::default()
-    }
+    })
 }
 
 fn pull_policy(pull: Pull) -> PullPolicy {
@@ -94,7 +97,7 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
         ephemeral: true,
         stdin: interactive,
         tty: tty.then(terminal::size),
-        ..request(arguments.settings, arguments.command)
+        ..request(arguments.settings, arguments.command)?
     };
     let mut interrupts = Interrupts::listen()?;
     let mut client = context.client();

@@ -4,6 +4,7 @@ use aegis_api::instance::IdleTime;
 use aegis_api::workspace::HostMount;
 use clap::{Args, ValueEnum};
 
+use crate::network;
 use crate::values::{self, Environment, Ports};
 use crate::workspace;
 
@@ -52,6 +53,9 @@ pub struct Settings {
     /// Another directory of this host to see, a name or path as with --workspace; may be repeated
     #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = workspace::mount)]
     pub mount: Vec<HostMount>,
+    /// What it may reach.
+    #[command(flatten)]
+    pub network: network::Options,
     /// Memory, in MiB or with a unit such as 2g [default: 512]
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     pub memory: Option<u32>,

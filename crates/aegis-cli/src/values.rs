@@ -109,6 +109,21 @@ pub fn since(text: &str) -> Result<String, String> {
     duration::ago(text).map_err(|_| "expected a time (RFC 3339) or a duration".to_owned())
 }
 
+/// Parses a number of bytes, with an optional unit such as `64k`, `10m` or `1g`.
+///
+/// # Errors
+/// A sentence.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let units = [('k', 1u64 << 10), ('m', 1 << 20), ('g', 1 << 30)];
+    let found = units.into_iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, factor)));
+    let (number, factor) = found.unwrap_or((&lower, 1));
+    let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| "expected bytes, or a size such as 64k, 10m or 1g".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ mod events;
 mod images;
 mod lines;
 mod logs;
+mod network;
 mod process;
 mod transport;
 
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
 use aegis_api::kit::{Kit, ValidateKit};
+use aegis_api::network::{CheckReply, CheckRequest, NetworkInfo, NetworkPolicy, RuleRequest};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
 use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
@@ -26,6 +28,7 @@ pub use events::{Events, Told};
 pub use images::{Download, Pull};
 use lines::Lines;
 pub use logs::LogLines;
+pub use network::NetworkLines;
 pub use process::{ProcessReader, ProcessWriter};
 pub use transport::Upload;
 use transport::{Body, Connection};
@@ -209,6 +212,55 @@ impl Client {
     pub async fn unexpose(&mut self, name: &str, guest_port: u16) -> Result<ActionReply, ClientError> {
         let path = instance_path(name, &format!("/expose/{guest_port}"));
         self.send(Method::DELETE, &path, None::<&()>).await
+    }
+
+    /// What an instance may reach.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn network(&mut self, name: &str) -> Result<NetworkInfo, ClientError> {
+        self.get(&instance_path(name, "/network")).await
+    }
+
+    /// Adds a rule before all others.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn prefer_rule(&mut self, name: &str, rule: String) -> Result<NetworkInfo, ClientError> {
+        self.send(Method::POST, &instance_path(name, "/network/rules"), Some(&RuleRequest { rule })).await
+    }
+
+    /// Replaces what an instance may reach.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_network(
+        &mut self,
+        name: &str,
+        policy: &NetworkPolicy,
+    ) -> Result<NetworkInfo, ClientError> {
+        self.send(Method::PUT, &instance_path(name, "/network"), Some(policy)).await
+    }
+
+    /// What would happen.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn check_network(
+        &mut self,
+        name: &str,
+        request: &CheckRequest,
+    ) -> Result<CheckReply, ClientError> {
+        self.send(Method::POST, &instance_path(name, "/network/check"), Some(request)).await
+    }
+
+    /// What was decided, as JSON lines.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn network_log(&self, name: &str, follow: bool) -> Result<NetworkLines, ClientError> {
+        let path = instance_path(name, &format!("/network/log?follow={follow}"));
+        Ok(NetworkLines::new(self.lines(&path).await?))
     }
 
     /// Sends a signal to an instance's command.

@@ -1,6 +1,7 @@
 //! What is said on the control pipe.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 3;
+pub const NEWEST_VERSION: u32 = 4;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -142,8 +143,26 @@ pub struct Run {
     /// for files. Since version 3.
     #[serde(default)]
     pub shares: Vec<Share>,
+    /// How its network card is to be set up, if it has one. Since version 4.
+    #[serde(default)]
+    pub network: Option<Network>,
     /// The workload.
     pub process: Process,
+}
+
+/// The surroundings of a network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its address, and the length of the prefix that it shares with the gateway.
+    pub v4: (Ipv4Addr, u8),
+    /// The same for IPv6.
+    pub v6: (Ipv6Addr, u8),
+    /// Where everything goes, and who answers for names.
+    pub gateway_v4: Ipv4Addr,
+    /// The same for IPv6.
+    pub gateway_v6: Ipv6Addr,
+    /// Domains in which short names are looked for.
+    pub search: Vec<String>,
 }
 
 /// A directory of the host.

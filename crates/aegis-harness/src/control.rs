@@ -306,6 +306,9 @@ impl Shared {
         if !self.root_taken.get() {
             self.prepare(&run.hostname, &run.shares, &run.process.user)?;
         }
+        if let Some(network) = &run.network {
+            self.platform.connect(network)?;
+        }
         let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
         let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;
         let err = self.streams.open(WORKLOAD_ERR).ok_or_else(no_stream)?;

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use aegis_guest_protocol::messages::{Share, code};
+use aegis_guest_protocol::messages::{Network, Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::platform::{self, Platform};
 use aegis_harness::{activity, sockets};
@@ -15,6 +15,7 @@ use aegis_sys::listening::Listens;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
+use crate::card;
 use crate::freezer::Freezer;
 use crate::shares;
 
@@ -226,9 +227,7 @@ fn name_machine(hostname: &str) -> io::Result<()> {
     let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     fs::write("/etc/hosts", hosts)?;
     if fs::read("/etc/resolv.conf").map_or(true, |old| old.is_empty()) {
-        // A link to a resolver's run-time file would dangle.
-        let _absent = fs::remove_file("/etc/resolv.conf");
-        fs::write("/etc/resolv.conf", "# This instance has no network.\n")?;
+        card::write_resolver("# This instance has no network.\n")?;
     }
     Ok(())
 }
@@ -243,6 +242,12 @@ impl Platform for Guest {
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
+    }
+
+    fn connect(&self, network: &Network) -> Result<(), RpcError> {
+        card::set_up(network).map_err(|error| {
+            RpcError::new(code::SYSTEM, format!("the network card cannot be set up: {error}"))
+        })
     }
 
     fn mount_shares(&self, all: &[Share], owner: (u32, u32)) -> Result<(), RpcError> {

@@ -1,5 +1,6 @@
 //! `/init` of the guest: sets the machine up as far as the host need not decide, then serves the host.
 
+mod card;
 mod freezer;
 mod machine;
 mod shares;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-use aegis_guest_protocol::messages::{Share, code};
+use aegis_guest_protocol::messages::{Network, Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_sys::listening::Listens;
 
@@ -16,6 +16,14 @@ pub trait Platform: Debug {
     /// # Errors
     /// [`aegis_guest_protocol::messages::code::ROOT`] with what failed.
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError>;
+
+    /// Sets up the network card. Called once, when the root is there; without a network there is none.
+    ///
+    /// # Errors
+    /// [`code::SYSTEM`] with what failed.
+    fn connect(&self, _network: &Network) -> Result<(), RpcError> {
+        Ok(())
+    }
 
     /// Mounts directories of the host, as belonging to this user and group, who also gets a workspace that is none of
     /// them. Called once, when the root is there.

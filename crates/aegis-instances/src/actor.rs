@@ -4,6 +4,8 @@
 //! effects. Boot, guest session and teardown are tasks; they belong to a [`Live`], which lasts from one boot to its
 //! teardown, and report back by message.
 
+mod reach;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,10 +18,12 @@ use crate::boot::{self, Order};
 use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
 use crate::files::FileServer;
+use crate::gateway::GatewayProcess;
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest, pause, resume};
 use crate::manager::Context;
 use crate::measures::Measures;
+use crate::network::NetworkChange;
 use crate::now_ms;
 use crate::output::{Ending, Output};
 use crate::ports::{Mapping, Ports, Wanted};
@@ -54,6 +58,8 @@ pub(crate) enum Message {
     Expose(Vec<Wanted>, oneshot::Sender<Result<(), InstanceError>>),
     /// A port of the guest is to be exposed no longer.
     Unexpose(u16, oneshot::Sender<Result<(), InstanceError>>),
+    /// Its network is to change.
+    Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
     /// It is to stay awake for a while; or no longer, if absent.
     Lease(Option<Lease>),
 }
@@ -144,6 +150,9 @@ impl Actor {
         live.end_boot();
         if let Some(server) = FileServer::of(&self.context, &self.record.id, &self.record.spec) {
             server.adopt(&live, &machine);
+        }
+        if let Some(gateway) = GatewayProcess::of(&self.context, &self.record.id, &self.record.spec.network) {
+            gateway.adopt(&live, &machine);
         }
         live.set_machine(machine);
         if let Some(in_use) = self.disk.try_begin() {
@@ -249,6 +258,9 @@ impl Actor {
                 }
             }
             Message::Lease(lease) => self.lease(lease),
+            Message::Network(change, reply) => {
+                let _gave_up = reply.send(self.change_network(change).await);
+            }
             Message::Listen(done) => {
                 if self.record.life.enabled() {
                     self.ports.open();

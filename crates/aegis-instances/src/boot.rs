@@ -7,15 +7,17 @@ use std::sync::Arc;
 use aegis_guest_link::{LinkError, Resume};
 use aegis_guest_protocol::messages::{Prepare, Run, code};
 use aegis_store::disk::DiskMaker;
-use aegis_vmm::{End, Machine, MachineSpec, console_tail};
+use aegis_vmm::{Card, End, Machine, MachineSpec, console_tail};
 
 use crate::actor::Message;
 use crate::error::chain;
 use crate::files::{self, FileServer};
+use crate::gateway::GatewayProcess;
 use crate::kit;
 use crate::live::{LAST_BREATH, Live};
 use crate::manager::Context;
 use crate::mounts;
+use crate::network;
 use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
 use crate::spec::{InstanceSpec, check_process};
@@ -91,21 +93,26 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
         () = order.live.cancelled() => return Err(StopReason::stopped()),
     };
     order.live.hold_disk(in_use);
-    let machine = make_machine(context, &order.id, &order.spec).await?;
+    let card = context.vmm.capabilities().network.then(network::card);
+    let machine = make_machine(context, &order.id, &order.spec, card).await?;
     order.live.set_machine(Arc::clone(&machine));
     // Stored before anything depends on it: a daemon that dies now finds the machine again.
     order.live.tell_and_wait(|done| Message::MachineUp(order.live.boot, done)).await;
     if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
         order.live.keep_files(server.start(&machine).await?);
     }
+    if let Some(gateway) = GatewayProcess::of(context, &order.id, &order.spec.network) {
+        gateway.start(&order.live, &machine).await?;
+    }
     Ok(machine)
 }
 
-/// Makes the machine of an instance, and its disk if it has none yet.
+/// Makes the machine of an instance, with this card, and its disk if it has none yet.
 pub(crate) async fn make_machine(
     context: &Context,
     id: &str,
     of: &InstanceSpec,
+    card: Option<Card>,
 ) -> Result<Arc<dyn Machine>, StopReason> {
     let needed = HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(of.memory_mib.into());
     if let Some(available) = available_memory_mib().filter(|available| *available < needed) {
@@ -127,6 +134,7 @@ pub(crate) async fn make_machine(
         memory_mib: of.memory_mib,
         vcpus: of.vcpus,
         files: !of.mounts.is_empty(),
+        card,
     };
     // The console begins anew with each boot.
     let _absent = std::fs::remove_file(&spec.console_log);
@@ -173,7 +181,13 @@ async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Res
     let process = order.spec.process(&secrets, &rendered);
     let checked = check_process(&process.command, &process.env, &process.workdir);
     checked.map_err(|error| failed("the command cannot be executed", &error))?;
-    let run = Run { hostname: order.hostname.clone(), shares: mounts::shares(&order.spec.mounts), process };
+    let has_card = context.vmm.capabilities().network;
+    let run = Run {
+        hostname: order.hostname.clone(),
+        shares: mounts::shares(&order.spec.mounts),
+        network: has_card.then(|| network::surroundings(&context.resolvers.borrow())),
+        process,
+    };
     match session.link().call(&run).await {
         Ok(_started) => Ok(()),
         Err(error) => Err(refused(&error)),

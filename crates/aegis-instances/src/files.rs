@@ -1,14 +1,15 @@
 //! The server of a machine's files: a process of its own, which outlives the daemon and ends with its machine.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aegis_vmm::{Endpoint, Machine, Process, ProcessId};
+use aegis_vmm::{Endpoint, Machine, Process};
 use tokio::task::JoinHandle;
 
+use crate::helper;
 use crate::live::Live;
 use crate::manager::Context;
 use crate::mounts;
@@ -57,7 +58,8 @@ impl FileServer {
 
     /// Takes over the server of a machine that an earlier daemon started.
     pub(crate) fn adopt(self, live: &Arc<Live>, machine: &Arc<dyn Machine>) {
-        let process = recorded(&self.run_dir).and_then(|id| Process::adopt(&id).ok().flatten());
+        let process =
+            helper::recorded(&self.run_dir.join(RECORD)).and_then(|id| Process::adopt(&id).ok().flatten());
         live.keep_files(tokio::spawn(self.look_after(process, Arc::clone(machine))));
     }
 
@@ -111,10 +113,6 @@ impl FileServer {
             };
         }
     }
-}
-
-fn recorded(run_dir: &Path) -> Option<ProcessId> {
-    serde_json::from_slice(&std::fs::read(run_dir.join(RECORD)).ok()?).ok()
 }
 
 /// Checks that what is to be served is there.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
 use crate::boot;
+use crate::gateway::Network;
 use crate::lifecycle::{Boot, Event};
 use crate::output::Output;
 use crate::reason::StopReason;
@@ -40,6 +41,8 @@ pub(crate) struct Live {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Looks after the server of its files, and ends with the machine.
     files: Mutex<Option<JoinHandle<()>>>,
+    /// Its gateway, and who looks after that, which ends with the machine.
+    network: Mutex<Option<(Arc<Network>, JoinHandle<()>)>>,
     /// Held as long as there may be a machine.
     disk: Mutex<Option<OwnedMutexGuard<()>>>,
     /// Whether the session with an earlier daemon's guest is being opened.
@@ -66,6 +69,7 @@ impl Live {
             guest_over: CancellationToken::new(),
             tasks: Mutex::default(),
             files: Mutex::default(),
+            network: Mutex::default(),
             disk: Mutex::default(),
             adopting: AtomicBool::new(false),
         })
@@ -177,10 +181,21 @@ impl Live {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Waits until the server of its files is gone; its machine is already.
-    pub(crate) async fn files_ended(&self) {
-        let task = self.files.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+    pub(crate) fn keep_network(&self, network: Arc<Network>, task: JoinHandle<()>) {
+        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = Some((network, task));
+    }
+
+    /// Its gateway, if its machine has a card.
+    pub(crate) fn network(&self) -> Option<Arc<Network>> {
+        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        network.as_ref().map(|(network, _)| Arc::clone(network))
+    }
+
+    /// Waits until the processes that helped its machine are gone; that is already.
+    pub(crate) async fn helpers_ended(&self) {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for task in files.into_iter().chain(network.map(|(_, task)| task)) {
             // A task that panicked has ended too.
             let _ended = task.await;
         }

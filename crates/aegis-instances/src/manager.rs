@@ -18,15 +18,17 @@ use crate::error::InstanceError;
 use crate::exec::ExecSpec;
 use crate::kit::Kits;
 use crate::lifecycle::{Lifecycle, Request, State};
+use crate::live::Live;
 use crate::measures::Measures;
 use crate::output::{Attachment, ClientCount, Output};
 use crate::ports::{Ingress, Wanted};
 use crate::record::Record;
+use crate::resolvers::Resolvers;
 use crate::rest::RestDefaults;
 use crate::root::RootDisks;
 use crate::secret::SecretValues;
 use crate::session::{ExecHandle, Session};
-use crate::spec::{InstanceSpec, check_process};
+use crate::spec::{InstanceSpec, check_process, host_memory_mib};
 use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
 use crate::view::{View, word};
@@ -77,6 +79,10 @@ pub struct Surroundings {
     pub kits: Arc<dyn Kits>,
     /// Program that serves files of the host to a guest, as `PROGRAM serve-files`.
     pub file_server: PathBuf,
+    /// Program that is the other end of a guest's card.
+    pub gateway: PathBuf,
+    /// How the host resolves names; told when that changes.
+    pub resolvers: watch::Receiver<Arc<Resolvers>>,
 }
 
 /// What all actors share.
@@ -93,6 +99,8 @@ pub(crate) struct Context {
     /// Programs of kits that run in guests.
     pub(crate) kit_usage: Arc<Usage>,
     pub(crate) file_server: PathBuf,
+    pub(crate) gateway: PathBuf,
+    pub(crate) resolvers: watch::Receiver<Arc<Resolvers>>,
     pub(crate) measures: Measures,
     /// Machines of stopped instances.
     pub(crate) upkeep: TaskTracker,
@@ -169,7 +177,7 @@ impl Instances {
         config: Config,
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
-        let Surroundings { ingress, roots, secrets, kits, file_server } = surroundings;
+        let Surroundings { ingress, roots, secrets, kits, file_server, gateway, resolvers } = surroundings;
         let context = Arc::new(Context {
             home,
             registry,
@@ -181,6 +189,8 @@ impl Instances {
             kits,
             kit_usage: Arc::default(),
             file_server,
+            gateway,
+            resolvers,
             upkeep: TaskTracker::new(),
             upkeep_over: CancellationToken::new(),
             enabled: watch::Sender::new(()),
@@ -396,13 +406,6 @@ impl Instances {
     }
 }
 
-/// Memory of the host, MiB.
-#[must_use]
-pub fn host_memory_mib() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(u64::from(info.mem_unit)) >> 20
-}
-
 /// Deletes an ephemeral instance that nobody has been attached to for a while.
 async fn watch_clients(reference: InstanceRef) {
     let mut clients = reference.output.clients();
@@ -447,7 +450,11 @@ impl InstanceHandle {
     /// What its machine takes of the host; `None` without a machine.
     #[must_use]
     pub fn resources(&self) -> Option<Resources> {
-        self.reference.live.borrow().as_ref().and_then(|live| live.machine())?.resources()
+        self.live()?.machine()?.resources()
+    }
+
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        self.reference.live.borrow().clone()
     }
 
     /// Who uses its disk.
@@ -527,7 +534,7 @@ impl InstanceHandle {
     /// The session with its guest, if there is one now.
     #[must_use]
     pub fn current_session(&self) -> Option<Arc<Session>> {
-        self.reference.live.borrow().as_ref().and_then(|live| live.session())
+        self.live()?.session()
     }
 
     /// The session with its guest, as soon as there is one; `None` if the machine ends before.

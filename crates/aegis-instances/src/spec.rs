@@ -1,4 +1,4 @@
-//! What an instance is made of. Fixed at its creation.
+//! What an instance is made of. Fixed at its creation, but for what it may reach.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::kit::KitUse;
 use crate::mounts::{self, Mount};
+use crate::network::NetworkSpec;
 use crate::rest::RestSpec;
 use crate::restart::RestartPolicy;
 use crate::root::PinnedImage;
@@ -73,6 +74,9 @@ pub struct InstanceSpec {
     /// The kit that it was made with.
     #[serde(default)]
     pub kit: Option<KitUse>,
+    /// What it may reach. The only part that may change later.
+    #[serde(default)]
+    pub network: NetworkSpec,
     /// When it rests.
     #[serde(default)]
     pub rest: RestSpec,
@@ -88,6 +92,13 @@ pub struct InstanceSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct SpecError(pub String);
+
+/// Memory of the host, MiB.
+#[must_use]
+pub fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit)) >> 20
+}
 
 /// Checks a command and its surroundings.
 ///
@@ -126,6 +137,7 @@ impl InstanceSpec {
     pub fn check(&self, host_memory_mib: u64) -> Result<(), SpecError> {
         check_process(&self.command, &self.env, &self.workdir)?;
         mounts::check(&self.mounts)?;
+        self.network.check()?;
         let fail = |text: String| Err(SpecError(text));
         if self.memory_mib < LEAST_MEMORY_MIB {
             return fail(format!(
@@ -220,6 +232,7 @@ pub(crate) mod tests {
             mounts: Vec::new(),
             kit: None,
             rest: RestSpec::default(),
+            network: NetworkSpec::default(),
             restart: RestartPolicy::No,
             max_lifetime_ms: None,
         }

@@ -30,7 +30,7 @@ pub(crate) async fn tear_down(context: &Context, id: &str, live: &Arc<Live>, man
             }
         }
         machine.stop().await;
-        live.files_ended().await;
+        live.helpers_ended().await;
     }
     // The pipes are closed now; what is still in them is taken, unless a client holds it up.
     let _late = tokio::time::timeout(LAST_OUTPUT, live.guest_ended()).await;

@@ -153,7 +153,7 @@ impl Instances {
 
 /// Boots a machine of a stopped instance. One that does not come up is gone when that is told.
 async fn begin(context: &Context, view: &View, end: impl Future<Output = ()>) -> Result<Held, StopReason> {
-    let machine = boot::make_machine(context, &view.id, &view.spec).await?;
+    let machine = boot::make_machine(context, &view.id, &view.spec, None).await?;
     let files = match FileServer::of(context, &view.id, &view.spec) {
         Some(server) => server.start(&machine).await.map(Some),
         None => Ok(None),

@@ -45,7 +45,7 @@ pub struct Manifest {
     pub limits: Limits,
     /// When an idle instance rests.
     pub idle: Idle,
-    /// What the network lets through; kept, and of no effect as long as there is no network.
+    /// What an instance may reach, as the API's `network` says it; the daemon understands it.
     pub network: Option<serde_json::Value>,
     /// Directory of the kit whose contents an empty workspace gets.
     pub workspace: Option<String>,

@@ -4,6 +4,7 @@
 
 use std::io;
 
+pub mod card;
 pub mod child;
 pub mod guest;
 pub mod listening;

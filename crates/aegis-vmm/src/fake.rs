@@ -48,6 +48,7 @@ impl Vmm for Fake {
         Capabilities {
             pause: true,
             save: false,
+            network: false,
             accelerator: "none".to_owned(),
             accelerator_reason: "nothing is virtualised".to_owned(),
         }
@@ -127,10 +128,10 @@ impl Machine for FakeMachine {
         let name = match endpoint {
             Endpoint::Control => control,
             Endpoint::Bulk => bulk,
-            Endpoint::Files => {
+            Endpoint::Files | Endpoint::Network => {
                 return Err(VmmError::Refused {
                     action: "connect to the guest",
-                    message: "this guest mounts nothing".to_owned(),
+                    message: "this guest is the host's own process".to_owned(),
                 });
             }
         };

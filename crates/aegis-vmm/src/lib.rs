@@ -41,6 +41,9 @@ pub enum Endpoint {
     Bulk,
     /// Files of the host; only of a machine that was made with it.
     Files,
+    /// Frames of its network card, each preceded by its length as a big-endian `u32`; only of a machine that was made
+    /// with one. The other end may go and come again.
+    Network,
 }
 
 /// What a backend can do on this host.
@@ -50,6 +53,9 @@ pub struct Capabilities {
     pub pause: bool,
     /// Whether a paused machine's memory can be saved to disk.
     pub save: bool,
+    /// Whether machines can have a network card of their own.
+    #[serde(default)]
+    pub network: bool,
     /// What executes guest code, e.g. `kvm`; the word is for people.
     pub accelerator: String,
     /// Why this accelerator and no other.
@@ -88,6 +94,17 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Whether it has [`Endpoint::Files`].
     pub files: bool,
+    /// Its network card, behind [`Endpoint::Network`].
+    pub card: Option<Card>,
+}
+
+/// A network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Card {
+    /// Its address on the wire.
+    pub mac: [u8; 6],
+    /// Longest packet, bytes.
+    pub mtu: u16,
 }
 
 /// What finds a machine again after a restart of the daemon. Stored as JSON.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::rest::{After, RestDefaults};
+use aegis_policy::Policy;
 use serde::Deserialize;
 
 /// Where the name router listens, unless set otherwise.
@@ -23,6 +24,8 @@ pub struct Config {
     pub names: Option<SocketAddr>,
     /// Registries, proxy and limits of images.
     pub images: ImageConfig,
+    /// What instances may reach that were told nothing else.
+    pub network: Policy,
     /// Whether the session's keyring may keep what opens the secrets.
     pub keyring: bool,
 }
@@ -55,6 +58,7 @@ struct File {
     router: Router,
     images: ImageFile,
     secrets: SecretFile,
+    network: Policy,
     registry: BTreeMap<String, Registry>,
 }
 
@@ -129,7 +133,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router, images, secrets, registry } =
+        let File { idle, router, images, secrets, network, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = RestDefaults::default();
         let rest = RestDefaults {
@@ -153,7 +157,8 @@ impl Config {
             disk_budget: bytes("disk_budget", images.disk_budget.as_deref())?,
             max_unpacked: bytes("max_unpacked", images.max_unpacked.as_deref())?,
         };
-        Ok(Config { rest, names, images, keyring: secrets.keyring.unwrap_or(true) })
+        network.check().map_err(|error| format!("network: {error}"))?;
+        Ok(Config { rest, names, images, network, keyring: secrets.keyring.unwrap_or(true) })
     }
 }
 
@@ -173,11 +178,19 @@ mod tests {
 
     #[test]
     fn everything_can_be_set() {
-        let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false";
+        let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false\n\
+            [network]\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest =
             RestDefaults { pause: After::Ms(5000), stop: After::Never, connections: After::Ms(3_600_000) };
-        assert_eq!(config, Config { rest, names: None, images: ImageConfig::default(), keyring: false });
+        let network = Policy {
+            default: aegis_policy::Preset::None,
+            rules: vec!["allow *.example.org:443".parse().unwrap()],
+        };
+        assert_eq!(
+            config,
+            Config { rest, names: None, images: ImageConfig::default(), network, keyring: false }
+        );
     }
 
     #[test]
@@ -199,6 +212,7 @@ mod tests {
             ("[router]\nlisten = \"8099\"", "ADDRESS:PORT"),
             ("idle = 3", "idle"),
             ("[images]\ndisk_budget = \"much\"", "images.disk_budget"),
+            ("[network]\nrules = [\"allow 1.2.3.4.5\"]", "1.2.3.4.5"),
             ("[registry.\"x\"]\nca = \"ca.pem\"", "absolute"),
         ] {
             let error = Config::parse(text).unwrap_err();

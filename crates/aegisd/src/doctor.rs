@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use aegis_api::status::Finding;
-use aegis_instances::manager::host_memory_mib;
+use aegis_instances::spec::host_memory_mib;
 use aegis_store::disk::DiskMaker;
 use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
 use aegis_vmm::qemu::Qemu;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aegis_images::Settings;
 use aegis_instances::Config;
+use aegis_policy::Policy;
 use aegis_store::home::Home;
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
@@ -28,6 +29,8 @@ pub struct Environment {
     pub instances: Config,
     /// Where the name router listens; nowhere if absent.
     pub names: Option<SocketAddr>,
+    /// What instances may reach that were told nothing else.
+    pub network: Policy,
     /// Settings of images.
     pub images: Settings,
     /// Whether the session's keyring may keep what opens the secrets.
@@ -65,6 +68,7 @@ impl Environment {
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
             names: file.names,
+            network: file.network,
             keyring: file.keyring,
             images: file.images.settings(guest.oci_name()),
         })

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use aegis_api::instance::{CreateInstance, IdleTime, Never};
+use aegis_api::network::NetworkRequest;
 use aegis_api::ports::{self, Expose};
 use aegis_api::{duration, size};
 use aegis_instances::kit::{Contents, KitUse, Kits};
@@ -12,6 +13,7 @@ use aegis_instances::{Instances, View};
 use aegis_kits::daemons::{Daemons, Owner, Plan};
 use aegis_kits::manifest::{self, Broken, Manifest};
 use aegis_kits::{Kit, Shelf};
+use aegis_policy::{Preset, Rule};
 use aegis_store::home::Home;
 use aegis_store::secrets::names;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +107,20 @@ fn exposes(manifest: &Manifest) -> Result<Vec<Expose>, String> {
     Ok(all)
 }
 
+/// What it may reach.
+fn network(manifest: &Manifest) -> Result<Option<NetworkRequest>, String> {
+    let Some(value) = &manifest.network else { return Ok(None) };
+    let told = |error: &dyn std::fmt::Display| format!("network: {error}");
+    let request: NetworkRequest = serde_json::from_value(value.clone()).map_err(|error| told(&error))?;
+    for rule in request.rules.iter().flatten() {
+        rule.parse::<Rule>().map_err(|error| told(&error))?;
+    }
+    if let Some(preset) = &request.default {
+        preset.parse::<Preset>().map_err(|error| told(&error))?;
+    }
+    Ok(Some(request))
+}
+
 /// The request that a manifest stands for.
 fn defaults(manifest: &Manifest) -> Result<CreateInstance, String> {
     if let Some(problem) = manifest.secret_names().find_map(|name| names::refusal(name)) {
@@ -124,6 +140,7 @@ fn defaults(manifest: &Manifest) -> Result<CreateInstance, String> {
         idle_pause_ms: idle(manifest.idle.pause.as_ref())?,
         idle_stop_ms: idle(manifest.idle.stop.as_ref())?,
         idle_connections_after_ms: idle(manifest.idle.connections_after.as_ref())?,
+        network: network(manifest)?,
         ..CreateInstance::default()
     })
 }
@@ -148,6 +165,7 @@ pub(crate) fn apply(
         image: request.image.or(kit.image),
         workdir: request.workdir.or(kit.workdir),
         user: request.user.or(kit.user),
+        network: request.network.or(kit.network),
         memory_mb: request.memory_mb.or(kit.memory_mb),
         vcpus: request.vcpus.or(kit.vcpus),
         disk_mb: request.disk_mb.or(kit.disk_mb),

@@ -7,6 +7,7 @@ pub mod environment;
 mod ingress;
 mod keyring;
 mod kits;
+mod resolvers;
 mod socket;
 mod stream;
 mod surroundings;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use aegis_images::{ImageError, Images};
 use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances, Surroundings};
+use aegis_policy::Policy;
 use aegis_router::{Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
@@ -36,6 +38,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// The program that is the other end of guests' cards; it lies beside this one.
+const GATEWAY: &str = "aegis-gateway";
 /// How often files without an owner are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
 /// How long clients may take for their last frames when the daemon ends.
@@ -102,6 +106,8 @@ pub(crate) struct App {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
+    /// What instances may reach that were told nothing else.
+    pub(crate) network: Arc<Policy>,
     /// Where the name router listens, if it does.
     pub(crate) names: Option<SocketAddr>,
     /// Upgraded connections, which outlive their requests.
@@ -208,12 +214,15 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let secrets = Arc::new(StoredSecrets(Secrets::open(&home.data(), keyring(environment))?));
     let program = std::env::current_exe().map_err(DaemonError::io("find this program"))?;
     let kits = HostKits::new(home, &program);
+    let (tell_names, names_of_host) = tokio::sync::watch::channel(resolvers::now());
     let surroundings = Surroundings {
         ingress,
         roots: Arc::new(ImageDisks(images.clone())),
         secrets: Arc::<StoredSecrets>::clone(&secrets),
         kits: Arc::new(kits.clone()),
+        gateway: program.with_file_name(GATEWAY),
         file_server: program,
+        resolvers: names_of_host,
     };
     let stored = Arc::clone(&secrets);
     let settings = environment.instances.clone();
@@ -235,6 +244,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         vmm,
         home: shown,
         started: Instant::now(),
+        network: Arc::new(environment.network.clone()),
         names: names.as_ref().map(Names::address),
         streams: streams.clone(),
         end: end.clone(),
@@ -244,6 +254,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
     let supervisor = Supervisor { kits, secrets: Arc::clone(&stored), home: home.clone() };
     let supervising = tokio::spawn(supervisor.run(instances.clone(), end.wanted.clone()));
+    let watching = tokio::spawn(resolvers::watch(tell_names));
     let background = tokio::spawn(background(instances.clone(), end.clone()));
     let serving = tokio::spawn(async move { server.await });
     end.wanted.cancelled().await;
@@ -265,6 +276,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let _late = tokio::time::timeout(FAREWELL, streams.wait()).await;
     serving.abort();
     background.abort();
+    watching.abort();
     let closed = registry.close().await;
     // The lock still holds: no other daemon can have made this socket.
     let _absent = std::fs::remove_file(home.socket());

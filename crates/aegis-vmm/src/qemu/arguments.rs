@@ -14,6 +14,7 @@ pub(crate) const BULK_FD: i32 = 11;
 pub(crate) const QMP_FD: i32 = 12;
 pub(crate) const CONSOLE_FD: i32 = 13;
 pub(crate) const FILES_FD: i32 = 14;
+pub(crate) const CARD_FD: i32 = 15;
 
 /// Most memory that emulation may use for translated code, MiB. Unbounded it grows to a share of the host's.
 const TRANSLATION_CACHE_MIB: u32 = 128;
@@ -105,6 +106,12 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
     if spec.files {
         add("-device", "virtserialport,chardev=files,nr=3,name=aegis.files");
     }
+    if let Some(card) = &spec.card {
+        // This end listens, so that the other may go and come again.
+        add("-netdev", &format!("stream,id=net,server=on,addr.type=fd,addr.str={CARD_FD}"));
+        let mac = card.mac.map(|byte| format!("{byte:02x}")).join(":");
+        add("-device", &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={}", card.mtu));
+    }
     all.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
     all.extend(["-kernel".into(), kernel, "-initrd".into(), initramfs]);
     all
@@ -150,13 +157,14 @@ mod tests {
             memory_mib: 64,
             vcpus: 1,
             files: false,
+            card: None,
         };
         let words = arguments(&spec, guest, accelerator);
         words.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
     }
 
     #[test]
-    fn every_machine_is_sandboxed_and_has_no_network() {
+    fn every_machine_is_sandboxed_and_has_a_card_only_if_asked_for() {
         for guest in Architecture::ALL {
             let all = words_of(guest, Accelerator::Tcg);
             assert!(

@@ -24,7 +24,7 @@ use crate::{
     VmmError,
 };
 pub use accelerator::{Accelerator, Choice};
-use arguments::{BULK_FD, CONSOLE_FD, CONTROL_FD, FILES_FD, QMP_FD};
+use arguments::{BULK_FD, CARD_FD, CONSOLE_FD, CONTROL_FD, FILES_FD, QMP_FD};
 
 /// Name of this backend.
 pub const NAME: &str = "qemu";
@@ -65,6 +65,7 @@ fn socket_name(endpoint: Endpoint) -> &'static str {
         Endpoint::Control => "control.sock",
         Endpoint::Bulk => "bulk.sock",
         Endpoint::Files => "files.sock",
+        Endpoint::Network => "card.sock",
     }
 }
 
@@ -85,6 +86,7 @@ impl Vmm for Qemu {
         Capabilities {
             pause: true,
             save: false,
+            network: true,
             accelerator: self.choice.accelerator.name().to_owned(),
             accelerator_reason: self.choice.reason.clone(),
         }
@@ -111,6 +113,7 @@ impl Vmm for Qemu {
         command.args(arguments::arguments(spec, self.guest, self.choice.accelerator));
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
         let files = spec.files.then_some((socket_name(Endpoint::Files), FILES_FD));
+        let card = spec.card.map(|_| (socket_name(Endpoint::Network), CARD_FD));
         let sockets = [
             (socket_name(Endpoint::Control), CONTROL_FD),
             (socket_name(Endpoint::Bulk), BULK_FD),
@@ -121,6 +124,7 @@ impl Vmm for Qemu {
         let bound: io::Result<Vec<_>> = sockets
             .into_iter()
             .chain(files)
+            .chain(card)
             .map(|(name, fd)| Ok((listen(&spec.run_dir, name)?, fd)))
             .collect();
         let process = Process::spawn(command, bound.map_err(VmmError::io("bind the machine's sockets"))?);

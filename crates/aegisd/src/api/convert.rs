@@ -19,12 +19,13 @@ use aegis_instances::root::PinnedImage;
 use aegis_instances::secret::ALL;
 use aegis_instances::spec::{self, InstanceSpec};
 use aegis_instances::{StopReason as Reason, View};
+use aegis_policy::Policy;
 use aegis_store::secrets::names;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
-use super::workspaces;
+use super::{network, workspaces};
 use crate::App;
 
 /// A body as JSON; an empty one counts as `{}`.
@@ -151,6 +152,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         image_digest: spec.image.as_ref().map(|image| image.digest.clone()),
         workspace: workspaces::of(view),
         mounts: workspaces::all_of(view),
+        network: network::policy(&spec.network.policy),
         secret_keys: spec.secrets.clone(),
         kit: spec.kit.as_ref().map(|kit| kit.name.clone()),
     }
@@ -162,6 +164,7 @@ pub(super) fn new_spec(
     rootfs: String,
     image: Option<PinnedImage>,
     kit: Option<KitUse>,
+    defaults: &Policy,
 ) -> Result<InstanceSpec, Failure> {
     if let Some(name) = &request.handle {
         handle::check(name).map_err(|error| Failure::invalid(format!("{name:?}: {error}")))?;
@@ -184,6 +187,7 @@ pub(super) fn new_spec(
         secrets: secret_names(&request.secrets)?,
         mounts: workspaces::mounts(request)?,
         kit,
+        network: network::spec(request, defaults)?,
         rest: RestSpec {
             pause: request.idle_pause_ms.map(after),
             stop: request.idle_stop_ms.map(after),

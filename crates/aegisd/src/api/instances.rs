@@ -13,6 +13,7 @@ use aegis_instances::manager::{InstanceHandle, Pruned};
 use aegis_instances::ports::additions;
 use aegis_instances::root::PinnedImage;
 use aegis_instances::secret::SecretValues;
+use aegis_policy::Policy;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -96,7 +97,7 @@ pub(super) async fn create(
         }
     };
     let rootfs = if image.is_some() { String::new() } else { app.instances.default_rootfs()? };
-    let spec = new_spec(&request, rootfs, image, kit)?;
+    let spec = new_spec(&request, rootfs, image, kit, &app.network)?;
     // Better now than at the boot.
     app.secrets.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
     // Not removed either.
@@ -105,6 +106,20 @@ pub(super) async fn create(
     let created = app.instances.create(request.handle.clone(), spec, ports).await?;
     begin(&created, request.wait).await?;
     Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
+}
+
+/// Whether a request asks for what an instance is. What it may reach may have changed since, unless that is asked for.
+fn same_as(
+    defaults: &Policy,
+    request: &CreateInstance,
+    kit: Option<KitUse>,
+    view: &View,
+) -> Result<bool, Failure> {
+    let mut wanted = new_spec(request, view.spec.rootfs.clone(), same_image(request, view), kit, defaults)?;
+    if request.network.is_none() {
+        wanted.network = view.spec.network.clone();
+    }
+    Ok(wanted == *view.spec)
 }
 
 fn pin(name: &str, held: &Held, without_env: bool) -> PinnedImage {
@@ -130,8 +145,7 @@ async fn start_existing(
 ) -> Result<Json<Instance>, Failure> {
     let view = existing.view();
     let same = !request.ephemeral
-        && (names_only(request)
-            || new_spec(request, view.spec.rootfs.clone(), same_image(request, &view), kit)? == *view.spec)
+        && (names_only(request) || same_as(&app.network, request, kit, &view)?)
         && exposes_nothing_new(request, &view)?;
     if !same {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());

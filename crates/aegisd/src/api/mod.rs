@@ -7,6 +7,7 @@ mod images;
 mod instances;
 mod kits;
 mod logs;
+mod network;
 mod ports;
 mod processes;
 mod secrets;
@@ -49,6 +50,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ports::expose))
         .routes(routes!(ports::unexpose))
         .routes(routes!(ports::keep_alive, ports::release))
+        .routes(routes!(network::show, network::replace))
+        .routes(routes!(network::prefer))
+        .routes(routes!(network::check))
+        .routes(routes!(network::log))
         .routes(routes!(images::list, images::remove))
         .routes(routes!(images::describe))
         .routes(routes!(images::pull))

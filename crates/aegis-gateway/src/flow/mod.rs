@@ -1,0 +1,7 @@
+//! Conversations of the guest with the world: one socket of the host each.
+
+pub(crate) mod echo;
+pub(crate) mod query;
+pub(crate) mod tcp;
+pub(crate) mod terminal;
+pub(crate) mod udp;

@@ -1,0 +1,131 @@
+//! Datagrams between one port of the guest and one of another end.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+
+use crate::judge::Case;
+use crate::packet::{self, Packet, Transport, Unreachable};
+use crate::shape::Shaper;
+use crate::wire::Outgoing;
+
+/// How long a conversation is kept without a datagram, once the other end has answered (RFC 4787, REQ-5).
+const ANSWERED: Duration = Duration::from_secs(120);
+/// And before.
+const UNANSWERED: Duration = Duration::from_secs(30);
+/// How many datagrams are taken in one turn.
+const TURN: usize = 64;
+/// How much of the last packet is kept, to be quoted in errors: its heads.
+const QUOTED: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct UdpFlow {
+    pub(crate) guest: SocketAddr,
+    pub(crate) other: SocketAddr,
+    pub(crate) socket: UdpSocket,
+    pub(crate) case: Case,
+    pub(crate) bytes_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) deadline: Option<Instant>,
+    answered: bool,
+    last: Vec<u8>,
+}
+
+impl UdpFlow {
+    /// Opens a socket for it. `target` is `other` as the host writes it.
+    pub(crate) fn open(
+        guest: SocketAddr,
+        other: SocketAddr,
+        target: SocketAddr,
+        case: Case,
+    ) -> io::Result<UdpFlow> {
+        let any: IpAddr =
+            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(target)?;
+        Ok(UdpFlow {
+            guest,
+            other,
+            socket,
+            case,
+            bytes_out: 0,
+            bytes_in: 0,
+            deadline: None,
+            answered: false,
+            last: Vec::new(),
+        })
+    }
+
+    /// When it ends if nothing more is said.
+    pub(crate) fn expiry(&self, now: Instant) -> Instant {
+        now + if self.answered { ANSWERED } else { UNANSWERED }
+    }
+
+    /// Passes a datagram of the guest on.
+    pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut Outgoing, shaper: &mut Shaper) {
+        let Transport::Udp { payload, .. } = packet.transport else { return };
+        self.last = packet.bytes.get(..packet.bytes.len().min(QUOTED)).unwrap_or_default().to_vec();
+        if shaper.outward() == 0 {
+            return;
+        }
+        // The socket tells an earlier datagram's fate first; this one is as good as the next try.
+        let sent = self.socket.send(payload).or_else(|error| {
+            self.fail(&error, out);
+            self.socket.send(payload)
+        });
+        if let Ok(count) = sent {
+            shaper.take_outward(count);
+            self.bytes_out += count as u64;
+        }
+    }
+
+    /// Passes on what has come for the guest.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8], out: &mut Outgoing, shaper: &mut Shaper) {
+        for _ in 0..TURN {
+            match self.socket.recv(buffer) {
+                Ok(count) => {
+                    self.answered = true;
+                    // What is too much is lost, as datagrams are.
+                    if shaper.inward() > 0 && out.has_room() {
+                        shaper.take_inward(count);
+                        self.bytes_in += count as u64;
+                        packet::send_udp(
+                            out,
+                            self.other,
+                            self.guest,
+                            buffer.get(..count).unwrap_or_default(),
+                        );
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => self.fail(&error, out),
+            }
+        }
+    }
+
+    /// Tells the guest what the host was told.
+    fn fail(&self, error: &io::Error, out: &mut Outgoing) {
+        let why = match error.kind() {
+            ErrorKind::ConnectionRefused => Unreachable::Port,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Unreachable::Host,
+            _ => return,
+        };
+        let (guest, other) = (self.guest.ip(), self.other.ip());
+        let transport = Transport::Udp { guest_port: 0, port: 0, payload: &[] };
+        let packet = Packet { guest, other, bytes: &self.last, transport };
+        packet::send_unreachable(out, &packet, why);
+    }
+}
+
+/// Whether a datagram begins a connection of QUIC (RFC 8999, 5.1), whose name cannot be read.
+pub(crate) fn is_quic(payload: &[u8]) -> bool {
+    match payload {
+        [first, version @ ..] if first & 0x80 != 0 && payload.len() >= 1200 => {
+            version.get(..4).is_some_and(|version| version != [0; 4])
+        }
+        _ => false,
+    }
+}

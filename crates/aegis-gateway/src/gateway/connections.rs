@@ -1,0 +1,218 @@
+//! TCP of the guest.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use aegis_policy::{Because, Protocol, Ruling};
+use mio::Interest;
+use mio::net::TcpStream;
+use rustix::net::sockopt;
+
+use super::{Gateway, Kind, name_token, token};
+use crate::addressing::is_gateway;
+use crate::flow::query::QueryFlow;
+use crate::flow::tcp::{Key, TcpFlow, Turn};
+use crate::journal::What;
+use crate::names::{Asker, Sockets};
+use crate::packet::{self, Frame, Packet, Unreachable};
+
+/// Port of the resolver.
+pub(super) const RESOLVER: u16 = 53;
+/// After how long without a word the host looks whether a connection's other end is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+impl Gateway {
+    /// A segment of the guest.
+    pub(super) fn segment(
+        &mut self,
+        key: Key,
+        packet: &Packet<'_>,
+        begins: bool,
+        resets: bool,
+        now: Instant,
+    ) {
+        match self.table.by_connection.get(&key).copied() {
+            Some((Kind::Tcp, index)) => {
+                let Some(flow) = self.table.tcp.get_mut(index) else { return };
+                if flow.is_connecting() && resets {
+                    // It has given up before the host got through.
+                    return self.close(index);
+                }
+                flow.input(packet.bytes, &mut self.out);
+                self.table.touch(Kind::Tcp, index);
+            }
+            Some((_, index)) => {
+                if let Some(flow) = self.table.query.get_mut(index) {
+                    flow.input(packet.bytes, &mut self.out);
+                    self.table.touch(Kind::Query, index);
+                }
+            }
+            None if begins => self.begin(key, packet, now),
+            // Of a connection that an earlier gateway had, or a flow that has ended.
+            None => packet::send_reset(&mut self.out, packet),
+        }
+    }
+
+    fn begin(&mut self, key: Key, packet: &Packet<'_>, now: Instant) {
+        let (_, other) = key;
+        if is_gateway(other.ip()) && other.port() == RESOLVER && !self.is_full() {
+            let seed = self.seed();
+            let flow = QueryFlow::open(key, other, packet.bytes, seed, self.clock, &mut self.out);
+            let index = self.table.add_query(flow);
+            return self.table.touch(Kind::Query, index);
+        }
+        let mut case = self.judge.case(Protocol::Tcp, other.ip(), other.port(), now);
+        if case.ruling.allows() && self.is_full() {
+            self.counters.limited += 1;
+            case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
+        }
+        self.note(&case, What::Flow, (0, 0));
+        if !case.ruling.allows() {
+            return packet::send_reset(&mut self.out, packet);
+        }
+        let target = match case.ruling.because {
+            Because::HostPort => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), other.port()),
+            _ => SocketAddr::new(case.address, other.port()),
+        };
+        match TcpStream::connect(target) {
+            Ok(stream) => {
+                let inspected =
+                    self.judge.policy().judges_names() && !matches!(case.ruling.because, Because::HostPort);
+                let flow = TcpFlow::new(key, stream, packet.bytes, case, inspected);
+                let index = self.table.add_tcp(flow);
+                self.watch(index);
+            }
+            Err(error) => refuse(&mut self.out, packet, &error),
+        }
+    }
+
+    fn watch(&mut self, index: usize) {
+        let Some(flow) = self.table.tcp.get_mut(index) else { return };
+        let (token, interest) = (token(Kind::Tcp, index), Interest::READABLE | Interest::WRITABLE);
+        // Best effort, all three.
+        let _slower = sockopt::set_tcp_nodelay(flow.host.as_fd(), true);
+        let _unnoticed = sockopt::set_socket_keepalive(flow.host.as_fd(), true);
+        let _later = sockopt::set_tcp_keepidle(flow.host.as_fd(), KEEP_ALIVE);
+        if self.registry.register(&mut flow.host, token, interest).is_err() {
+            self.close(index);
+        }
+        self.table.touch(Kind::Tcp, index);
+    }
+
+    fn seed(&self) -> u64 {
+        use std::hash::{BuildHasher, Hasher};
+        // Each of these has keys of its own, from the system's generator.
+        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+        hasher.write_u64(self.counters.packets_out);
+        hasher.finish()
+    }
+
+    /// Lets flows do what they can.
+    pub(super) fn run_flows(&mut self, now: Instant) {
+        for (kind, index) in self.table.take_touched() {
+            match kind {
+                Kind::Tcp => self.run_connection(index),
+                Kind::Query => self.run_query(index, now),
+                _ => {}
+            }
+        }
+    }
+
+    fn run_connection(&mut self, index: usize) {
+        let (flows, seed) = (self.table.tcp.len(), self.seed());
+        let Some(flow) = self.table.tcp.get_mut(index) else { return };
+        let before = flow.case.ruling.allows();
+        let mut around =
+            Gateway::surroundings(&mut self.out, &self.judge, &mut self.shaper, self.clock, flows, seed);
+        match flow.turn(&mut around) {
+            Turn::Wait(due) => {
+                if !self.out.has_room() {
+                    self.table.starved.push((Kind::Tcp, index));
+                }
+                self.table.schedule(Kind::Tcp, index, due);
+            }
+            Turn::Again => self.table.touch(Kind::Tcp, index),
+            Turn::Failed(error) => {
+                let frame = flow.first().map(<[u8]>::to_vec);
+                if let Some(bytes) = frame
+                    && let Ok(Frame::Packet(packet)) = packet::read_ip(&bytes)
+                {
+                    refuse(&mut self.out, &packet, &error);
+                }
+                self.close(index);
+            }
+            Turn::Over => {
+                let denied = Some(flow.case.clone()).filter(|case| before && !case.ruling.allows());
+                if let Some(case) = denied {
+                    self.note(&case, What::Flow, (0, 0));
+                }
+                self.close(index);
+            }
+        }
+    }
+
+    fn run_query(&mut self, index: usize, now: Instant) {
+        while let Some(question) = self.table.query.get_mut(index).and_then(QueryFlow::question) {
+            let sockets = Sockets { registry: &self.registry, token: name_token };
+            let (asked, delivery) =
+                self.names.ask(Asker::Connection(index), &question, &self.judge, &sockets, now);
+            if let Some(asked) = asked {
+                self.note_name(&asked);
+            }
+            self.deliver(delivery);
+        }
+        let Some(flow) = self.table.query.get_mut(index) else { return };
+        match flow.turn(&mut self.out, now) {
+            Some(due) => self.table.schedule(Kind::Query, index, Some(due)),
+            None => {
+                self.names.forget(index);
+                self.table.remove_query(index);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, index: usize) {
+        let Some(flow) = self.table.remove_tcp(index) else { return };
+        if flow.case.ruling.allows() {
+            self.note(&flow.case, What::End, (flow.bytes_out, flow.bytes_in));
+        }
+    }
+
+    /// Decides about all flows again.
+    pub(super) fn judge_again(&mut self) {
+        let indices: Vec<usize> = self.table.tcp.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            let Some(flow) = self.table.tcp.get_mut(index) else { continue };
+            if self.judge.again(&mut flow.case) {
+                continue;
+            }
+            let case = flow.case.clone();
+            match flow.first().map(<[u8]>::to_vec) {
+                Some(first) => {
+                    if let Ok(Frame::Packet(packet)) = packet::read_ip(&first) {
+                        packet::send_reset(&mut self.out, &packet);
+                    }
+                }
+                None => flow.abort(&mut self.out),
+            }
+            let bytes = (flow.bytes_out, flow.bytes_in);
+            self.note(&case, What::End, bytes);
+            self.close(index);
+        }
+        self.judge_datagrams_again();
+    }
+}
+
+/// Tells the guest why the host could not connect.
+fn refuse(out: &mut crate::wire::Outgoing, packet: &Packet<'_>, error: &std::io::Error) {
+    match error.kind() {
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
+            packet::send_unreachable(out, packet, Unreachable::Host);
+        }
+        // Whoever waits in vain goes on waiting, as without a gateway.
+        ErrorKind::TimedOut => {}
+        _ => packet::send_reset(out, packet),
+    }
+}

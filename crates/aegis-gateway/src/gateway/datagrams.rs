@@ -1,0 +1,201 @@
+//! UDP and echoes of the guest.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use aegis_policy::{Because, Protocol, Ruling};
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use super::connections::RESOLVER;
+use super::{DATAGRAM, Gateway, Kind, name_token, token};
+use crate::addressing::is_gateway;
+use crate::flow::echo::EchoFlow;
+use crate::flow::udp::{UdpFlow, is_quic};
+use crate::journal::What;
+use crate::judge::Case;
+use crate::names::{Asker, Sockets};
+use crate::packet::{self, Packet, Unreachable};
+
+impl Gateway {
+    /// A datagram of the guest.
+    pub(super) fn datagram(
+        &mut self,
+        key: (SocketAddr, SocketAddr),
+        packet: &Packet<'_>,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        let (guest, other) = key;
+        if is_gateway(other.ip()) && other.port() == RESOLVER {
+            let sockets = Sockets { registry: &self.registry, token: name_token };
+            let asker = Asker::Datagram { guest, gateway: other };
+            let (asked, delivery) = self.names.ask(asker, payload, &self.judge, &sockets, now);
+            if let Some(asked) = asked {
+                self.note_name(&asked);
+            }
+            return self.deliver(delivery);
+        }
+        let index = match self.table.by_datagram.get(&key).copied() {
+            Some(index) => Some(index),
+            None => self.begin_datagrams(key, packet, payload, now),
+        };
+        if let Some(index) = index
+            && let Some(flow) = self.table.udp.get_mut(index)
+        {
+            flow.send(packet, &mut self.out, &mut self.shaper);
+            let expiry = flow.expiry(now);
+            self.table.schedule(Kind::Udp, index, Some(expiry));
+        }
+    }
+
+    fn begin_datagrams(
+        &mut self,
+        (guest, other): (SocketAddr, SocketAddr),
+        packet: &Packet<'_>,
+        payload: &[u8],
+        now: Instant,
+    ) -> Option<usize> {
+        let mut case = self.judge.case(Protocol::Udp, other.ip(), other.port(), now);
+        if case.ruling.allows() && is_quic(payload) && self.judge.policy().judges_names() {
+            case.ruling = Ruling::deny(Because::Unnamed);
+        }
+        self.bound(&mut case);
+        self.note(&case, What::Flow, (0, 0));
+        if !case.ruling.allows() {
+            packet::send_unreachable(&mut self.out, packet, Unreachable::Port);
+            return None;
+        }
+        let target = SocketAddr::new(case.address, other.port());
+        let Ok(flow) = UdpFlow::open(guest, other, target, case) else {
+            packet::send_unreachable(&mut self.out, packet, Unreachable::Host);
+            return None;
+        };
+        let index = self.table.udp.insert(flow);
+        self.table.by_datagram.insert((guest, other), index);
+        let flow = self.table.udp.get_mut(index)?;
+        if self.registry.register(&mut flow.socket, token(Kind::Udp, index), Interest::READABLE).is_err() {
+            self.table.remove_udp(index);
+            return None;
+        }
+        Some(index)
+    }
+
+    fn bound(&mut self, case: &mut Case) {
+        if case.ruling.allows() && self.is_full() {
+            self.counters.limited += 1;
+            case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
+        }
+    }
+
+    pub(super) fn udp_ready(&mut self, index: usize) {
+        let Some(flow) = self.table.udp.get_mut(index) else { return };
+        self.scratch.resize(DATAGRAM, 0);
+        flow.receive(&mut self.scratch, &mut self.out, &mut self.shaper);
+        let expiry = flow.expiry(Instant::now());
+        self.table.schedule(Kind::Udp, index, Some(expiry));
+    }
+
+    /// A request of the guest for an echo.
+    pub(super) fn echo(
+        &mut self,
+        packet: &Packet<'_>,
+        (ident, sequence, data): (u16, u16, &[u8]),
+        now: Instant,
+    ) {
+        if is_gateway(packet.other) {
+            return packet::send_echo(&mut self.out, packet.other, packet.guest, ident, sequence, data);
+        }
+        let index = match self.table.by_echo.get(&(packet.other, ident)).copied() {
+            Some(index) => Some(index),
+            None => self.begin_echoes(packet, ident, now),
+        };
+        if let Some(index) = index
+            && let Some(flow) = self.table.echo.get_mut(index)
+        {
+            flow.send(sequence, data);
+            self.table.schedule(Kind::Echo, index, Some(EchoFlow::expiry(now)));
+        }
+    }
+
+    fn begin_echoes(&mut self, packet: &Packet<'_>, ident: u16, now: Instant) -> Option<usize> {
+        let mut case = self.judge.case(Protocol::Icmp, packet.other, 0, now);
+        self.bound(&mut case);
+        self.note(&case, What::Flow, (0, 0));
+        let flow = case
+            .ruling
+            .allows()
+            .then(|| EchoFlow::open(packet.guest, packet.other, ident, case))
+            .and_then(Result::ok);
+        let Some(flow) = flow else {
+            packet::send_unreachable(&mut self.out, packet, Unreachable::Prohibited);
+            return None;
+        };
+        let fd = flow.fd();
+        let index = self.table.echo.insert(flow);
+        self.table.by_echo.insert((packet.other, ident), index);
+        let watched = self.registry.register(
+            &mut SourceFd(&fd.as_raw_fd()),
+            token(Kind::Echo, index),
+            Interest::READABLE,
+        );
+        if watched.is_err() {
+            self.table.remove_echo(index);
+            return None;
+        }
+        Some(index)
+    }
+
+    pub(super) fn echo_ready(&mut self, index: usize) {
+        if let Some(flow) = self.table.echo.get_mut(index) {
+            self.scratch.resize(DATAGRAM, 0);
+            flow.receive(&mut self.scratch, &mut self.out);
+        }
+    }
+
+    /// Deals with flows whose time has come.
+    pub(super) fn run_timers(&mut self, now: Instant) {
+        while let Some((kind, index)) = self.table.overdue(now) {
+            match kind {
+                Kind::Udp => self.end_datagrams(index),
+                Kind::Echo => self.end_echoes(index),
+                kind => self.table.touch(kind, index),
+            }
+        }
+    }
+
+    fn end_datagrams(&mut self, index: usize) {
+        if let Some(flow) = self.table.remove_udp(index) {
+            self.note(&flow.case, What::End, (flow.bytes_out, flow.bytes_in));
+        }
+    }
+
+    fn end_echoes(&mut self, index: usize) {
+        if let Some(flow) = self.table.remove_echo(index) {
+            self.note(&flow.case, What::End, (flow.bytes_out, flow.bytes_in));
+        }
+    }
+
+    /// Decides about all conversations again.
+    pub(super) fn judge_datagrams_again(&mut self) {
+        let judge = &self.judge;
+        let denied = |(index, case): (usize, &mut Case)| (!judge.again(case)).then_some(index);
+        let udp: Vec<usize> = self
+            .table
+            .udp
+            .iter_mut()
+            .map(|(index, flow)| (index, &mut flow.case))
+            .filter_map(denied)
+            .collect();
+        let echo: Vec<usize> = self
+            .table
+            .echo
+            .iter_mut()
+            .map(|(index, flow)| (index, &mut flow.case))
+            .filter_map(denied)
+            .collect();
+        udp.into_iter().for_each(|index| self.end_datagrams(index));
+        echo.into_iter().for_each(|index| self.end_echoes(index));
+    }
+}

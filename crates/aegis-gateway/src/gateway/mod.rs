@@ -1,0 +1,404 @@
+//! The gateway itself: frames of one guest on one side, sockets of the host on the other.
+//!
+//! ```text
+//!   frames ──► packet ──► flow? ──yes──► its terminal ──► its socket
+//!                           └──no───► judge ──► a new flow, or a refusal at once
+//! ```
+
+mod connections;
+mod datagrams;
+mod table;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use aegis_policy::{Action, Direction, Protocol};
+use mio::{Registry, Token};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::tcp::Surroundings;
+use crate::flow::terminal::Clock;
+use crate::journal::{Entry, Journal, What};
+use crate::judge::{Case, Judge};
+use crate::names::{Asked, Delivery, Names, Sockets};
+use crate::packet::{self, Frame, Packet, Transport};
+use crate::settings::{Limits, Settings};
+use crate::shape::{Bucket, PAUSE, Shaper};
+use crate::wire::{Ended, Incoming, Outgoing};
+use table::Table;
+
+/// How often the guest's frames are read before others have their turn.
+const READS: usize = 8;
+/// Longest datagram.
+const DATAGRAM: usize = 64 << 10;
+
+/// What a socket belongs to. The kind is part of its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// The machine, and what belongs to the process as a whole.
+    Fixed,
+    Tcp,
+    Udp,
+    Echo,
+    Query,
+    Name,
+}
+
+const KINDS: [Kind; 6] = [Kind::Fixed, Kind::Tcp, Kind::Udp, Kind::Echo, Kind::Query, Kind::Name];
+/// Bits of a token that tell its kind.
+const KIND_BITS: u32 = 3;
+
+pub(crate) fn token(kind: Kind, index: usize) -> Token {
+    let kind = KINDS.iter().position(|one| *one == kind).unwrap_or(0);
+    Token(index << KIND_BITS | kind)
+}
+
+pub(crate) fn of_token(token: Token) -> (Kind, usize) {
+    let kind = KINDS.get(token.0 & ((1 << KIND_BITS) - 1)).copied().unwrap_or(Kind::Fixed);
+    (kind, token.0 >> KIND_BITS)
+}
+
+fn name_token(index: usize) -> Token {
+    token(Kind::Name, index)
+}
+
+/// What was counted since the gateway began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Packets from the guest.
+    pub packets_out: u64,
+    /// Bytes of them.
+    pub bytes_out: u64,
+    /// Packets to the guest.
+    pub packets_in: u64,
+    /// Bytes of them.
+    pub bytes_in: u64,
+    /// Packets to the guest that were lost, because it took none.
+    pub lost: u64,
+    /// Flows that were opened.
+    pub flows: u64,
+    /// Flows that are open.
+    pub open_flows: u64,
+    /// Flows that were refused.
+    pub denied: u64,
+    /// Names that were asked for.
+    pub queries: u64,
+    /// How often something had to wait, or was refused, for a bound.
+    pub limited: u64,
+    /// Frames that mean nothing, or nothing good, by kind.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Whether the machine is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machine {
+    Here,
+    Gone,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    registry: Registry,
+    incoming: Incoming,
+    pub(crate) out: Outgoing,
+    judge: Judge,
+    names: Names,
+    pub(crate) journal: Journal,
+    limits: Limits,
+    shaper: Shaper,
+    packets: Bucket,
+    clock: Clock,
+    table: Table,
+    counters: Counters,
+    scratch: Vec<u8>,
+    /// There may be more frames than were read.
+    unread: bool,
+    /// The guest has used up its packets for now.
+    choked: bool,
+}
+
+impl Gateway {
+    /// A gateway that lets nothing pass until it is told what may.
+    pub(crate) fn new(registry: Registry) -> Gateway {
+        let now = Instant::now();
+        Gateway {
+            registry,
+            incoming: Incoming::default(),
+            out: Outgoing::default(),
+            judge: Judge::new(),
+            names: Names::new(now),
+            journal: Journal::default(),
+            limits: Limits::default(),
+            shaper: Shaper::new(None, now),
+            packets: Bucket::new(None, 1, now),
+            clock: Clock::new(),
+            table: Table::default(),
+            counters: Counters::default(),
+            scratch: Vec::new(),
+            unread: false,
+            choked: false,
+        }
+    }
+
+    /// Takes other settings. Flows that may not be any more end here.
+    pub(crate) fn set(&mut self, settings: Settings) {
+        let now = Instant::now();
+        let Settings { policy, resolvers, host_ports, limits } = settings;
+        self.judge.set(policy, host_ports);
+        self.names.set(resolvers, limits.queries, now);
+        if self.limits.bandwidth != limits.bandwidth {
+            self.shaper = Shaper::new(limits.bandwidth, now);
+        }
+        if self.limits.packets != limits.packets {
+            self.packets = Bucket::new(limits.packets.map(u64::from), 1, now);
+        }
+        self.limits = limits;
+        self.judge_again();
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            packets_in: self.out.packets,
+            bytes_in: self.out.bytes,
+            lost: self.out.lost,
+            open_flows: self.table.flows() as u64,
+            queries: self.names.count(),
+            limited: self.counters.limited + self.shaper.hits,
+            ..self.counters.clone()
+        }
+    }
+
+    /// Reads frames of the guest.
+    pub(crate) fn read(&mut self, from: &mut impl Read) -> Machine {
+        self.unread = false;
+        for _ in 0..READS {
+            if !self.take_frames() {
+                return Machine::Here;
+            }
+            match self.incoming.fill(from) {
+                Ok(()) => {}
+                Err(Ended::Blocked) => return Machine::Here,
+                Err(Ended::Closed) => return Machine::Gone,
+            }
+        }
+        self.unread = true;
+        Machine::Here
+    }
+
+    /// Deals with the frames that were read. Returns whether more may be read.
+    fn take_frames(&mut self) -> bool {
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let now = Instant::now();
+        let mut free = true;
+        loop {
+            if self.packets.available(now) == 0 {
+                self.counters.limited += u64::from(!self.choked);
+                self.choked = true;
+                free = false;
+                break;
+            }
+            match incoming.next() {
+                Ok(Some(frame)) => {
+                    self.packets.take(1);
+                    self.frame(frame, now);
+                }
+                // What is no frame at all is found again by whoever reads on.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.incoming = incoming;
+        free
+    }
+
+    /// Deals with one frame.
+    pub(crate) fn frame(&mut self, frame: &[u8], now: Instant) {
+        self.counters.packets_out += 1;
+        self.counters.bytes_out += frame.len() as u64;
+        match packet::read(frame) {
+            Ok(Frame::WhoHas(address)) => packet::send_i_have(&mut self.out, address),
+            Ok(Frame::Silent) => {}
+            Ok(Frame::Packet(packet)) => self.packet(&packet, now),
+            Err(why) => *self.counters.dropped.entry(why.as_str().to_owned()).or_default() += 1,
+        }
+    }
+
+    fn packet(&mut self, packet: &Packet<'_>, now: Instant) {
+        match packet.transport {
+            Transport::Tcp { guest_port, port, begins, resets } => {
+                let key = (SocketAddr::new(packet.guest, guest_port), SocketAddr::new(packet.other, port));
+                self.segment(key, packet, begins, resets, now);
+            }
+            Transport::Udp { guest_port, port, payload } => {
+                let key = (SocketAddr::new(packet.guest, guest_port), SocketAddr::new(packet.other, port));
+                self.datagram(key, packet, payload, now);
+            }
+            Transport::Echo { ident, sequence, data } => self.echo(packet, (ident, sequence, data), now),
+        }
+    }
+
+    /// A socket is ready.
+    pub(crate) fn ready(&mut self, kind: Kind, index: usize, readable: bool, writable: bool) {
+        match kind {
+            Kind::Tcp => {
+                if let Some(flow) = self.table.tcp.get_mut(index) {
+                    flow.ready(readable, writable);
+                    self.table.touch(Kind::Tcp, index);
+                }
+            }
+            Kind::Udp => self.udp_ready(index),
+            Kind::Echo => self.echo_ready(index),
+            Kind::Name => {
+                let sockets = Sockets { registry: &self.registry, token: name_token };
+                let delivery = self.names.ready(index, &mut self.judge, &sockets, Instant::now());
+                self.deliver(delivery);
+            }
+            Kind::Fixed | Kind::Query => {}
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn work(&mut self) {
+        let now = Instant::now();
+        if self.shaper.held {
+            self.table.touch_connections();
+        }
+        self.shaper.tick(now);
+        self.choked = false;
+        self.run_timers(now);
+        let sockets = Sockets { registry: &self.registry, token: name_token };
+        let mut late = Vec::new();
+        while self.names.deadline().is_some_and(|at| at <= now) {
+            late.push(self.names.overdue(&sockets, now));
+        }
+        for delivery in late {
+            self.deliver(delivery);
+        }
+        self.run_flows(now);
+    }
+
+    /// Sends frames to the guest. Returns whether that is possible at all.
+    pub(crate) fn send(&mut self, to: &mut impl Write) -> io::Result<()> {
+        let had_room = self.out.has_room();
+        self.out.flush(to)?;
+        if !had_room && self.out.has_room() {
+            self.table.wake_starved();
+        }
+        Ok(())
+    }
+
+    /// Gives memory back that nobody uses.
+    pub(crate) fn rest(&mut self) {
+        if self.table.flows() == 0 {
+            self.incoming.rest();
+            self.out.rest();
+            self.scratch = Vec::new();
+            self.table.rest();
+        }
+    }
+
+    /// Whether there are frames to be read that the guest's socket will not announce.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// How long nothing has to be done, if nothing happens.
+    pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        if self.unread || self.table.is_touched() {
+            return Some(Duration::ZERO);
+        }
+        let held = (self.shaper.held || self.choked).then(|| now + PAUSE);
+        let due = [self.table.deadline(), self.names.deadline(), held].into_iter().flatten().min();
+        due.map(|due| due.saturating_duration_since(now))
+    }
+
+    pub(crate) fn is_choked(&self) -> bool {
+        self.choked
+    }
+
+    fn surroundings<'a>(
+        out: &'a mut Outgoing,
+        judge: &'a Judge,
+        shaper: &'a mut Shaper,
+        clock: Clock,
+        flows: usize,
+        seed: u64,
+    ) -> Surroundings<'a> {
+        // Many connections are small ones, or slow ones.
+        let buffer = match flows {
+            0..=32 => 1 << 20,
+            33..=256 => 128 << 10,
+            _ => 32 << 10,
+        };
+        Surroundings { out, judge, shaper, clock, buffer, seed }
+    }
+
+    /// Notes a decision about a flow.
+    fn note(&mut self, case: &Case, what: What, (bytes_out, bytes_in): (u64, u64)) {
+        match (what, case.ruling.allows()) {
+            (What::Flow, true) => self.counters.flows += 1,
+            (_, false) => self.counters.denied += 1,
+            _ => {}
+        }
+        self.journal.add(Entry {
+            seq: 0,
+            at_ms: 0,
+            what,
+            direction: case.direction,
+            protocol: case.protocol,
+            name: case.name().map(ToString::to_string),
+            address: Some(case.address),
+            port: case.port,
+            action: case.ruling.action,
+            because: case.ruling.because.to_string(),
+            bytes_out,
+            bytes_in,
+        });
+    }
+
+    fn note_name(&mut self, asked: &Asked) {
+        if asked.ruling.action == Action::Deny {
+            self.counters.denied += 1;
+        }
+        self.journal.add(Entry {
+            seq: 0,
+            at_ms: 0,
+            what: What::Name,
+            direction: Direction::Out,
+            protocol: Protocol::Udp,
+            name: asked.name.as_ref().map(ToString::to_string),
+            address: None,
+            port: 53,
+            action: asked.ruling.action,
+            because: asked.ruling.because.to_string(),
+            bytes_out: 0,
+            bytes_in: 0,
+        });
+    }
+
+    fn deliver(&mut self, delivery: Option<Delivery>) {
+        let Some(Delivery { to, message }) = delivery else { return };
+        match to {
+            crate::names::Asker::Datagram { guest, gateway } => {
+                packet::send_udp(&mut self.out, gateway, guest, &message);
+            }
+            crate::names::Asker::Connection(index) => {
+                if let Some(flow) = self.table.query.get_mut(index) {
+                    flow.answer(&message);
+                    self.table.touch(Kind::Query, index);
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.table.flows() >= self.limits.flows
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+//! All flows: found by what their packets say, by their sockets, and by time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::Kind;
+use crate::flow::echo::EchoFlow;
+use crate::flow::query::QueryFlow;
+use crate::flow::tcp::{Key, TcpFlow};
+use crate::flow::udp::UdpFlow;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) tcp: Slab<TcpFlow>,
+    pub(crate) udp: Slab<UdpFlow>,
+    pub(crate) echo: Slab<EchoFlow>,
+    pub(crate) query: Slab<QueryFlow>,
+    pub(crate) by_connection: HashMap<Key, (Kind, usize)>,
+    pub(crate) by_datagram: HashMap<(SocketAddr, SocketAddr), usize>,
+    pub(crate) by_echo: HashMap<(IpAddr, u16), usize>,
+    timers: BTreeSet<(Instant, Kind, usize)>,
+    touched: Vec<(Kind, usize)>,
+    /// Flows that wait until frames to the guest have gone.
+    pub(crate) starved: Vec<(Kind, usize)>,
+}
+
+impl Table {
+    /// How many there are.
+    pub(crate) fn flows(&self) -> usize {
+        self.tcp.len() + self.udp.len() + self.echo.len() + self.query.len()
+    }
+
+    /// Notes that a flow has something to do.
+    pub(crate) fn touch(&mut self, kind: Kind, index: usize) {
+        if self.touched.last() != Some(&(kind, index)) {
+            self.touched.push((kind, index));
+        }
+    }
+
+    pub(crate) fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Takes the flows that have something to do, each once.
+    pub(crate) fn take_touched(&mut self) -> Vec<(Kind, usize)> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    pub(crate) fn wake_starved(&mut self) {
+        self.touched.append(&mut self.starved);
+    }
+
+    /// All flows have something to do.
+    pub(crate) fn touch_connections(&mut self) {
+        self.touched.extend(self.tcp.iter().map(|(index, _)| (Kind::Tcp, index)));
+    }
+
+    /// When the first timer is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, ..)| *at)
+    }
+
+    /// The first flow whose time has come.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Option<(Kind, usize)> {
+        let (at, kind, index) = *self.timers.first()?;
+        if at > now {
+            return None;
+        }
+        self.timers.pop_first();
+        if let Some(deadline) = self.slot(kind, index) {
+            *deadline = None;
+        }
+        Some((kind, index))
+    }
+
+    fn slot(&mut self, kind: Kind, index: usize) -> Option<&mut Option<Instant>> {
+        match kind {
+            Kind::Tcp => self.tcp.get_mut(index).map(|flow| &mut flow.deadline),
+            Kind::Udp => self.udp.get_mut(index).map(|flow| &mut flow.deadline),
+            Kind::Echo => self.echo.get_mut(index).map(|flow| &mut flow.deadline),
+            Kind::Query => self.query.get_mut(index).map(|flow| &mut flow.deadline),
+            Kind::Fixed | Kind::Name => None,
+        }
+    }
+
+    /// Sets, changes or takes away a flow's timer.
+    pub(crate) fn schedule(&mut self, kind: Kind, index: usize, at: Option<Instant>) {
+        let Some(slot) = self.slot(kind, index) else { return };
+        let before = std::mem::replace(slot, at);
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.timers.remove(&(before, kind, index));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, kind, index));
+        }
+    }
+
+    pub(crate) fn add_tcp(&mut self, flow: TcpFlow) -> usize {
+        let key = flow.key;
+        let index = self.tcp.insert(flow);
+        self.by_connection.insert(key, (Kind::Tcp, index));
+        index
+    }
+
+    pub(crate) fn remove_tcp(&mut self, index: usize) -> Option<TcpFlow> {
+        self.schedule(Kind::Tcp, index, None);
+        let flow = self.tcp.try_remove(index)?;
+        self.by_connection.remove(&flow.key);
+        Some(flow)
+    }
+
+    pub(crate) fn add_query(&mut self, flow: QueryFlow) -> usize {
+        let key = flow.key;
+        let index = self.query.insert(flow);
+        self.by_connection.insert(key, (Kind::Query, index));
+        index
+    }
+
+    pub(crate) fn remove_query(&mut self, index: usize) {
+        self.schedule(Kind::Query, index, None);
+        if let Some(flow) = self.query.try_remove(index) {
+            self.by_connection.remove(&flow.key);
+        }
+    }
+
+    pub(crate) fn remove_udp(&mut self, index: usize) -> Option<UdpFlow> {
+        self.schedule(Kind::Udp, index, None);
+        let flow = self.udp.try_remove(index)?;
+        self.by_datagram.remove(&(flow.guest, flow.other));
+        Some(flow)
+    }
+
+    pub(crate) fn remove_echo(&mut self, index: usize) -> Option<EchoFlow> {
+        self.schedule(Kind::Echo, index, None);
+        let flow = self.echo.try_remove(index)?;
+        self.by_echo.remove(&(flow.other, flow.ident));
+        Some(flow)
+    }
+
+    /// Gives memory back that nobody uses.
+    pub(crate) fn rest(&mut self) {
+        if self.flows() == 0 && self.touched.is_empty() && self.by_connection.capacity() > 64 {
+            *self = Table::default();
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The policy, and what it takes to apply it: names of addresses, and the host's own addresses.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use aegis_policy::{Action, Attempt, Because, Direction, Name, Policy, Protocol, Ruling, Zone, canonical};
+use lru::LruCache;
+
+use crate::addressing;
+use crate::host::HostAddresses;
+
+/// Most addresses whose names are known.
+const MOST_ADDRESSES: usize = 4096;
+/// Most names of an address.
+const MOST_NAMES: usize = 16;
+/// How long a name holds at least: programs ask first, and connect a little later.
+const SHORTEST: Duration = Duration::from_secs(30);
+/// How long a name holds at most.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Which names our resolver has given which address for.
+#[derive(Debug)]
+pub(crate) struct Pins(LruCache<IpAddr, Vec<(Name, Instant)>>);
+
+impl Pins {
+    fn new() -> Pins {
+        Pins(LruCache::new(NonZeroUsize::new(MOST_ADDRESSES).unwrap_or(NonZeroUsize::MIN)))
+    }
+
+    /// Notes that a name points to an address for as long as its answer holds.
+    pub(crate) fn add(&mut self, address: IpAddr, name: &Name, holds: Duration, now: Instant) {
+        let until = now + holds.clamp(SHORTEST, LONGEST);
+        let names = self.0.get_or_insert_mut(canonical(address), Vec::new);
+        names.retain(|(other, end)| other != name && *end > now);
+        if names.len() == MOST_NAMES {
+            names.remove(0);
+        }
+        names.push((name.clone(), until));
+    }
+
+    fn names(&mut self, address: IpAddr, now: Instant) -> Vec<Name> {
+        let Some(names) = self.0.get_mut(&address) else { return Vec::new() };
+        names.retain(|(_, end)| *end > now);
+        names.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// What is known of a flow, and what was decided of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) direction: Direction,
+    pub(crate) protocol: Protocol,
+    pub(crate) address: IpAddr,
+    pub(crate) zone: Zone,
+    pub(crate) port: u16,
+    /// The address's names when the flow began.
+    pub(crate) pinned: Vec<Name>,
+    /// The name that it gave itself.
+    pub(crate) claimed: Option<Name>,
+    pub(crate) ruling: Ruling,
+}
+
+impl Case {
+    /// The name that it is known by.
+    pub(crate) fn name(&self) -> Option<&Name> {
+        self.claimed.as_ref().or(self.pinned.last())
+    }
+
+    fn attempt(&self) -> Attempt<'_> {
+        Attempt {
+            direction: self.direction,
+            protocol: self.protocol,
+            address: self.address,
+            zone: self.zone,
+            port: self.port,
+            pinned: &self.pinned,
+            claimed: self.claimed.as_ref(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    policy: Policy,
+    host_ports: Vec<u16>,
+    pub(crate) pins: Pins,
+    host: HostAddresses,
+}
+
+impl Judge {
+    pub(crate) fn new() -> Judge {
+        let nothing = Policy { default: aegis_policy::Preset::None, rules: Vec::new() };
+        Judge { policy: nothing, host_ports: Vec::new(), pins: Pins::new(), host: HostAddresses::open() }
+    }
+
+    pub(crate) fn set(&mut self, policy: Policy, host_ports: Vec<u16>) {
+        self.policy = policy;
+        self.host_ports = host_ports;
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn zone(&mut self, address: IpAddr) -> Zone {
+        if addressing::is_on_the_wire(address) {
+            return Zone::Instances;
+        }
+        match Zone::of(address) {
+            zone if zone.is_never_reached() => zone,
+            _ if self.host.contains(address) => Zone::Host,
+            zone => zone,
+        }
+    }
+
+    /// Decides about a flow that the guest begins.
+    pub(crate) fn case(&mut self, protocol: Protocol, address: IpAddr, port: u16, now: Instant) -> Case {
+        let address = canonical(address);
+        let zone = self.zone(address);
+        let pinned = self.pins.names(address, now);
+        let ruling = Ruling::deny(Because::Floor(zone));
+        let direction = Direction::Out;
+        let mut case = Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling };
+        self.again(&mut case);
+        case
+    }
+
+    /// Decides again, because something changed. Returns whether it may still be.
+    pub(crate) fn again(&self, case: &mut Case) -> bool {
+        let host_port = case.protocol == Protocol::Tcp
+            && addressing::is_gateway(case.address)
+            && self.host_ports.contains(&case.port);
+        case.ruling = if host_port {
+            Ruling { action: Action::Allow, because: Because::HostPort }
+        } else {
+            self.policy.decide(&case.attempt())
+        };
+        case.ruling.allows()
+    }
+
+    /// Decides again after a flow has named its other end, or has not where it should.
+    pub(crate) fn named(&self, case: &mut Case, claim: Option<Name>) -> bool {
+        match claim {
+            Some(name) => {
+                case.claimed = Some(name);
+                self.again(case)
+            }
+            None if case.ruling.hangs_on_a_name() => {
+                case.ruling = Ruling::deny(Because::Unnamed);
+                false
+            }
+            None => true,
+        }
+    }
+}

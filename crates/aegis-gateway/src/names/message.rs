@@ -1,0 +1,246 @@
+//! Messages of DNS (RFC 1035), as far as the resolver needs to understand them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aegis_policy::Name;
+use simple_dns::rdata::{A, AAAA, OPT, RData};
+use simple_dns::{
+    CLASS, OPCODE, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE, header_buffer,
+};
+
+/// Longest question that is understood.
+const MOST_QUESTION: usize = 512;
+/// Longest answer over UDP without an agreement on more (RFC 1035), and with one (RFC 9715).
+const PLAIN: usize = 512;
+const AGREED: usize = 1232;
+/// Longest that an answer without a record holds.
+const NOTHING_HOLDS: Duration = Duration::from_secs(30);
+/// Offset of the flags in a message, and the one that says that it was cut.
+const FLAGS_AT: usize = 2;
+const TRUNCATED: u8 = 0x02;
+
+/// A question of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// Its number.
+    pub(crate) id: u16,
+    /// The name, if it is one of a host.
+    pub(crate) name: Option<Name>,
+    /// What is asked, the same for the same question.
+    pub(crate) key: (String, u16, bool),
+    /// How long an answer over UDP may be.
+    pub(crate) most: usize,
+    kind: QTYPE,
+}
+
+/// Why a message is no question that can be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswerable {
+    /// It gets no answer at all.
+    Silence,
+    /// It gets this.
+    Code(RCODE),
+}
+
+impl Query {
+    /// Reads a question.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Query, Unanswerable> {
+        if bytes.len() < 12 || header_buffer::has_flags(bytes, PacketFlag::RESPONSE).unwrap_or(true) {
+            return Err(Unanswerable::Silence);
+        }
+        if bytes.len() > MOST_QUESTION {
+            return Err(Unanswerable::Code(RCODE::FormatError));
+        }
+        let packet = Packet::parse(bytes).map_err(|_| Unanswerable::Code(RCODE::FormatError))?;
+        if packet.opcode() != OPCODE::StandardQuery {
+            return Err(Unanswerable::Code(RCODE::NotImplemented));
+        }
+        let [question] = packet.questions.as_slice() else {
+            return Err(Unanswerable::Code(RCODE::FormatError));
+        };
+        let kind = match question.qtype {
+            QTYPE::TYPE(kind) => QTYPE::TYPE(kind),
+            QTYPE::ANY => QTYPE::ANY,
+            // Transfers of whole zones.
+            _ => return Err(Unanswerable::Code(RCODE::NotImplemented)),
+        };
+        let text = question.qname.to_string().to_ascii_lowercase();
+        let extended = packet.opt();
+        let most =
+            extended.map_or(PLAIN, |extended| usize::from(extended.udp_packet_size).clamp(PLAIN, AGREED));
+        Ok(Query {
+            id: packet.id(),
+            name: Name::new(&text).ok(),
+            key: (text, u16::from(kind), extended.is_some()),
+            most,
+            kind,
+        })
+    }
+
+    /// The question as it is asked on the host's side: nothing of the guest's message but what is asked.
+    pub(crate) fn outward(&self, id: u16) -> Option<Vec<u8>> {
+        let mut packet = Packet::new_query(id);
+        packet.set_flags(PacketFlag::RECURSION_DESIRED);
+        packet.questions.push(self.question()?);
+        if self.key.2 {
+            let size = u16::try_from(AGREED).unwrap_or(u16::MAX);
+            *packet.opt_mut() = Some(OPT { opt_codes: Vec::new(), udp_packet_size: size, version: 0 });
+        }
+        packet.build_bytes_vec().ok()
+    }
+
+    fn question(&self) -> Option<Question<'_>> {
+        let name = simple_dns::Name::new(&self.key.0).ok()?;
+        Some(Question::new(name, self.kind, CLASS::IN.into(), false))
+    }
+
+    /// An answer without a record.
+    pub(crate) fn failed(&self, code: RCODE) -> Vec<u8> {
+        self.reply(code, &[])
+    }
+
+    /// An answer with these addresses, as far as they are asked for.
+    pub(crate) fn addresses(&self, addresses: &[IpAddr], holds: Duration) -> Vec<u8> {
+        let ttl = u32::try_from(holds.as_secs()).unwrap_or(0);
+        let records: Vec<(u32, RData<'static>)> = addresses
+            .iter()
+            .filter_map(|address| match (address, self.kind) {
+                (IpAddr::V4(one), QTYPE::TYPE(TYPE::A) | QTYPE::ANY) => {
+                    Some((ttl, RData::A(A { address: u32::from(*one) })))
+                }
+                (IpAddr::V6(one), QTYPE::TYPE(TYPE::AAAA) | QTYPE::ANY) => {
+                    Some((ttl, RData::AAAA(AAAA { address: u128::from(*one) })))
+                }
+                _ => None,
+            })
+            .collect();
+        self.reply(RCODE::NoError, &records)
+    }
+
+    fn reply(&self, code: RCODE, records: &[(u32, RData<'static>)]) -> Vec<u8> {
+        let mut packet = Packet::new_reply(self.id);
+        packet.set_flags(PacketFlag::RECURSION_DESIRED | PacketFlag::RECURSION_AVAILABLE);
+        *packet.rcode_mut() = code;
+        packet.questions.extend(self.question());
+        for (ttl, data) in records {
+            if let Ok(name) = simple_dns::Name::new(&self.key.0) {
+                packet.answers.push(ResourceRecord::new(name, CLASS::IN, *ttl, data.clone()));
+            }
+        }
+        packet.build_bytes_vec().unwrap_or_default()
+    }
+
+    /// The answer as the guest gets it: under its number, and no longer than it can take.
+    pub(crate) fn fit(&self, answer: &[u8], most: usize) -> Vec<u8> {
+        let mut answer = if answer.len() <= most {
+            answer.to_vec()
+        } else {
+            let mut cut = self.reply(RCODE::NoError, &[]);
+            if let Some(flags) = cut.get_mut(FLAGS_AT) {
+                *flags |= TRUNCATED;
+            }
+            cut
+        };
+        if let Some(id) = answer.get_mut(..2) {
+            id.copy_from_slice(&self.id.to_be_bytes());
+        }
+        answer
+    }
+}
+
+/// The answer to a message that cannot be read further than its number.
+pub(crate) fn refusal(bytes: &[u8], code: RCODE) -> Vec<u8> {
+    let mut packet = Packet::new_reply(header_buffer::id(bytes).unwrap_or(0));
+    *packet.rcode_mut() = code;
+    packet.build_bytes_vec().unwrap_or_default()
+}
+
+/// What an answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// How it ended.
+    pub(crate) code: RCODE,
+    /// Addresses, each with the time for which it holds.
+    pub(crate) addresses: Vec<(IpAddr, Duration)>,
+    /// For how long it holds as a whole.
+    pub(crate) holds: Duration,
+}
+
+/// Reads the answer to a question that was asked under this number; `None` if it is another's.
+pub(crate) fn read_answer(bytes: &[u8], id: u16, query: &Query) -> Option<Answer> {
+    let packet = Packet::parse(bytes).ok()?;
+    let question = packet.questions.first()?;
+    let same = packet.id() == id
+        && packet.has_flags(PacketFlag::RESPONSE)
+        && packet.questions.len() == 1
+        && question.qname.to_string().eq_ignore_ascii_case(&query.key.0)
+        && u16::from(question.qtype) == query.key.1;
+    if !same {
+        return None;
+    }
+    let seconds = |ttl: u32| Duration::from_secs(ttl.into());
+    let addresses = packet.answers.iter().filter_map(|record| match &record.rdata {
+        RData::A(one) => Some((IpAddr::V4(one.address.into()), seconds(record.ttl))),
+        RData::AAAA(one) => Some((IpAddr::V6(one.address.into()), seconds(record.ttl))),
+        _ => None,
+    });
+    let holds = packet.answers.iter().map(|record| seconds(record.ttl)).min();
+    let holds = holds.unwrap_or_else(|| {
+        let said = packet.name_servers.iter().map(|record| seconds(record.ttl)).min();
+        said.unwrap_or(Duration::ZERO).min(NOTHING_HOLDS)
+    });
+    Some(Answer { code: packet.rcode(), addresses: addresses.collect(), holds })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asked(name: &str, kind: TYPE) -> Vec<u8> {
+        let mut packet = Packet::new_query(7);
+        let name = simple_dns::Name::new(name).unwrap();
+        packet.questions.push(Question::new(name, kind.into(), CLASS::IN.into(), false));
+        packet.build_bytes_vec().unwrap()
+    }
+
+    #[test]
+    fn a_question_and_its_answer_are_read_as_written() {
+        let query = Query::read(&asked("Api.Example.com", TYPE::A)).unwrap();
+        assert_eq!(query.name, Some(Name::new("api.example.com").unwrap()));
+        let outward = query.outward(99).unwrap();
+        assert_eq!(Query::read(&outward).unwrap().key, query.key);
+        let address: IpAddr = "203.0.113.7".parse().unwrap();
+        let reply = query.addresses(&[address, "::1".parse().unwrap()], Duration::from_secs(60));
+        let answer = read_answer(&reply, 7, &query).unwrap();
+        assert_eq!(answer.addresses, [(address, Duration::from_secs(60))]);
+        assert_eq!(read_answer(&reply, 8, &query), None);
+        let other = Query::read(&asked("b.example.com", TYPE::A)).unwrap();
+        assert_eq!(read_answer(&reply, 7, &other), None);
+    }
+
+    #[test]
+    fn what_is_too_long_for_the_guest_is_cut_and_says_so() {
+        let query = Query::read(&asked("a.example", TYPE::TXT)).unwrap();
+        let cut = query.fit(&[0; 600], query.most);
+        assert!(header_buffer::has_flags(&cut, PacketFlag::TRUNCATION).unwrap() && cut.len() < 100);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_messages_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), at in 0usize..40, byte: u8) {
+            let query = Query::read(&asked("a.example", TYPE::A)).unwrap();
+            for mut message in [bytes, asked("a.b.example.com", TYPE::AAAA), query.addresses(&["1.2.3.4".parse().unwrap()], Duration::ZERO)] {
+                if let Some(one) = message.get_mut(at) { *one = byte; }
+                if let Ok(found) = Query::read(&message) {
+                    let _out = found.outward(1);
+                    let _reply = found.failed(RCODE::Refused);
+                }
+                let _answer = read_answer(&message, 7, &query);
+                let _refusal = refusal(&message, RCODE::FormatError);
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The resolver: questions of the guest, asked of the host's own name servers.
+
+pub(crate) mod message;
+mod upstream;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use aegis_policy::{Because, Name, Ruling};
+use lru::LruCache;
+use message::{Answer, Query, Unanswerable, read_answer};
+use mio::{Registry, Token};
+use simple_dns::RCODE;
+use slab::Slab;
+use upstream::Upstream;
+
+use crate::addressing::{GATEWAY_V4, GATEWAY_V6};
+use crate::judge::Judge;
+use crate::shape::Bucket;
+
+/// Most answers that are kept.
+const MOST_KEPT: usize = 1024;
+/// Longest that an answer is kept: its records are handed out as they came.
+const LONGEST_KEPT: Duration = Duration::from_secs(60);
+/// Longest answer that is kept.
+const LONGEST_ANSWER: usize = 4096;
+/// Most questions that wait for answers.
+const MOST_WAITING: usize = 256;
+/// How long a name server may take before the next is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often each is asked.
+const ROUNDS: usize = 2;
+/// The host, as the instance sees it.
+const HOST: &str = "host.aegis";
+/// Names below this one are ours alone.
+const OURS: &str = "aegis";
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// A datagram of the guest, from and to.
+    Datagram { guest: SocketAddr, gateway: SocketAddr },
+    /// A connection of the guest.
+    Connection(usize),
+}
+
+/// An answer for somebody.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) to: Asker,
+    pub(crate) message: Vec<u8>,
+}
+
+/// A question that was decided, for the journal.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) name: Option<Name>,
+    pub(crate) ruling: Ruling,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    asker: Asker,
+    query: Query,
+    id: u16,
+    tries: usize,
+    upstream: Upstream,
+    deadline: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Names {
+    servers: Vec<SocketAddr>,
+    waiting: Slab<Waiting>,
+    kept: LruCache<(String, u16, bool), (Instant, Vec<u8>)>,
+    bucket: Bucket,
+    ids: RandomState,
+    count: u64,
+}
+
+impl Names {
+    pub(crate) fn new(now: Instant) -> Names {
+        Names {
+            servers: Vec::new(),
+            waiting: Slab::new(),
+            kept: LruCache::new(NonZeroUsize::new(MOST_KEPT).unwrap_or(NonZeroUsize::MIN)),
+            bucket: Bucket::new(None, 1, now),
+            ids: RandomState::new(),
+            count: 0,
+        }
+    }
+
+    /// Takes other servers and another bound.
+    pub(crate) fn set(&mut self, servers: Vec<SocketAddr>, per_second: u32, now: Instant) {
+        if self.servers != servers {
+            self.kept.clear();
+        }
+        self.servers = servers;
+        self.bucket = Bucket::new(Some(per_second.into()), per_second.into(), now);
+    }
+
+    /// How many questions there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// When something has to be done next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|(_, waiting)| waiting.deadline).min()
+    }
+
+    fn next_id(&mut self) -> u16 {
+        let mut hasher = self.ids.build_hasher();
+        hasher.write_u64(self.count);
+        #[allow(clippy::cast_possible_truncation)] // Any bits of it are as good as others.
+        let id = hasher.finish() as u16;
+        id
+    }
+
+    /// Takes a question of the guest. Its answer is delivered now or later.
+    pub(crate) fn ask(
+        &mut self,
+        asker: Asker,
+        bytes: &[u8],
+        judge: &Judge,
+        sockets: &Sockets<'_>,
+        now: Instant,
+    ) -> (Option<Asked>, Option<Delivery>) {
+        let deliver = |message| Some(Delivery { to: asker, message });
+        let query = match Query::read(bytes) {
+            Ok(query) => query,
+            Err(Unanswerable::Silence) => return (None, None),
+            Err(Unanswerable::Code(code)) => return (None, deliver(message::refusal(bytes, code))),
+        };
+        self.count += 1;
+        if let Some(answer) = own(&query) {
+            // What is ours is known to everybody, and no decision.
+            return (None, deliver(answer));
+        }
+        let ruling = self.rule(&query, judge, now);
+        let asked = Some(Asked { name: query.name.clone(), ruling: ruling.clone() });
+        if !ruling.allows() {
+            return (asked, deliver(query.failed(RCODE::Refused)));
+        }
+        if let Some((until, answer)) = self.kept.get(&query.key)
+            && *until > now
+        {
+            return (asked, deliver(query.fit(answer, most(asker, &query))));
+        }
+        (asked, self.forward(asker, query, sockets, now))
+    }
+
+    fn rule(&mut self, query: &Query, judge: &Judge, now: Instant) -> Ruling {
+        if self.bucket.available(now) == 0 {
+            return Ruling::deny(Because::Limit("questions for names in a second".to_owned()));
+        }
+        self.bucket.take(1);
+        if self.waiting.len() >= MOST_WAITING {
+            return Ruling::deny(Because::Limit("questions for names at a time".to_owned()));
+        }
+        match &query.name {
+            Some(name) => judge.policy().resolves(name),
+            None => Ruling::deny(Because::Malformed("no name of a host".to_owned())),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        asker: Asker,
+        query: Query,
+        sockets: &Sockets<'_>,
+        now: Instant,
+    ) -> Option<Delivery> {
+        let id = self.next_id();
+        let entry = self.waiting.vacant_entry();
+        let token = (sockets.token)(entry.key());
+        let failed = Some(Delivery { to: asker, message: query.failed(RCODE::ServerFailure) });
+        let Some(question) = query.outward(id) else { return failed };
+        let stream = matches!(asker, Asker::Connection(_));
+        let mut tries = 0;
+        let upstream = loop {
+            let Some(server) = self.servers.get(tries) else { return failed };
+            match Upstream::open(*server, &question, stream, sockets.registry, token) {
+                Ok(upstream) => break upstream,
+                Err(_) => tries += 1,
+            }
+        };
+        entry.insert(Waiting { asker, query, id, tries: tries + 1, upstream, deadline: now + PATIENCE });
+        None
+    }
+
+    /// A server's socket has something to say.
+    pub(crate) fn ready(
+        &mut self,
+        key: usize,
+        judge: &mut Judge,
+        sockets: &Sockets<'_>,
+        now: Instant,
+    ) -> Option<Delivery> {
+        let waiting = self.waiting.get_mut(key)?;
+        let (id, query) = (waiting.id, waiting.query.clone());
+        let mut found = None;
+        let result = waiting.upstream.receive(&mut |bytes| {
+            // Anybody may send to our port; only an answer to the question counts.
+            found = read_answer(bytes, id, &query).map(|answer| (answer, bytes.to_vec()));
+            found.is_some()
+        });
+        match (result, found) {
+            (_, Some((answer, bytes))) => {
+                let busy = matches!(answer.code, RCODE::ServerFailure | RCODE::Refused);
+                if busy && waiting.tries < self.servers.len() {
+                    return self.again(key, sockets, now);
+                }
+                self.answered(key, &answer, &bytes, judge, now)
+            }
+            (Ok(()), None) => None,
+            (Err(_), None) => self.again(key, sockets, now),
+        }
+    }
+
+    fn answered(
+        &mut self,
+        key: usize,
+        answer: &Answer,
+        bytes: &[u8],
+        judge: &mut Judge,
+        now: Instant,
+    ) -> Option<Delivery> {
+        let waiting = self.waiting.try_remove(key)?;
+        if let Some(name) = &waiting.query.name {
+            for (address, holds) in &answer.addresses {
+                judge.pins.add(*address, name, *holds, now);
+            }
+        }
+        let keep = matches!(answer.code, RCODE::NoError | RCODE::NameError) && bytes.len() <= LONGEST_ANSWER;
+        if keep && answer.holds > Duration::ZERO {
+            let until = now + answer.holds.min(LONGEST_KEPT);
+            self.kept.put(waiting.query.key.clone(), (until, bytes.to_vec()));
+        }
+        let message = waiting.query.fit(bytes, most(waiting.asker, &waiting.query));
+        Some(Delivery { to: waiting.asker, message })
+    }
+
+    /// Asks the next server, or gives up.
+    fn again(&mut self, key: usize, sockets: &Sockets<'_>, now: Instant) -> Option<Delivery> {
+        let token = (sockets.token)(key);
+        let servers = self.servers.clone();
+        let waiting = self.waiting.get_mut(key)?;
+        let stream = matches!(waiting.asker, Asker::Connection(_));
+        while waiting.tries < servers.len() * ROUNDS {
+            let server = servers.get(waiting.tries % servers.len().max(1)).copied();
+            waiting.tries += 1;
+            let question = waiting.query.outward(waiting.id);
+            if let (Some(server), Some(question)) = (server, question)
+                && let Ok(upstream) = Upstream::open(server, &question, stream, sockets.registry, token)
+            {
+                waiting.upstream = upstream;
+                waiting.deadline = now + PATIENCE;
+                return None;
+            }
+        }
+        let waiting = self.waiting.try_remove(key)?;
+        Some(Delivery { to: waiting.asker, message: waiting.query.failed(RCODE::ServerFailure) })
+    }
+
+    /// Deals with one server that has taken too long.
+    pub(crate) fn overdue(&mut self, sockets: &Sockets<'_>, now: Instant) -> Option<Delivery> {
+        let late = self.waiting.iter().find(|(_, waiting)| waiting.deadline <= now);
+        let key = late.map(|(key, _)| key)?;
+        self.again(key, sockets, now)
+    }
+
+    /// A connection of the guest has gone: nobody waits for its answers.
+    pub(crate) fn forget(&mut self, connection: usize) {
+        self.waiting.retain(|_, waiting| waiting.asker != Asker::Connection(connection));
+    }
+}
+
+/// How long an answer may be.
+fn most(asker: Asker, query: &Query) -> usize {
+    match asker {
+        Asker::Datagram { .. } => query.most,
+        Asker::Connection(_) => usize::from(u16::MAX),
+    }
+}
+
+/// What we answer ourselves.
+fn own(query: &Query) -> Option<Vec<u8>> {
+    let name = query.name.as_ref()?.as_str();
+    if name == HOST {
+        let both: [IpAddr; 2] = [GATEWAY_V4.into(), GATEWAY_V6.into()];
+        return Some(query.addresses(&both, LONGEST_KEPT));
+    }
+    let ours = name == OURS || name.strip_suffix(OURS).is_some_and(|rest| rest.ends_with('.'));
+    ours.then(|| query.failed(RCODE::NameError))
+}
+
+/// Where sockets are watched, and under which tokens.
+pub(crate) struct Sockets<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) token: fn(usize) -> Token,
+}
+
+/// What one resolver's socket says of its end.
+pub(crate) type Received = io::Result<()>;

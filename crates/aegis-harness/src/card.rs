@@ -1,0 +1,52 @@
+//! The guest's network card: its addresses, its way out, and who answers for names.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+
+use aegis_guest_protocol::messages::Network;
+use aegis_sys::card::Card;
+
+/// The only card that a machine has.
+const NAME: &str = "eth0";
+/// Where programs look for the resolver.
+const RESOLVER: &str = "/etc/resolv.conf";
+/// What the kernel would do by itself on a wire with nobody else on it, and need not (`ip-sysctl`): looking for routers,
+/// making up addresses, making sure that nobody has its own.
+const QUIET: [(&str, &str); 5] = [
+    ("accept_dad", "0"),
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("router_solicitations", "0"),
+    ("addr_gen_mode", "1"),
+];
+
+/// Sets the card up.
+pub(crate) fn set_up(network: &Network) -> io::Result<()> {
+    for (name, value) in QUIET {
+        // A kernel that does more is a little slower.
+        let _busy = fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/{name}"), value);
+    }
+    let card = Card::open(NAME)?;
+    card.set_v4(network.v4.0, network.v4.1)?;
+    card.up()?;
+    card.route_v4(network.gateway_v4)?;
+    card.add_v6(network.v6.0, network.v6.1)?;
+    card.route_v6(network.gateway_v6)?;
+    let mut text = format!("nameserver {}\n", network.gateway_v4);
+    if !network.search.is_empty() {
+        // Into a string.
+        let _written = writeln!(text, "search {}", network.search.join(" "));
+    }
+    write_resolver(&text)
+}
+
+/// Says who answers for names.
+pub(crate) fn write_resolver(text: &str) -> io::Result<()> {
+    if fs::read(RESOLVER).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(());
+    }
+    // A link to a resolver's run-time file would dangle.
+    let _absent = fs::remove_file(RESOLVER);
+    fs::write(RESOLVER, text)
+}

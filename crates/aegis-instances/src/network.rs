@@ -1,0 +1,129 @@
+//! What an instance may reach, and how it is changed while it exists.
+
+use aegis_gateway::addressing::{
+    GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6,
+};
+use aegis_gateway::control::{Reply, Request};
+use aegis_gateway::{Counters, Limits, Settings};
+use aegis_guest_protocol::messages::Network;
+use aegis_policy::{Policy, Rule};
+use aegis_vmm::Card;
+use serde::{Deserialize, Serialize};
+
+use crate::actor::Message;
+use crate::error::InstanceError;
+use crate::gateway::Follower;
+use crate::manager::InstanceHandle;
+use crate::resolvers::Resolvers;
+use crate::spec::SpecError;
+
+/// Most ports of the host that an instance sees.
+const MOST_HOST_PORTS: usize = 64;
+
+/// An instance's network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkSpec {
+    /// What it may reach.
+    pub policy: Policy,
+    /// TCP ports of the host's loopback interface that it sees as those of `host.aegis`.
+    pub host_ports: Vec<u16>,
+    /// Its bounds.
+    pub limits: Limits,
+}
+
+/// A change of an instance's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkChange {
+    /// This rule comes before all others.
+    Prefer(Rule),
+    /// This policy takes the place of the one that is.
+    Replace(Policy),
+}
+
+impl NetworkSpec {
+    /// Checks all values.
+    ///
+    /// # Errors
+    /// [`SpecError`] for the first that is out of range.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.policy.check().map_err(|error| SpecError(error.to_string()))?;
+        if self.host_ports.len() > MOST_HOST_PORTS || self.host_ports.contains(&0) {
+            return Err(SpecError(format!("at most {MOST_HOST_PORTS} ports of the host, none of them 0")));
+        }
+        if self.limits.flows == 0 || self.limits.queries == 0 || self.limits.packets == Some(0) {
+            return Err(SpecError("a bound of 0; to reach nothing, choose the network none".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What comes of a change.
+    ///
+    /// # Errors
+    /// If that is out of range.
+    pub fn changed(&self, change: NetworkChange) -> Result<NetworkSpec, SpecError> {
+        let mut after = self.clone();
+        match change {
+            NetworkChange::Prefer(rule) => after.policy.prefer(rule),
+            NetworkChange::Replace(policy) => after.policy = policy,
+        }
+        after.check()?;
+        Ok(after)
+    }
+
+    /// What its gateway is told.
+    pub(crate) fn settings(&self, resolvers: &Resolvers) -> Settings {
+        Settings {
+            policy: self.policy.clone(),
+            resolvers: resolvers.servers.clone(),
+            host_ports: self.host_ports.clone(),
+            limits: self.limits.clone(),
+        }
+    }
+}
+
+/// The card of every machine.
+pub(crate) fn card() -> Card {
+    Card { mac: GUEST_MAC, mtu: u16::try_from(MTU).unwrap_or(1500) }
+}
+
+/// How a guest sets its card up.
+pub(crate) fn surroundings(resolvers: &Resolvers) -> Network {
+    Network {
+        v4: (GUEST_V4, PREFIX_V4),
+        v6: (GUEST_V6, PREFIX_V6),
+        gateway_v4: GATEWAY_V4,
+        gateway_v6: GATEWAY_V6,
+        search: resolvers.search.clone(),
+    }
+}
+
+impl InstanceHandle {
+    /// Changes what it may reach: stored on return, and in force if there is a machine.
+    ///
+    /// # Errors
+    /// If that is out of range or cannot be stored. Nothing is changed then.
+    pub async fn change_network(&self, change: NetworkChange) -> Result<(), InstanceError> {
+        self.ask(|reply| Message::Network(change, reply)).await
+    }
+
+    /// Whether frames of its machine have somewhere to go; `None` without a machine, or with one that has no card.
+    #[must_use]
+    pub fn network_is_up(&self) -> Option<bool> {
+        Some(self.live()?.network()?.is_up())
+    }
+
+    /// What its gateway has counted since its machine was booted, or the gateway replaced; `None` without one.
+    pub async fn network_counters(&self) -> Option<Counters> {
+        match self.live()?.network()?.ask(&Request::Counters).await {
+            Ok(Reply::Counters(counters)) => Some(*counters),
+            _ => None,
+        }
+    }
+
+    /// The decisions of its gateway, those that are kept, and with `follow` all that are made from then on; `None` without
+    /// one.
+    pub async fn follow_network(&self, follow: bool) -> Option<Follower> {
+        self.live()?.network()?.entries(follow).await.ok()
+    }
+}

@@ -1,0 +1,208 @@
+//! The decision.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Action, Direction, Name, Policy, Preset, Protocol, Rule, Zone};
+
+/// Ports of name servers, plain and over TLS.
+const NAME_SERVERS: [u16; 2] = [53, 853];
+
+/// What somebody is about to do, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// Who begins.
+    pub direction: Direction,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// The other end.
+    pub address: IpAddr,
+    /// What kind of address that is; the caller knows those of the host.
+    pub zone: Zone,
+    /// Its port; 0 for an echo.
+    pub port: u16,
+    /// Names that our resolver has given this address for, and that still hold.
+    pub pinned: &'a [Name],
+    /// The name that the connection itself gives (TLS, HTTP). From then on no other counts.
+    pub claimed: Option<&'a Name>,
+}
+
+/// Why it was decided so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Because {
+    /// No rule can open this kind of address.
+    Floor(Zone),
+    /// The first rule that matches.
+    Rule(Rule),
+    /// A rule allows the name; the address that it points to is of a kind that a name alone does not open.
+    Rebinding(Rule, Zone),
+    /// No rule matches.
+    Preset(Preset, Zone),
+    /// Rules judge names, and a resolver of its own would hide them.
+    Resolver,
+    /// A rule allowed it for its name, and now it gives no name, or one that was not asked for.
+    Unnamed,
+    /// A port of the host that was opened to the instance.
+    HostPort,
+    /// A bound of the instance is reached.
+    Limit(String),
+    /// What it says is malformed, or made to be understood in two ways.
+    Malformed(String),
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Because::Floor(zone) => write!(f, "never: {} addresses", zone.as_str()),
+            Because::Rule(rule) => write!(f, "rule: {rule}"),
+            Because::Rebinding(rule, zone) => {
+                write!(f, "rule: {rule}, but a name alone opens no {} address", zone.as_str())
+            }
+            Because::Preset(preset, zone) => {
+                write!(f, "preset {}: {} addresses", preset.as_str(), zone.as_str())
+            }
+            Because::Resolver => f.write_str("rules judge names: no other resolver"),
+            Because::Unnamed => f.write_str("allowed for a name that the connection does not give"),
+            Because::HostPort => f.write_str("a port of the host that is open to this instance"),
+            Because::Limit(text) => write!(f, "limit: {text}"),
+            Because::Malformed(text) => write!(f, "malformed: {text}"),
+        }
+    }
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruling {
+    /// What happens.
+    pub action: Action,
+    /// Why.
+    pub because: Because,
+}
+
+impl Ruling {
+    /// A refusal.
+    #[must_use]
+    pub fn deny(because: Because) -> Ruling {
+        Ruling { action: Action::Deny, because }
+    }
+
+    /// Whether it goes on.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        self.action == Action::Allow
+    }
+
+    /// Whether it goes on because of its name, so that the name has to be true.
+    #[must_use]
+    pub fn hangs_on_a_name(&self) -> bool {
+        matches!(&self.because, Because::Rule(rule) if rule.action == Action::Allow && rule.pattern.name.is_some())
+    }
+
+    fn by(rule: &Rule) -> Ruling {
+        Ruling { action: rule.action, because: Because::Rule(rule.clone()) }
+    }
+}
+
+impl Attempt<'_> {
+    /// Whether the rule is about this. A name that is merely claimed is enough to deny, and never to allow.
+    fn matches(&self, rule: &Rule) -> bool {
+        let pattern = &rule.pattern;
+        if rule.direction != self.direction
+            || !pattern.fits(self.protocol, self.port)
+            || !pattern.fits_net(self.address, self.zone)
+        {
+            return false;
+        }
+        match (self.claimed, rule.action) {
+            (None, _) => pattern.fits_name(self.pinned.iter()),
+            (Some(name), Action::Deny) => pattern.fits_name(std::iter::once(name)),
+            (Some(name), Action::Allow) => {
+                pattern.fits_name(std::iter::once(name).filter(|name| self.pinned.contains(name)))
+            }
+        }
+    }
+}
+
+impl Policy {
+    /// Decides.
+    #[must_use]
+    pub fn decide(&self, attempt: &Attempt<'_>) -> Ruling {
+        if attempt.zone.is_never_reached() {
+            return Ruling::deny(Because::Floor(attempt.zone));
+        }
+        let first = self.rules.iter().find(|rule| attempt.matches(rule));
+        match first {
+            Some(rule)
+                if rule.action == Action::Allow
+                    && rule.pattern.net.is_none()
+                    && rule.pattern.name.is_some() =>
+            {
+                self.allowed_by_name(attempt, rule)
+            }
+            Some(rule) => Ruling::by(rule),
+            None => self.by_preset(attempt),
+        }
+    }
+
+    /// A name opens nothing that another rule or the nature of the address keeps closed, wherever it points.
+    fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule) -> Ruling {
+        let closed = self.rules.iter().find(|other| {
+            other.action == Action::Deny
+                && other.pattern.name.is_none()
+                && other.pattern.net.is_some()
+                && attempt.matches(other)
+        });
+        match closed {
+            Some(other) => Ruling::by(other),
+            None if attempt.zone != Zone::Public && self.default != Preset::Open => {
+                Ruling::deny(Because::Rebinding(rule.clone(), attempt.zone))
+            }
+            None => Ruling::by(rule),
+        }
+    }
+
+    fn by_preset(&self, attempt: &Attempt<'_>) -> Ruling {
+        let foreign_resolver = attempt.direction == Direction::Out
+            && attempt.protocol != Protocol::Icmp
+            && NAME_SERVERS.contains(&attempt.port)
+            && self.judges_names();
+        let open = match self.default {
+            // Members of a group reach each other.
+            _ if attempt.direction == Direction::In => true,
+            Preset::None => false,
+            Preset::Public => attempt.zone == Zone::Public,
+            Preset::Open => true,
+        };
+        let action = if open { Action::Allow } else { Action::Deny };
+        if open && foreign_resolver {
+            return Ruling::deny(Because::Resolver);
+        }
+        Ruling { action, because: Because::Preset(self.default, attempt.zone) }
+    }
+
+    /// Decides whether our resolver asks for a name: if some rule may open something for it, or the preset does.
+    #[must_use]
+    pub fn resolves(&self, name: &Name) -> Ruling {
+        let about = self.rules.iter().filter(|rule| {
+            rule.direction == Direction::Out
+                && rule.pattern.name.as_ref().is_some_and(|one| one.matches(name))
+        });
+        for rule in about {
+            let whole =
+                rule.pattern.ports.is_none() && rule.pattern.protocol.is_none() && rule.pattern.net.is_none();
+            // A refusal of one port is no reason to hide the name.
+            if rule.action == Action::Allow || whole {
+                return Ruling::by(rule);
+            }
+        }
+        let action = if self.default == Preset::None { Action::Deny } else { Action::Allow };
+        Ruling { action, because: Because::Preset(self.default, Zone::Public) }
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;
