@@ -1,7 +1,7 @@
 //! `make bench`: measures, each figure beside its yardstick in the same run, prints a table and writes JSON.
 //!
 //! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, copies, images,
-//! workspace.
+//! workspace, network.
 //!
 //! Machines are shared and noisy: look at the ratios. Samples of a figure and of its yardstick alternate, so that
 //! noise hits both.
@@ -16,6 +16,7 @@ mod bare;
 mod copies;
 mod daemon;
 mod images;
+mod network;
 mod report;
 mod router;
 mod wake;
@@ -58,6 +59,10 @@ fn main() {
     }
     if wanted("workspace") {
         workspace::measure(&mut report, rounds);
+    }
+    if wanted("network") {
+        network::measure(&mut report, rounds);
+        network::idle(&mut report);
     }
     report.print();
     let path = std::env::var("BENCH_JSON").unwrap_or_else(|_| "bench.json".to_owned());

@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::{DEADLINE, eventually};
 
 /// Addresses of the world, all of them on one machine behind the host's only link.
-const ADDRESSES: [&str; 8] = [
+const ADDRESSES: [&str; 11] = [
     "203.0.113.1/32",
     "203.0.113.2/32",
     "203.0.113.53/32",
+    "203.0.113.101/32",
+    "203.0.113.102/32",
+    "203.0.113.153/32",
     "198.51.100.7/32",
     "10.20.0.5/32",
     "169.254.169.254/32",
@@ -95,7 +98,7 @@ impl Lab {
         let hosts = self.dir.path().join("hosts");
         std::fs::write(&hosts, NAMES).expect("write names");
         let addn = format!("--addn-hosts={}", hosts.display());
-        let listen = format!("--listen-address={NAME_SERVER}");
+        let listen = format!("--listen-address={NAME_SERVER},203.0.113.153");
         // The usual place belongs to the machine's own.
         let pid = format!("--pid-file={}", self.dir.path().join("dnsmasq.pid").display());
         let arguments = [
@@ -106,6 +109,7 @@ impl Lab {
             "--no-hosts",
             "--bind-interfaces",
             "--local-ttl=5",
+            "--address=/any.example/203.0.113.1",
             "-u",
             "root",
             &addn,

@@ -173,7 +173,18 @@ impl Daemon {
     /// If it does not start.
     #[must_use]
     pub fn start_on(lab: &lab::Lab, settings: &str) -> Daemon {
+        Daemon::start_on_with(lab, settings, &[])
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_on_with(lab: &lab::Lab, settings: &str, variables: &[(&str, &str)]) -> Daemon {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut daemon = Daemon::none();
+        daemon.environment = variables.iter().map(owned).collect();
         daemon.namespace = Some(lab.host().to_owned());
         let text = format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}");
         std::fs::write(daemon.root.join("config.toml"), text).expect("write the settings");

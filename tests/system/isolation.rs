@@ -12,7 +12,7 @@ fn from_inside_there_is_no_host() {
         "ls {home} {secret} 2>&1 | grep -v 'No such file'; \
          ls /sys/class/net; \
          cat /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -E '[a]egisd|[q]emu-system'; \
-         ip route; ip -6 route | grep -v '^::1\\|^fe80\\|^local\\|^multicast'; \
+         ip -br link | cut -d' ' -f1; ip route; \
          find / -xdev -name '[a]egisd.sock' 2>/dev/null; \
          hostname | grep -Fx '{name}'; \
          cat /proc/cmdline | grep -o 'secret'; \
@@ -22,7 +22,12 @@ fn from_inside_there_is_no_host() {
         secret = secret.display(),
     );
     let done = daemon.aegis(&["run", "--name", "guest", "--", "sh", "-c", &script]);
-    assert_eq!(done.out(), "lo\nunreachable\n", "{}", done.err());
+    assert_eq!(
+        done.out(),
+        "eth0\nlo\nlo\neth0\ndefault via 10.63.0.1 dev eth0 \n10.63.0.0/30 dev eth0 proto kernel scope link src 10.63.0.2 \nunreachable\n",
+        "{}",
+        done.err()
+    );
 }
 
 #[test]

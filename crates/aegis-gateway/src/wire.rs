@@ -15,7 +15,7 @@ const MOST_SENT: usize = 128 << 10;
 /// How much is read at a time.
 const READ: usize = 256 << 10;
 /// How much may wait to be sent before flows are told to wait. A frame that answers another goes beyond it.
-const MOST_WAITING: usize = 512 << 10;
+const MOST_WAITING: usize = 1 << 20;
 /// How much may wait at all: then frames are lost, as on any wire.
 const MOST_BUFFERED: usize = 2 * MOST_WAITING;
 
@@ -92,8 +92,10 @@ impl Incoming {
 /// Frames to the guest.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
+    /// Made once and used again: what is behind `end` means nothing.
     buffer: Vec<u8>,
     sent: usize,
+    end: usize,
     /// Frames that were lost because the guest took none.
     pub(crate) lost: u64,
     /// Frames and bytes so far.
@@ -104,11 +106,11 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Whether flows may add more.
     pub(crate) fn has_room(&self) -> bool {
-        self.buffer.len() - self.sent < MOST_WAITING
+        self.end - self.sent < MOST_WAITING
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.buffer.len() == self.sent
+        self.end == self.sent
     }
 
     /// Adds a frame with a payload of this length, written by `fill`.
@@ -127,19 +129,28 @@ impl Outgoing {
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> (EthernetProtocol, R),
     ) -> R {
-        if self.buffer.len() - self.sent > MOST_BUFFERED {
+        if self.end - self.sent > MOST_BUFFERED {
             self.lost += 1;
             return fill(&mut vec![0; length]).1;
         }
+        if self.sent >= MOST_WAITING {
+            // Seldom, and then for many frames at once: what is left is moved.
+            self.buffer.copy_within(self.sent..self.end, 0);
+            self.end -= self.sent;
+            self.sent = 0;
+        }
         let whole = ETHERNET_HEADER_LEN + length;
-        let start = self.buffer.len();
-        // No frame is near 4 GiB.
-        self.buffer.extend_from_slice(&u32::try_from(whole).unwrap_or(0).to_be_bytes());
-        self.buffer.resize(start + PREFIX + whole, 0);
+        let (start, end) = (self.end, self.end + PREFIX + whole);
+        if end > self.buffer.len() {
+            self.buffer.resize(end.next_power_of_two(), 0);
+        }
+        self.end = end;
         self.packets += 1;
         self.bytes += whole as u64;
-        let mut frame =
-            EthernetFrame::new_unchecked(self.buffer.get_mut(start + PREFIX..).unwrap_or_default());
+        let (prefix, frame) = self.buffer.get_mut(start..end).unwrap_or_default().split_at_mut(PREFIX);
+        // No frame is near 4 GiB.
+        prefix.copy_from_slice(&u32::try_from(whole).unwrap_or(0).to_be_bytes());
+        let mut frame = EthernetFrame::new_unchecked(frame);
         let (protocol, result) = fill(frame.payload_mut());
         frame.set_dst_addr(GUEST);
         frame.set_src_addr(GATEWAY);
@@ -149,21 +160,17 @@ impl Outgoing {
 
     /// Sends what it can. Returns whether all is sent.
     pub(crate) fn flush(&mut self, to: &mut impl Write) -> io::Result<bool> {
-        while self.sent < self.buffer.len() {
-            match to.write(self.buffer.get(self.sent..).unwrap_or_default()) {
+        while self.sent < self.end {
+            match to.write(self.buffer.get(self.sent..self.end).unwrap_or_default()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.buffer.drain(..self.sent);
-                    self.sent = 0;
-                    return Ok(false);
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        self.buffer.clear();
         self.sent = 0;
+        self.end = 0;
         Ok(true)
     }
 
@@ -172,13 +179,14 @@ impl Outgoing {
         if self.is_empty() {
             self.buffer = Vec::new();
             self.sent = 0;
+            self.end = 0;
         }
     }
 
     #[cfg(test)]
     pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        let mut rest = self.buffer.as_slice();
+        let mut rest = &self.buffer[..self.end];
         while let Some((prefix, tail)) = rest.split_at_checked(PREFIX) {
             let length = prefix.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
             all.push(tail[..length].to_vec());

@@ -39,7 +39,7 @@ impl QueryFlow {
         clock: Clock,
         out: &mut Outgoing,
     ) -> QueryFlow {
-        let mut terminal = Terminal::listen(local, BUFFER, seed, clock, out);
+        let mut terminal = Terminal::listen(local, (BUFFER, BUFFER), seed, clock, out);
         terminal.input(first, out);
         let until = Instant::now() + PATIENCE;
         let (question, answers) = (Vec::new(), Vec::new());

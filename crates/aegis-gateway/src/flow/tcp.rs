@@ -69,8 +69,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) judge: &'a Judge,
     pub(crate) shaper: &'a mut Shaper,
     pub(crate) clock: Clock,
-    /// Size of each buffer of a new connection.
-    pub(crate) buffer: usize,
+    /// Size of a new connection's buffer of what the guest sends.
+    pub(crate) receive: usize,
+    /// Size of its buffer of what the guest has not acknowledged: the more is under way, the less often it is woken.
+    pub(crate) send: usize,
     pub(crate) seed: u64,
 }
 
@@ -158,7 +160,8 @@ impl TcpFlow {
                 Ok(true) => {}
             }
             let local = self.key.1;
-            let mut terminal = Terminal::listen(local, around.buffer, around.seed, around.clock, around.out);
+            let mut terminal =
+                Terminal::listen(local, (around.receive, around.send), around.seed, around.clock, around.out);
             terminal.input(first, around.out);
             self.stage = Stage::Open(Box::new(terminal));
         }

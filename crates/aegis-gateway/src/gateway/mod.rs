@@ -328,12 +328,13 @@ impl Gateway {
         seed: u64,
     ) -> Surroundings<'a> {
         // Many connections are small ones, or slow ones.
-        let buffer = match flows {
-            0..=32 => 1 << 20,
-            33..=256 => 128 << 10,
-            _ => 32 << 10,
+        let (receive, send) = match flows {
+            0..=4 => (512 << 10, 4 << 20),
+            5..=32 => (512 << 10, 1 << 20),
+            33..=256 => (128 << 10, 128 << 10),
+            _ => (32 << 10, 32 << 10),
         };
-        Surroundings { out, judge, shaper, clock, buffer, seed }
+        Surroundings { out, judge, shaper, clock, receive, send, seed }
     }
 
     /// Notes a decision about a flow.
