@@ -190,7 +190,7 @@ impl Lab {
         let text = format!(
             "daemon off; pid {}; error_log {} info; worker_processes 1; events {{ worker_connections 4096; }}
             http {{ access_log off; client_body_temp_path {0}.b; proxy_temp_path {0}.p; fastcgi_temp_path {0}.f; uwsgi_temp_path {0}.u; scgi_temp_path {0}.s;
-            server {{ listen 80 backlog=4096; listen [::]:80; listen 443 ssl; listen [::]:443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key};
+            server {{ listen 80 backlog=4096; listen [::]:80; listen 443 ssl http2; listen [::]:443 ssl http2; ssl_certificate {certificate}; ssl_certificate_key {key};
             root {}; autoindex on; location /name {{ return 200 \"$http_host\\n\"; }} }} }}",
             path("nginx.pid"),
             path("nginx-error.log"),

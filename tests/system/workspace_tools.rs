@@ -65,8 +65,8 @@ fn located(program: &str) -> std::path::PathBuf {
     found.unwrap_or_else(|| panic!("{program} is needed: scripts/dependencies test")).canonicalize().unwrap()
 }
 
-#[test]
-fn npm_installs_from_local_files() {
+/// What lets a guest use this host's Node.js: mounts, and a script that makes `node` and `npm` work.
+pub(crate) fn node() -> (Vec<String>, String) {
     let (node, npm) = (located("node"), located("npm"));
     let mount = |file: &Path, at: &str| format!("{}:{at}:ro", file.parent().unwrap().display());
     // npm's own modules may be links to its neighbours.
@@ -83,18 +83,27 @@ fn npm_installs_from_local_files() {
     let (system, loader) = loader.unwrap();
     let script = format!(
         "node() {{ /host/lib/{loader} --library-path /host/lib /host/bin/node \"$@\"; }}
-        npm() {{ node /host/modules/{cli} --offline --no-audit --no-fund --no-update-notifier --loglevel=error \"$@\"; }}
+        npm() {{ node /host/modules/{cli} --no-audit --no-fund --no-update-notifier --loglevel=error \"$@\"; }}\n"
+    );
+    (vec![bin, libraries, format!("{system}:/host/lib:ro")], script)
+}
+
+#[test]
+fn npm_installs_from_local_files() {
+    let (mounts, tools) = node();
+    let script = format!(
+        "{tools}
         mkdir -p left right/lib app
         echo '{{\"name\":\"left\",\"version\":\"1.0.0\",\"main\":\"i.js\"}}' > left/package.json; echo 'module.exports=40' > left/i.js
         echo '{{\"name\":\"right\",\"version\":\"1.0.0\",\"bin\":{{\"right\":\"lib/i.js\"}},\"dependencies\":{{\"left\":\"file:../left\"}}}}' > right/package.json
         printf '#!/usr/bin/env node\\nconsole.log(2)\\n' > right/lib/i.js
         echo '{{\"name\":\"app\",\"version\":\"1.0.0\"}}' > app/package.json
-        (cd left; npm pack --silent >/dev/null); cd app; npm install --silent ../left/left-1.0.0.tgz ../right
+        (cd left; npm pack --silent >/dev/null); cd app; npm install --offline --silent ../left/left-1.0.0.tgz ../right
         ls -A node_modules node_modules/.bin; readlink node_modules/right
         node -e 'console.log(require(\"left\") + 2)'; npm ls | tail -n +2",
     );
-    let system = format!("{system}:/host/lib:ro");
-    let out = same("1g", &["--mount", &bin, "--mount", &libraries, "--mount", &system], &script);
+    let mounts: Vec<&str> = mounts.iter().flat_map(|mount| ["--mount", mount.as_str()]).collect();
+    let out = same("1g", &mounts, &script);
     assert!(out.contains("42\n"), "{out}");
 }
 

@@ -20,6 +20,9 @@ pub struct NetworkRequest {
     /// Bounds.
     #[serde(skip_serializing_if = "NetworkLimits::is_default")]
     pub limits: NetworkLimits,
+    /// Let its programs trust the certificate authorities that the host trusts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust_host_cas: bool,
 }
 
 /// Bounds of an instance's network.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::instance::State;
+use crate::network::NetworkCounters;
 
 /// Reply to `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,6 +75,9 @@ pub struct InstanceStats {
     pub sent_bytes: u64,
     /// Open connections to its ports.
     pub connections: u32,
+    /// What its own network has counted since its machine was booted; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkCounters>,
 }
 
 /// Body of `POST /v1/shutdown`.

@@ -35,6 +35,9 @@ pub struct Options {
     /// Let it reach this TCP port of the host's loopback interface, as host.aegis:PORT; may be repeated
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub host_port: Vec<u16>,
+    /// Let its programs trust the certificate authorities that this host trusts
+    #[arg(long)]
+    pub trust_host_cas: bool,
     /// Most bytes in a second, each way, with a unit such as 10m
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     pub max_bandwidth: Option<u64>,
@@ -78,7 +81,13 @@ impl Options {
         };
         // A preset alone is whole: it takes no rules of the daemon's configuration along.
         let rules = rules.or_else(|| default.is_some().then(Vec::new));
-        let request = NetworkRequest { default, rules, host_ports: self.host_port, limits };
+        let request = NetworkRequest {
+            default,
+            rules,
+            host_ports: self.host_port,
+            limits,
+            trust_host_cas: self.trust_host_cas,
+        };
         Ok((request != NetworkRequest::default()).then_some(request))
     }
 }

@@ -84,8 +84,8 @@ fn table(before: &[InstanceStats], now: &[InstanceStats], between: Duration) -> 
             cpu(old.get(one.id.as_str()).copied(), one, between),
             format!("{} / {}", size(one.memory_bytes), size(one.memory_limit_bytes)),
             format!("{} / {}", size(one.disk_bytes), size(one.disk_limit_bytes)),
-            size(one.received_bytes),
-            size(one.sent_bytes),
+            size(one.received_bytes + one.network.as_ref().map_or(0, |network| network.bytes_in)),
+            size(one.sent_bytes + one.network.as_ref().map_or(0, |network| network.bytes_out)),
             one.connections.to_string(),
         ]
     };
@@ -113,6 +113,7 @@ mod tests {
             received_bytes: 12,
             sent_bytes: 2048,
             connections: 1,
+            network: None,
         };
         let now = InstanceStats { cpu_ms: 1250, ..before.clone() };
         let expected = "\

@@ -163,7 +163,13 @@ pub struct Network {
     pub gateway_v6: Ipv6Addr,
     /// Domains in which short names are looked for.
     pub search: Vec<String>,
+    /// Certificates of authorities that the host trusts (PEM), for [`AUTHORITIES`].
+    #[serde(default)]
+    pub authorities: Option<String>,
 }
+
+/// Where a guest finds the authorities that the host trusts, if it is to.
+pub const AUTHORITIES: &str = "/etc/ssl/certs/aegis-host.pem";
 
 /// A directory of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

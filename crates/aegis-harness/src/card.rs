@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::fs;
 use std::io;
+use std::path::Path;
 
-use aegis_guest_protocol::messages::Network;
+use aegis_guest_protocol::messages::{AUTHORITIES, Network};
 use aegis_sys::card::Card;
 
 /// The only card that a machine has.
@@ -33,6 +34,11 @@ pub(crate) fn set_up(network: &Network) -> io::Result<()> {
     card.route_v4(network.gateway_v4)?;
     card.add_v6(network.v6.0, network.v6.1)?;
     card.route_v6(network.gateway_v6)?;
+    if let Some(authorities) = &network.authorities {
+        let place = Path::new(AUTHORITIES);
+        fs::create_dir_all(place.parent().unwrap_or(place))?;
+        fs::write(place, authorities)?;
+    }
     let mut text = format!("nameserver {}\n", network.gateway_v4);
     if !network.search.is_empty() {
         // Into a string.

@@ -182,10 +182,12 @@ async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Res
     let checked = check_process(&process.command, &process.env, &process.workdir);
     checked.map_err(|error| failed("the command cannot be executed", &error))?;
     let has_card = context.vmm.capabilities().network;
+    let card = has_card.then(|| network::surroundings(&order.spec.network, &context.resolvers.borrow()));
+    let card = card.transpose().map_err(|error| StopReason::new("network_failed", error))?;
     let run = Run {
         hostname: order.hostname.clone(),
         shares: mounts::shares(&order.spec.mounts),
-        network: has_card.then(|| network::surroundings(&context.resolvers.borrow())),
+        network: card,
         process,
     };
     match session.link().call(&run).await {

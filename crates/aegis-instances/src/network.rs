@@ -1,11 +1,14 @@
 //! What an instance may reach, and how it is changed while it exists.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use aegis_gateway::addressing::{
     GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6,
 };
 use aegis_gateway::control::{Reply, Request};
 use aegis_gateway::{Counters, Limits, Settings};
-use aegis_guest_protocol::messages::Network;
+use aegis_guest_protocol::messages::{AUTHORITIES, Network};
 use aegis_policy::{Policy, Rule};
 use aegis_vmm::Card;
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,8 @@ pub struct NetworkSpec {
     pub host_ports: Vec<u16>,
     /// Its bounds.
     pub limits: Limits,
+    /// Whether its programs are to trust the authorities that the host trusts.
+    pub trust_host_cas: bool,
 }
 
 /// A change of an instance's network.
@@ -87,15 +92,64 @@ pub(crate) fn card() -> Card {
     Card { mac: GUEST_MAC, mtu: u16::try_from(MTU).unwrap_or(1500) }
 }
 
+/// Variables that tell programs where the authorities are: those of OpenSSL and what is built on it, curl, Python's
+/// requests, Node.js, git, cargo and the tools of AWS.
+const TRUST: [&str; 7] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+];
+/// Where distributions keep the authorities that a host trusts.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// Longest such file, bytes: it travels in one message.
+const MOST_BUNDLE: u64 = 400 << 10;
+
+/// What an instance's environment says of the authorities.
+pub(crate) fn trust(of: &NetworkSpec) -> BTreeMap<String, String> {
+    let all = TRUST.iter().filter(|_| of.trust_host_cas);
+    all.map(|name| ((*name).to_owned(), AUTHORITIES.to_owned())).collect()
+}
+
+/// The authorities that the host trusts; `SSL_CERT_FILE` of the daemon names another file than the usual.
+///
+/// # Errors
+/// If there are none, or more than a guest can be told.
+fn authorities() -> Result<String, String> {
+    let chosen = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let usual = BUNDLES.iter().map(PathBuf::from);
+    let file = chosen.into_iter().chain(usual).find(|file| file.exists());
+    let file = file.ok_or("this host has no file with authorities that it trusts (ca-certificates)")?;
+    match std::fs::metadata(&file) {
+        Ok(found) if found.len() <= MOST_BUNDLE => {
+            std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))
+        }
+        Ok(_) => Err(format!("{} is longer than {} KiB", file.display(), MOST_BUNDLE >> 10)),
+        Err(error) => Err(format!("{}: {error}", file.display())),
+    }
+}
+
 /// How a guest sets its card up.
-pub(crate) fn surroundings(resolvers: &Resolvers) -> Network {
-    Network {
+///
+/// # Errors
+/// If it is to trust what the host trusts, and that cannot be read.
+pub(crate) fn surroundings(of: &NetworkSpec, resolvers: &Resolvers) -> Result<Network, String> {
+    Ok(Network {
+        authorities: of.trust_host_cas.then(authorities).transpose()?,
         v4: (GUEST_V4, PREFIX_V4),
         v6: (GUEST_V6, PREFIX_V6),
         gateway_v4: GATEWAY_V4,
         gateway_v6: GATEWAY_V6,
         search: resolvers.search.clone(),
-    }
+    })
 }
 
 impl InstanceHandle {

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::kit::KitUse;
 use crate::mounts::{self, Mount};
-use crate::network::NetworkSpec;
+use crate::network::{self, NetworkSpec};
 use crate::rest::RestSpec;
 use crate::restart::RestartPolicy;
 use crate::root::PinnedImage;
@@ -184,6 +184,7 @@ impl InstanceSpec {
         rendered: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         let mut env = self.image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
+        env.extend(network::trust(&self.network));
         env.extend(self.kit.iter().flat_map(|kit| kit.env.clone()));
         env.extend(rendered.clone());
         env.extend(secrets.clone());

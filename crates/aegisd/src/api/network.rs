@@ -41,7 +41,7 @@ fn malformed(error: SyntaxError) -> Failure {
 /// # Errors
 /// For the first part that makes no sense.
 pub(super) fn spec(request: &CreateInstance, defaults: &Policy) -> Result<NetworkSpec, Failure> {
-    let Some(NetworkRequest { default, rules, host_ports, limits }) = &request.network else {
+    let Some(NetworkRequest { default, rules, host_ports, limits, trust_host_cas }) = &request.network else {
         return Ok(NetworkSpec { policy: defaults.clone(), ..NetworkSpec::default() });
     };
     let default = default.as_deref().map(str::parse).transpose().map_err(malformed)?;
@@ -54,6 +54,7 @@ pub(super) fn spec(request: &CreateInstance, defaults: &Policy) -> Result<Networ
             rules: rules.transpose().map_err(malformed)?.unwrap_or_else(|| defaults.rules.clone()),
         },
         host_ports: host_ports.clone(),
+        trust_host_cas: *trust_host_cas,
         limits: Limits {
             flows: limits.flows.map_or(bounds.flows, |flows| flows as usize),
             queries: limits.queries.unwrap_or(bounds.queries),
@@ -79,7 +80,7 @@ fn limits(limits: &Limits) -> NetworkLimits {
     }
 }
 
-fn counters(counters: Counters) -> NetworkCounters {
+pub(super) fn counters(counters: Counters) -> NetworkCounters {
     let Counters {
         packets_out,
         bytes_out,

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 
 use aegis_api::status::InstanceStats;
+use aegis_gateway::Counters;
 use aegis_instances::View;
 use aegis_instances::lifecycle::State as Life;
 use aegis_instances::view::word;
@@ -16,7 +17,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::convert;
+use super::{convert, network};
 use crate::App;
 
 /// Unit of a file's blocks (`st_blocks` in stat(2)), bytes.
@@ -27,11 +28,20 @@ const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8
 /// What each instance uses.
 #[utoipa::path(get, path = "/v1/stats", responses((status = 200, body = Vec<InstanceStats>)))]
 pub(super) async fn stats(State(app): State<App>) -> Json<Vec<InstanceStats>> {
-    Json(app.instances.list().iter().map(|view| of_instance(&app, view)).collect())
+    let mut all = Vec::new();
+    for view in app.instances.list() {
+        all.push(of_instance(&app, &view).await);
+    }
+    Json(all)
 }
 
-fn of_instance(app: &App, view: &View) -> InstanceStats {
-    let resources = app.instances.find(&view.id).ok().and_then(|instance| instance.resources());
+async fn of_instance(app: &App, view: &View) -> InstanceStats {
+    let instance = app.instances.find(&view.id).ok();
+    let resources = instance.as_ref().and_then(|instance| instance.resources());
+    let network = match &instance {
+        Some(instance) => instance.network_counters().await.map(network::counters),
+        None => None,
+    };
     let disk = std::fs::metadata(app.instances.disk(&view.id)).map_or(0, |disk| disk.blocks() * BLOCK);
     let (received_bytes, sent_bytes) = view.usage.bytes();
     InstanceStats {
@@ -47,6 +57,7 @@ fn of_instance(app: &App, view: &View) -> InstanceStats {
         received_bytes,
         sent_bytes,
         connections: view.usage.counts().connections,
+        network,
     }
 }
 
@@ -56,6 +67,42 @@ struct InState {
 }
 
 type Number = Gauge<u64, AtomicU64>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+/// What the networks of all machines that there are have counted.
+#[derive(Debug, Default)]
+struct Networks {
+    bytes: Family<Direction, Number>,
+    flows: Number,
+    denied: Number,
+    limited: Number,
+    queries: Number,
+}
+
+impl Networks {
+    fn add(&self, counters: &Counters) {
+        for (direction, bytes) in [("from_guest", counters.bytes_out), ("to_guest", counters.bytes_in)] {
+            self.bytes.get_or_create(&Direction { direction }).inc_by(bytes);
+        }
+        self.flows.inc_by(counters.open_flows);
+        self.denied.inc_by(counters.denied);
+        self.limited.inc_by(counters.limited);
+        self.queries.inc_by(counters.queries);
+    }
+
+    fn register(self, registry: &mut Registry) {
+        let bytes = "Bytes on the wires of the machines that there are";
+        registry.register("aegis_network_bytes", bytes, self.bytes);
+        registry.register("aegis_network_open_flows", "Flows of theirs that are open", self.flows);
+        registry.register("aegis_network_denied", "Flows and names of theirs that were refused", self.denied);
+        registry.register("aegis_network_limited", "How often one of them met a bound", self.limited);
+        registry.register("aegis_network_queries", "Names that they asked for", self.queries);
+    }
+}
 
 /// Counters, gauges and histograms for Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
@@ -67,7 +114,13 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         by_state.get_or_create(&InState { state: word(state) }).set(0);
     }
     let (open, disabled) = (Number::default(), Number::default());
+    let networks = Networks::default();
     for view in app.instances.list() {
+        if let Ok(instance) = app.instances.find(&view.id)
+            && let Some(counters) = instance.network_counters().await
+        {
+            networks.add(&counters);
+        }
         by_state.get_or_create(&InState { state: word(view.state) }).inc();
         open.inc_by(view.usage.counts().connections.into());
         disabled.inc_by(u64::from(!view.enabled));
@@ -75,6 +128,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     registry.register("aegis_instances", "Instances by state", by_state);
     registry.register("aegis_disabled_instances", "Instances that only an explicit start boots", disabled);
     registry.register("aegis_open_connections", "Connections and requests to ports at this moment", open);
+    networks.register(&mut registry);
     health(&app, &mut registry);
     let mut text = String::new();
     // Writing to a string cannot fail.
