@@ -86,10 +86,12 @@ impl Lab {
         run("ip", &["-n", h, "-6", "route", "add", "default", "via", "2001:db8:2::1"]);
         // As systemd sets it.
         run("ip", &["netns", "exec", h, "sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
-        let etc = Path::new("/etc/netns").join(h);
-        std::fs::create_dir_all(&etc).expect("make the host's /etc");
         let text = format!("nameserver {NAME_SERVER}\nsearch example\n");
-        std::fs::write(etc.join("resolv.conf"), text).expect("write the host's resolv.conf");
+        for name in [h, w] {
+            let etc = Path::new("/etc/netns").join(name);
+            std::fs::create_dir_all(&etc).expect("make an /etc");
+            std::fs::write(etc.join("resolv.conf"), &text).expect("write resolv.conf");
+        }
         lab.with_names()
     }
 
@@ -210,6 +212,21 @@ impl Lab {
         (root, dir.join("ca.pem"))
     }
 
+    /// Leaves the host no way out but the proxy `192.0.2.1:3128`, which is this kind of world's only one.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn only_by_proxy(&mut self) {
+        let config = self.dir.path().join("proxy.conf");
+        let text = "User root\nPort 3128\nListen 192.0.2.1\nTimeout 60\nMaxClients 100\nBasicAuth u p\nConnectPort 80\nConnectPort 443\n";
+        std::fs::write(&config, text).expect("write the configuration");
+        self.start("tinyproxy", &["-d", "-c", &config.display().to_string()]);
+        eventually("the proxy answers", DEADLINE, || self.connect(([192, 0, 2, 1], 3128).into()).is_ok());
+        let host = self.host.clone();
+        run("ip", &["-n", &host, "route", "del", "default"]);
+        run("ip", &["-n", &host, "-6", "route", "del", "default"]);
+    }
+
     /// The host's name space.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -279,7 +296,7 @@ impl Drop for Lab {
         }
         for name in [&self.host, &self.world] {
             let _gone = Command::new("ip").args(["netns", "del", name]).status();
+            let _gone = std::fs::remove_dir_all(Path::new("/etc/netns").join(name));
         }
-        let _gone = std::fs::remove_dir_all(Path::new("/etc/netns").join(&self.host));
     }
 }

@@ -344,6 +344,31 @@ fn a_port_of_the_host_is_reached_when_asked_for_and_nothing_else_of_it() {
     assert_eq!(found, expected);
 }
 
+#[test]
+fn a_host_behind_a_proxy_takes_its_instances_along() {
+    let mut lab = Lab::new();
+    let (_, authority) = lab.web();
+    lab.only_by_proxy();
+    let variables = [
+        ("HTTPS_PROXY", "http://u:p@192.0.2.1:3128"),
+        ("NO_PROXY", "inside.example"),
+        ("SSL_CERT_FILE", authority.to_str().unwrap()),
+    ];
+    let daemon = Daemon::start_on_with(&lab, "", &variables);
+    start(&daemon, "a", &["--trust-host-cas", "--network", "public", "--deny", "other.example"]);
+    // Programs know nothing of it, and the host finds no name itself.
+    let out = said(
+        &daemon,
+        "a",
+        "curl -sS http://good.example/hello; curl -sS https://www.good.example/hello
+        curl -sS http://203.0.113.1/hello
+        curl -sS -m 20 http://other.example/hello || echo $?; curl -sS -m 20 http://10.20.0.5/hello || echo $?
+        curl -sS -m 20 -o /dev/null http://nowhere.example/ || echo $?",
+    );
+    let hello = "hello from the world\n";
+    assert!(out.starts_with(&format!("{}7\n7\n7\n", hello.repeat(3))), "{out}");
+}
+
 /// Makes what package managers fetch, below `/srv/www` of a guest.
 const SHELVES: &str = r#"set -e
 mkdir -p /srv/www/simple/hello /srv/www/deb /srv/www/npm

@@ -1,6 +1,6 @@
 //! The policy, and what it takes to apply it: names of addresses, and the host's own addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,51 @@ impl Pins {
     }
 }
 
+/// First of the addresses that stand for names which only a proxy can resolve, and how many there are: the range for
+/// measurements (RFC 2544), which nobody routes.
+const INVENTED: u32 = 0xc612_0000;
+const MOST_INVENTED: u32 = 4096;
+
+/// Addresses that stand for names.
+#[derive(Debug, Default)]
+pub(crate) struct Invented {
+    by_name: std::collections::HashMap<Name, u32>,
+    names: std::collections::VecDeque<Name>,
+    next: u32,
+}
+
+impl Invented {
+    /// The address of a name; the one that was used longest ago stands for another then.
+    fn address(&mut self, name: &Name) -> Ipv4Addr {
+        let number = match self.by_name.get(name) {
+            Some(number) => *number,
+            None => {
+                let number = self.next % MOST_INVENTED;
+                self.next = self.next.wrapping_add(1);
+                if self.names.len() >= MOST_INVENTED as usize
+                    && let Some(oldest) = self.names.pop_front()
+                {
+                    self.by_name.remove(&oldest);
+                }
+                self.names.push_back(name.clone());
+                self.by_name.insert(name.clone(), number);
+                number
+            }
+        };
+        Ipv4Addr::from(INVENTED + number)
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                let number = u32::from(address).wrapping_sub(INVENTED);
+                number < MOST_INVENTED && (number as usize) < self.names.len()
+            }
+            IpAddr::V6(_) => false,
+        }
+    }
+}
+
 /// What is known of a flow, and what was decided of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
@@ -86,13 +131,20 @@ pub(crate) struct Judge {
     policy: Policy,
     host_ports: Vec<u16>,
     pub(crate) pins: Pins,
+    invented: Invented,
     host: HostAddresses,
 }
 
 impl Judge {
     pub(crate) fn new() -> Judge {
         let nothing = Policy { default: aegis_policy::Preset::None, rules: Vec::new() };
-        Judge { policy: nothing, host_ports: Vec::new(), pins: Pins::new(), host: HostAddresses::open() }
+        Judge {
+            policy: nothing,
+            host_ports: Vec::new(),
+            pins: Pins::new(),
+            invented: Invented::default(),
+            host: HostAddresses::open(),
+        }
     }
 
     pub(crate) fn set(&mut self, policy: Policy, host_ports: Vec<u16>) {
@@ -104,7 +156,19 @@ impl Judge {
         &self.policy
     }
 
+    /// An address for a name that has none on this host, and is pinned to it.
+    pub(crate) fn invent(&mut self, name: &Name, now: Instant) -> Ipv4Addr {
+        let address = self.invented.address(name);
+        self.pins.0.pop(&IpAddr::V4(address));
+        self.pins.add(address.into(), name, LONGEST, now);
+        address
+    }
+
     fn zone(&mut self, address: IpAddr) -> Zone {
+        if self.invented.contains(address) {
+            // Of what the proxy finds behind the name, nothing is known here.
+            return Zone::Public;
+        }
         if addressing::is_on_the_wire(address) {
             return Zone::Instances;
         }

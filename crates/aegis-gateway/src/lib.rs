@@ -16,6 +16,7 @@ mod journal;
 mod judge;
 mod names;
 mod packet;
+mod proxy;
 mod server;
 mod settings;
 mod shape;
@@ -23,6 +24,7 @@ mod wire;
 
 pub use gateway::Counters;
 pub use journal::{Entry, What};
+pub use proxy::Proxy;
 pub use server::{GatewayError, serve};
 pub use settings::{Limits, Settings};
 

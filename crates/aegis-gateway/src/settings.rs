@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use aegis_policy::Policy;
 use serde::{Deserialize, Serialize};
 
+use crate::proxy::Proxy;
+
 /// Bounds of one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,4 +39,6 @@ pub struct Settings {
     pub host_ports: Vec<u16>,
     /// Bounds.
     pub limits: Limits,
+    /// The host's own proxy, through which the internet is reached.
+    pub proxy: Option<Proxy>,
 }

@@ -83,6 +83,7 @@ impl NetworkSpec {
             resolvers: resolvers.servers.clone(),
             host_ports: self.host_ports.clone(),
             limits: self.limits.clone(),
+            proxy: resolvers.proxy.clone(),
         }
     }
 }

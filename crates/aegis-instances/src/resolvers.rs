@@ -1,6 +1,8 @@
-//! How the host resolves names: `resolv.conf(5)`.
+//! How the host reaches the world: names by `resolv.conf(5)`, and perhaps a proxy.
 
 use std::net::{IpAddr, SocketAddr};
+
+use aegis_gateway::Proxy;
 
 /// Port of name servers.
 const PORT: u16 = 53;
@@ -9,13 +11,15 @@ const MOST_SERVERS: usize = 3;
 /// Most domains in which short names are looked for.
 const MOST_DOMAINS: usize = 6;
 
-/// The host's name servers, and the domains in which it looks for short names.
+/// The host's name servers, the domains in which it looks for short names, and its proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resolvers {
     /// In the order in which they are asked.
     pub servers: Vec<SocketAddr>,
     /// In the order in which they are tried.
     pub search: Vec<String>,
+    /// The host's own proxy, if that is its way to the internet.
+    pub proxy: Option<Proxy>,
 }
 
 impl Resolvers {

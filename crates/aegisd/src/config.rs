@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::rest::{After, RestDefaults};
-use aegis_policy::Policy;
+use aegis_policy::{Policy, Preset, Rule};
 use serde::Deserialize;
 
 /// Where the name router listens, unless set otherwise.
@@ -26,6 +26,8 @@ pub struct Config {
     pub images: ImageConfig,
     /// What instances may reach that were told nothing else.
     pub network: Policy,
+    /// The proxy through which instances reach the internet; without it `HTTPS_PROXY` of the daemon counts.
+    pub proxy: Option<String>,
     /// Whether the session's keyring may keep what opens the secrets.
     pub keyring: bool,
 }
@@ -58,8 +60,16 @@ struct File {
     router: Router,
     images: ImageFile,
     secrets: SecretFile,
-    network: Policy,
+    network: NetworkFile,
     registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NetworkFile {
+    default: Preset,
+    rules: Vec<Rule>,
+    proxy: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -157,8 +167,10 @@ impl Config {
             disk_budget: bytes("disk_budget", images.disk_budget.as_deref())?,
             max_unpacked: bytes("max_unpacked", images.max_unpacked.as_deref())?,
         };
+        let NetworkFile { default, rules, proxy } = network;
+        let network = Policy { default, rules };
         network.check().map_err(|error| format!("network: {error}"))?;
-        Ok(Config { rest, names, images, network, keyring: secrets.keyring.unwrap_or(true) })
+        Ok(Config { rest, names, images, network, proxy, keyring: secrets.keyring.unwrap_or(true) })
     }
 }
 
@@ -179,7 +191,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false\n\
-            [network]\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+            [network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest =
             RestDefaults { pause: After::Ms(5000), stop: After::Never, connections: After::Ms(3_600_000) };
@@ -189,7 +201,14 @@ mod tests {
         };
         assert_eq!(
             config,
-            Config { rest, names: None, images: ImageConfig::default(), network, keyring: false }
+            Config {
+                rest,
+                names: None,
+                images: ImageConfig::default(),
+                network,
+                proxy: Some("http://proxy:3128".into()),
+                keyring: false
+            }
         );
     }
 

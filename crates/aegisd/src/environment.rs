@@ -12,6 +12,7 @@ use aegis_store::home::Home;
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
 
+use crate::resolvers::ProxySettings;
 use crate::{DaemonError, config};
 
 /// The environment, read once.
@@ -31,6 +32,8 @@ pub struct Environment {
     pub names: Option<SocketAddr>,
     /// What instances may reach that were told nothing else.
     pub network: Policy,
+    /// The host's own proxy, through which instances reach the internet.
+    pub proxy: Option<ProxySettings>,
     /// Settings of images.
     pub images: Settings,
     /// Whether the session's keyring may keep what opens the secrets.
@@ -61,6 +64,11 @@ impl Environment {
         let home = Home::new(root, default);
         let file = config::Config::read(&home.root.join("config.toml")).map_err(DaemonError::Environment)?;
         instances.rest = file.rest;
+        let text = |names: [&str; 2]| names.into_iter().find_map(|name| get(name)?.into_string().ok());
+        let url = file.proxy.clone().or_else(|| text(["HTTPS_PROXY", "https_proxy"]));
+        let proxy = ProxySettings::read(url.as_deref(), text(["NO_PROXY", "no_proxy"]).as_deref());
+        let proxy = proxy
+            .map_err(|error| DaemonError::Environment(format!("network.proxy or HTTPS_PROXY: {error}")))?;
         Ok(Environment {
             home: if guest.is_foreign() { home.with_assets_below(guest.name()) } else { home },
             guest,
@@ -69,6 +77,7 @@ impl Environment {
             instances,
             names: file.names,
             network: file.network,
+            proxy,
             keyring: file.keyring,
             images: file.images.settings(guest.oci_name()),
         })

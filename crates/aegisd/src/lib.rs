@@ -7,7 +7,7 @@ pub mod environment;
 mod ingress;
 mod keyring;
 mod kits;
-mod resolvers;
+pub mod resolvers;
 mod socket;
 mod stream;
 mod surroundings;
@@ -214,7 +214,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let secrets = Arc::new(StoredSecrets(Secrets::open(&home.data(), keyring(environment))?));
     let program = std::env::current_exe().map_err(DaemonError::io("find this program"))?;
     let kits = HostKits::new(home, &program);
-    let (tell_names, names_of_host) = tokio::sync::watch::channel(resolvers::now());
+    let (tell_names, names_of_host) = tokio::sync::watch::channel(resolvers::now(environment.proxy.as_ref()));
     let surroundings = Surroundings {
         ingress,
         roots: Arc::new(ImageDisks(images.clone())),
@@ -254,7 +254,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
     let supervisor = Supervisor { kits, secrets: Arc::clone(&stored), home: home.clone() };
     let supervising = tokio::spawn(supervisor.run(instances.clone(), end.wanted.clone()));
-    let watching = tokio::spawn(resolvers::watch(tell_names));
+    let watching = tokio::spawn(resolvers::watch(tell_names, environment.proxy.clone()));
     let background = tokio::spawn(background(instances.clone(), end.clone()));
     let serving = tokio::spawn(async move { server.await });
     end.wanted.cancelled().await;

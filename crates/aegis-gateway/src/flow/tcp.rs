@@ -13,6 +13,7 @@ use smoltcp::socket::tcp::State;
 use super::terminal::{Clock, Terminal};
 use crate::inspect::{Inspector, Refusal};
 use crate::judge::{Case, Judge};
+use crate::proxy::Tunnel;
 use crate::shape::Shaper;
 use crate::wire::Outgoing;
 
@@ -44,8 +45,8 @@ fn reset(stream: &TcpStream) {
 
 #[derive(Debug)]
 enum Stage {
-    /// The host's end is not connected yet; the guest's first packet waits.
-    Connecting { first: Vec<u8> },
+    /// The host's end is not connected yet, or its tunnel is not open; the guest's first packet waits.
+    Connecting { first: Vec<u8>, tunnel: Option<Tunnel> },
     /// Bytes flow.
     Open(Box<Terminal>),
 }
@@ -95,10 +96,19 @@ pub(crate) struct TcpFlow {
     inspector: Option<Box<Inspector>>,
     /// Inspected bytes that the host has not taken yet.
     passed: Vec<u8>,
+    /// Bytes of the other end that came with the proxy's answer.
+    early: Vec<u8>,
 }
 
 impl TcpFlow {
-    pub(crate) fn new(key: Key, host: TcpStream, first: &[u8], case: Case, inspected: bool) -> TcpFlow {
+    /// A flow whose other end is `host`, or what is at the end of a tunnel through it.
+    pub(crate) fn new(
+        key: Key,
+        (host, tunnel): (TcpStream, Option<Tunnel>),
+        first: &[u8],
+        case: Case,
+        inspected: bool,
+    ) -> TcpFlow {
         TcpFlow {
             key,
             host,
@@ -106,7 +116,8 @@ impl TcpFlow {
             bytes_out: 0,
             bytes_in: 0,
             deadline: None,
-            stage: Stage::Connecting { first: first.to_vec() },
+            stage: Stage::Connecting { first: first.to_vec(), tunnel },
+            early: Vec::new(),
             readable: false,
             writable: false,
             guest_done: false,
@@ -131,7 +142,7 @@ impl TcpFlow {
     /// The guest's first packet, as long as it waits.
     pub(crate) fn first(&self) -> Option<&[u8]> {
         match &self.stage {
-            Stage::Connecting { first } => Some(first),
+            Stage::Connecting { first, .. } => Some(first),
             Stage::Open(_) => None,
         }
     }
@@ -153,11 +164,18 @@ impl TcpFlow {
 
     /// Moves what can be moved.
     pub(crate) fn turn(&mut self, around: &mut Surroundings<'_>) -> Turn {
-        if let Stage::Connecting { first } = &self.stage {
+        if let Stage::Connecting { first, tunnel } = &mut self.stage {
             match is_connected(&self.host) {
                 Ok(false) => return Turn::Wait(None),
                 Err(error) => return Turn::Failed(error),
                 Ok(true) => {}
+            }
+            if let Some(tunnel) = tunnel {
+                match tunnel.advance(&mut self.host) {
+                    Ok(None) => return Turn::Wait(None),
+                    Ok(Some(early)) => self.early = early,
+                    Err(error) => return Turn::Failed(error),
+                }
             }
             let local = self.key.1;
             let mut terminal =
@@ -256,6 +274,11 @@ impl TcpFlow {
     fn inward(&mut self, around: &mut Surroundings<'_>) -> io::Result<usize> {
         let Stage::Open(terminal) = &mut self.stage else { return Ok(0) };
         let socket = terminal.socket();
+        if !self.early.is_empty() {
+            let count = socket.send_slice(&self.early).unwrap_or(0);
+            self.early.drain(..count);
+            return Ok(count);
+        }
         let allowed = around.shaper.inward();
         if !self.readable || !socket.can_send() || self.host_done || allowed == 0 || !around.out.has_room() {
             return Ok(0);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Because, Protocol, Ruling};
+use aegis_policy::{Because, Protocol, Ruling, Zone};
 use mio::Interest;
 use mio::net::TcpStream;
 use rustix::net::sockopt;
@@ -15,8 +15,10 @@ use crate::addressing::is_gateway;
 use crate::flow::query::QueryFlow;
 use crate::flow::tcp::{Key, TcpFlow, Turn};
 use crate::journal::What;
+use crate::judge::Case;
 use crate::names::{Asker, Sockets};
 use crate::packet::{self, Frame, Packet, Unreachable};
+use crate::proxy::Tunnel;
 
 /// Port of the resolver.
 pub(super) const RESOLVER: u16 = 53;
@@ -72,19 +74,34 @@ impl Gateway {
         if !case.ruling.allows() {
             return packet::send_reset(&mut self.out, packet);
         }
-        let target = match case.ruling.because {
-            Because::HostPort => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), other.port()),
-            _ => SocketAddr::new(case.address, other.port()),
-        };
+        let (target, tunnel) = self.way_to(&case);
         match TcpStream::connect(target) {
             Ok(stream) => {
                 let inspected =
                     self.judge.policy().judges_names() && !matches!(case.ruling.because, Because::HostPort);
-                let flow = TcpFlow::new(key, stream, packet.bytes, case, inspected);
+                let flow = TcpFlow::new(key, (stream, tunnel), packet.bytes, case, inspected);
                 let index = self.table.add_tcp(flow);
                 self.watch(index);
             }
             Err(error) => refuse(&mut self.out, packet, &error),
+        }
+    }
+
+    /// What the host connects to for a flow, and the tunnel to be opened through that.
+    fn way_to(&self, case: &Case) -> (SocketAddr, Option<Tunnel>) {
+        if matches!(case.ruling.because, Because::HostPort) {
+            return (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), case.port), None);
+        }
+        match &self.proxy {
+            // What is near is not behind a proxy.
+            Some(proxy) if case.zone == Zone::Public && !proxy.is_bypassed_by(case) => {
+                let direct = SocketAddr::new(case.address, case.port);
+                proxy
+                    .servers
+                    .first()
+                    .map_or((direct, None), |server| (*server, Some(Tunnel::to(case, proxy))))
+            }
+            _ => (SocketAddr::new(case.address, case.port), None),
         }
     }
 
@@ -157,7 +174,7 @@ impl Gateway {
         while let Some(question) = self.table.query.get_mut(index).and_then(QueryFlow::question) {
             let sockets = Sockets { registry: &self.registry, token: name_token };
             let (asked, delivery) =
-                self.names.ask(Asker::Connection(index), &question, &self.judge, &sockets, now);
+                self.names.ask(Asker::Connection(index), &question, &mut self.judge, &sockets, now);
             if let Some(asked) = asked {
                 self.note_name(&asked);
             }

@@ -31,7 +31,7 @@ impl Gateway {
         if is_gateway(other.ip()) && other.port() == RESOLVER {
             let sockets = Sockets { registry: &self.registry, token: name_token };
             let asker = Asker::Datagram { guest, gateway: other };
-            let (asked, delivery) = self.names.ask(asker, payload, &self.judge, &sockets, now);
+            let (asked, delivery) = self.names.ask(asker, payload, &mut self.judge, &sockets, now);
             if let Some(asked) = asked {
                 self.note_name(&asked);
             }

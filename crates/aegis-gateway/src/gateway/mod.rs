@@ -24,6 +24,7 @@ use crate::journal::{Entry, Journal, What};
 use crate::judge::{Case, Judge};
 use crate::names::{Asked, Delivery, Names, Sockets};
 use crate::packet::{self, Frame, Packet, Transport};
+use crate::proxy::Proxy;
 use crate::settings::{Limits, Settings};
 use crate::shape::{Bucket, PAUSE, Shaper};
 use crate::wire::{Ended, Incoming, Outgoing};
@@ -107,6 +108,7 @@ pub(crate) struct Gateway {
     pub(crate) out: Outgoing,
     judge: Judge,
     names: Names,
+    proxy: Option<Proxy>,
     pub(crate) journal: Journal,
     limits: Limits,
     shaper: Shaper,
@@ -131,6 +133,7 @@ impl Gateway {
             out: Outgoing::default(),
             judge: Judge::new(),
             names: Names::new(now),
+            proxy: None,
             journal: Journal::default(),
             limits: Limits::default(),
             shaper: Shaper::new(None, now),
@@ -147,7 +150,9 @@ impl Gateway {
     /// Takes other settings. Flows that may not be any more end here.
     pub(crate) fn set(&mut self, settings: Settings) {
         let now = Instant::now();
-        let Settings { policy, resolvers, host_ports, limits } = settings;
+        let Settings { policy, resolvers, host_ports, limits, proxy } = settings;
+        self.names.invents(proxy.is_some());
+        self.proxy = proxy;
         self.judge.set(policy, host_ports);
         self.names.set(resolvers, limits.queries, now);
         if self.limits.bandwidth != limits.bandwidth {
@@ -272,7 +277,7 @@ impl Gateway {
         let sockets = Sockets { registry: &self.registry, token: name_token };
         let mut late = Vec::new();
         while self.names.deadline().is_some_and(|at| at <= now) {
-            late.push(self.names.overdue(&sockets, now));
+            late.push(self.names.overdue(&mut self.judge, &sockets, now));
         }
         for delivery in late {
             self.deliver(delivery);

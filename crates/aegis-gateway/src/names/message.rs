@@ -95,6 +95,11 @@ impl Query {
         Some(Question::new(name, self.kind, CLASS::IN.into(), false))
     }
 
+    /// Whether addresses are asked for.
+    pub(crate) fn asks_for_addresses(&self) -> bool {
+        matches!(self.kind, QTYPE::TYPE(TYPE::A | TYPE::AAAA))
+    }
+
     /// An answer without a record.
     pub(crate) fn failed(&self, code: RCODE) -> Vec<u8> {
         self.reply(code, &[])

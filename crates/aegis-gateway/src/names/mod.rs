@@ -81,6 +81,8 @@ pub(crate) struct Names {
     bucket: Bucket,
     ids: RandomState,
     count: u64,
+    /// Names that the host does not find get an address of ours: its proxy may find them.
+    inventing: bool,
 }
 
 impl Names {
@@ -92,6 +94,7 @@ impl Names {
             bucket: Bucket::new(None, 1, now),
             ids: RandomState::new(),
             count: 0,
+            inventing: false,
         }
     }
 
@@ -102,6 +105,18 @@ impl Names {
         }
         self.servers = servers;
         self.bucket = Bucket::new(Some(per_second.into()), per_second.into(), now);
+    }
+
+    /// Whether names that are not found get addresses that stand for them.
+    pub(crate) fn invents(&mut self, inventing: bool) {
+        self.inventing = inventing;
+    }
+
+    /// What a name gets that the host has not found; `None` if it gets nothing.
+    fn invention(&self, query: &Query, judge: &mut Judge, now: Instant) -> Option<Vec<u8>> {
+        let name = query.name.as_ref().filter(|_| self.inventing && query.asks_for_addresses())?;
+        let address = judge.invent(name, now);
+        Some(query.addresses(&[address.into()], LONGEST_KEPT))
     }
 
     /// How many questions there were.
@@ -127,7 +142,7 @@ impl Names {
         &mut self,
         asker: Asker,
         bytes: &[u8],
-        judge: &Judge,
+        judge: &mut Judge,
         sockets: &Sockets<'_>,
         now: Instant,
     ) -> (Option<Asked>, Option<Delivery>) {
@@ -152,7 +167,7 @@ impl Names {
         {
             return (asked, deliver(query.fit(answer, most(asker, &query))));
         }
-        (asked, self.forward(asker, query, sockets, now))
+        (asked, self.forward(asker, query, judge, sockets, now))
     }
 
     fn rule(&mut self, query: &Query, judge: &Judge, now: Instant) -> Ruling {
@@ -173,24 +188,25 @@ impl Names {
         &mut self,
         asker: Asker,
         query: Query,
+        judge: &mut Judge,
         sockets: &Sockets<'_>,
         now: Instant,
     ) -> Option<Delivery> {
         let id = self.next_id();
-        let entry = self.waiting.vacant_entry();
-        let token = (sockets.token)(entry.key());
-        let failed = Some(Delivery { to: asker, message: query.failed(RCODE::ServerFailure) });
-        let Some(question) = query.outward(id) else { return failed };
+        let token = (sockets.token)(self.waiting.vacant_key());
         let stream = matches!(asker, Asker::Connection(_));
-        let mut tries = 0;
-        let upstream = loop {
-            let Some(server) = self.servers.get(tries) else { return failed };
-            match Upstream::open(*server, &question, stream, sockets.registry, token) {
-                Ok(upstream) => break upstream,
-                Err(_) => tries += 1,
-            }
+        let servers = self.servers.iter().enumerate();
+        let question = query.outward(id);
+        let opened = servers.zip(question.iter().cycle()).find_map(|((tries, server), question)| {
+            let upstream = Upstream::open(*server, question, stream, sockets.registry, token).ok()?;
+            Some((tries + 1, upstream))
+        });
+        let Some((tries, upstream)) = opened else {
+            let invented = self.invention(&query, judge, now);
+            let message = invented.unwrap_or_else(|| query.failed(RCODE::ServerFailure));
+            return Some(Delivery { to: asker, message });
         };
-        entry.insert(Waiting { asker, query, id, tries: tries + 1, upstream, deadline: now + PATIENCE });
+        self.waiting.insert(Waiting { asker, query, id, tries, upstream, deadline: now + PATIENCE });
         None
     }
 
@@ -214,12 +230,19 @@ impl Names {
             (_, Some((answer, bytes))) => {
                 let busy = matches!(answer.code, RCODE::ServerFailure | RCODE::Refused);
                 if busy && waiting.tries < self.servers.len() {
-                    return self.again(key, sockets, now);
+                    return self.again(key, judge, sockets, now);
+                }
+                let to = waiting.asker;
+                if answer.code != RCODE::NoError
+                    && let Some(message) = self.invention(&query, judge, now)
+                {
+                    self.waiting.try_remove(key);
+                    return Some(Delivery { to, message });
                 }
                 self.answered(key, &answer, &bytes, judge, now)
             }
             (Ok(()), None) => None,
-            (Err(_), None) => self.again(key, sockets, now),
+            (Err(_), None) => self.again(key, judge, sockets, now),
         }
     }
 
@@ -247,7 +270,13 @@ impl Names {
     }
 
     /// Asks the next server, or gives up.
-    fn again(&mut self, key: usize, sockets: &Sockets<'_>, now: Instant) -> Option<Delivery> {
+    fn again(
+        &mut self,
+        key: usize,
+        judge: &mut Judge,
+        sockets: &Sockets<'_>,
+        now: Instant,
+    ) -> Option<Delivery> {
         let token = (sockets.token)(key);
         let servers = self.servers.clone();
         let waiting = self.waiting.get_mut(key)?;
@@ -265,14 +294,21 @@ impl Names {
             }
         }
         let waiting = self.waiting.try_remove(key)?;
-        Some(Delivery { to: waiting.asker, message: waiting.query.failed(RCODE::ServerFailure) })
+        let invented = self.invention(&waiting.query, judge, now);
+        let message = invented.unwrap_or_else(|| waiting.query.failed(RCODE::ServerFailure));
+        Some(Delivery { to: waiting.asker, message })
     }
 
     /// Deals with one server that has taken too long.
-    pub(crate) fn overdue(&mut self, sockets: &Sockets<'_>, now: Instant) -> Option<Delivery> {
+    pub(crate) fn overdue(
+        &mut self,
+        judge: &mut Judge,
+        sockets: &Sockets<'_>,
+        now: Instant,
+    ) -> Option<Delivery> {
         let late = self.waiting.iter().find(|(_, waiting)| waiting.deadline <= now);
         let key = late.map(|(key, _)| key)?;
-        self.again(key, sockets, now)
+        self.again(key, judge, sockets, now)
     }
 
     /// A connection of the guest has gone: nobody waits for its answers.
