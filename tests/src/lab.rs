@@ -29,8 +29,8 @@ pub const HOST_V6: &str = "2001:db8:2::2";
 /// The name server.
 pub const NAME_SERVER: &str = "203.0.113.53";
 /// Names, and where they point.
-const NAMES: &str = "203.0.113.1 good.example www.good.example neighbour.example\n2001:db8:113::1 good.example six.example\n\
-    10.20.0.5 inside.example\n203.0.113.2 other.example\n169.254.169.254 meta.example\n127.0.0.1 loop.example\n";
+const NAMES: &str = "203.0.113.1 good.example www.good.example neighbour.example api.example.com\n2001:db8:113::1 good.example six.example\n\
+    10.20.0.5 inside.example\n203.0.113.2 other.example www.example.org\n169.254.169.254 meta.example\n127.0.0.1 loop.example\n";
 
 /// Names that no other lab has.
 static COUNT: AtomicU32 = AtomicU32::new(0);

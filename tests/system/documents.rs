@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aegis_tests::lab::Lab;
 use aegis_tests::registry::{Layout, Protection, Registry};
 use aegis_tests::{Daemon, bin};
 
@@ -56,6 +57,9 @@ fn fits(actual: &str, shown: &str) -> bool {
 /// The registry that the documents show.
 const REGISTRY: &str = "localhost:5000";
 
+/// The document whose commands reach the internet.
+const NETWORK: &str = "docs/network.md";
+
 /// A registry with the image that the documents show.
 fn registry() -> Registry {
     let (registry, layout) = (Registry::start(Protection::None), Layout::new());
@@ -88,6 +92,7 @@ fn every_command_and_output_in_the_documents_is_true() {
         "docs/SECRETS.md",
         "docs/WORKSPACES.md",
         "docs/KITS.md",
+        NETWORK,
         "docs/TROUBLESHOOTING.md",
     ] {
         let text = std::fs::read_to_string(repository().join(name)).unwrap();
@@ -96,10 +101,19 @@ fn every_command_and_output_in_the_documents_is_true() {
             continue;
         }
         let registry = text.contains(REGISTRY).then(registry);
-        let (daemon, router) = daemon_with_router(registry.as_ref());
+        // What the documents reach on the internet is in a world that is nobody's.
+        let mut lab = (name == NETWORK).then(Lab::new);
+        let (daemon, router) = match &mut lab {
+            Some(lab) => {
+                lab.web();
+                (Daemon::start_on(lab, ""), String::new())
+            }
+            None => daemon_with_router(registry.as_ref()),
+        };
         for (command, shown) in blocks.into_iter().flatten() {
             // The documents show the usual port of the name router; here it has one of its own.
-            let [command, shown] = [command, shown].map(|text| text.replace(":8099", &router));
+            let [command, shown] = [command, shown]
+                .map(|text| if router.is_empty() { text } else { text.replace(":8099", &router) });
             let names = registry.as_ref().map_or(REGISTRY, |registry| &registry.name);
             let [command, shown] = [command, shown].map(|text| text.replace(REGISTRY, names));
             let path =

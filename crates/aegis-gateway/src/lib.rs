@@ -9,6 +9,8 @@ pub mod addressing;
 mod confine;
 pub mod control;
 mod flow;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gateway;
 mod host;
 mod inspect;

@@ -75,19 +75,30 @@ fn guest(of: IpAddr) -> IpAddr {
 }
 
 fn segment(to: IpAddr, port: u16, control: TcpControl) -> Vec<u8> {
+    segment_with(to, port, control, 7, None, &[])
+}
+
+fn segment_with(
+    to: IpAddr,
+    port: u16,
+    control: TcpControl,
+    sequence: i32,
+    acknowledged: Option<i32>,
+    payload: &[u8],
+) -> Vec<u8> {
     let repr = TcpRepr {
         src_port: 40_000,
         dst_port: port,
         control,
-        seq_number: TcpSeqNumber(7),
-        ack_number: None,
+        seq_number: TcpSeqNumber(sequence),
+        ack_number: acknowledged.map(TcpSeqNumber),
         window_len: 1000,
         window_scale: None,
         max_seg_size: None,
         sack_permitted: false,
         sack_ranges: [None, None, None],
         timestamp: None,
-        payload: &[],
+        payload,
     };
     let mut body = vec![0; repr.buffer_len()];
     let (from, other) = (IpAddress::from(guest(to)), IpAddress::from(to));
@@ -231,6 +242,46 @@ fn a_port_of_the_host_is_reached_when_it_is_opened_and_no_other() {
     bench.gateway.set(Settings::default());
     assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
     assert_eq!(bench.gateway.table.tcp.len(), 0);
+}
+
+#[test]
+fn segments_that_overlap_arrive_once_and_the_first_bytes_count() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut bench = bench(Settings { host_ports: vec![port], ..Settings::default() });
+    let to = IpAddr::V4(GATEWAY_V4);
+    let mut answers = bench.answers(&segment(to, port, TcpControl::Syn));
+    let (mut stream, _) = listener.accept().unwrap();
+    while answers.is_empty() {
+        bench.gateway.ready(Kind::Tcp, 0, false, true);
+        answers = bench.answers(&[]);
+    }
+    bench.gateway.ready(Kind::Tcp, 0, false, true);
+    let greeting = TcpPacket::new_checked(&answers[0][14 + 20..]).unwrap();
+    let theirs = Some(greeting.seq_number().0.wrapping_add(1));
+    let mut send = |sequence: i32, payload: &[u8]| {
+        bench.answers(&segment_with(to, port, TcpControl::Psh, sequence, theirs, payload));
+    };
+    send(8, b"aaaaaaaaaa");
+    send(13, b"bbbbbbbbbb");
+    // What is ahead waits for what is missing.
+    send(28, b"dd");
+    send(23, b"ccccc");
+    let mut got = [0; 22];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"aaaaaaaaaabbbbbcccccdd");
+}
+
+#[test]
+fn quic_is_refused_where_names_are_judged() {
+    let mut greeting = vec![0xc3, 0, 0, 0, 1, 8];
+    greeting.resize(1200, 0);
+    assert!(crate::flow::udp::is_quic(&greeting));
+    assert!(!crate::flow::udp::is_quic(&greeting[..100]) && !crate::flow::udp::is_quic(&[0x43; 1300]));
+    let mut bench = with(Preset::Public, &["deny bad.example"]);
+    let answers = bench.answers(&datagram(address("203.0.113.1"), 443, &greeting));
+    assert_eq!((answers.len(), bench.gateway.table.udp.len()), (1, 0));
+    assert_eq!(bench.last().because, "allowed for a name that the connection does not give");
 }
 
 #[test]
