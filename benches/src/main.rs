@@ -21,6 +21,7 @@ mod report;
 mod router;
 mod wake;
 mod workspace;
+mod wrapper;
 
 use std::time::{Duration, Instant};
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::daemon::cpu_ms;
 use crate::report::{Figure, Report, percentile};
+use crate::wrapper;
 
 /// Runs in the guest, with the card to measure: prints samples by name, one JSON object.
 const SCRIPT: &str = include_str!("network.py");
@@ -40,22 +41,14 @@ const FIGURES: [(&str, &str, &str, bool); 6] = [
     ("names", "ask for a name", "ms", false),
 ];
 
-/// A program of QEMU's name that adds two cards.
+/// Adds two cards; returns the `PATH` with which they are had.
 fn with_cards(dir: &Path) -> String {
-    let name = format!("qemu-system-{}", std::env::consts::ARCH);
-    let real = ["/usr/bin", "/usr/local/bin"].map(|dir| format!("{dir}/{name}"));
-    let real = real.iter().find(|path| Path::new(path).exists()).expect("QEMU");
-    let socket = dir.join("passt.sock");
-    // Devices on this bus are found in the opposite order: what is to be eth1 and eth2 comes before our own card.
-    let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *--version*) exec {real} \"$@\";; esac\nexec {real} \
-         \"$@\" -netdev stream,id=passt,server=off,addr.type=unix,addr.path={} -device virtio-net-device,netdev=passt,host_mtu=65520 \
-         -netdev user,id=slirp -device virtio-net-device,netdev=slirp\n",
-        socket.display()
+    let devices = format!(
+        "-netdev stream,id=passt,server=off,addr.type=unix,addr.path={} \
+         -device virtio-net-device,netdev=passt,host_mtu=65520 -netdev user,id=slirp -device virtio-net-device,netdev=slirp",
+        dir.join("passt.sock").display()
     );
-    let wrapper = dir.join(&name);
-    std::fs::write(&wrapper, script).expect("write the wrapper");
-    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).expect("make it executable");
+    wrapper::with_devices(dir, &devices);
     format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default())
 }
 

@@ -2,13 +2,13 @@
 //!
 //! The machine gets its 9p device from a QEMU that adds it to what the daemon asks for; the daemon knows nothing of it.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::daemon::Daemon;
 use crate::report::Report;
+use crate::wrapper;
 
 /// Runs in the guest, with the directory to measure in: prints milliseconds by name, one JSON object.
 const SCRIPT: &str = include_str!("workspace.py");
@@ -24,20 +24,13 @@ const FIGURES: [(&str, &str); 7] = [
     ("read_big", "read 32 MB"),
 ];
 
-/// A program of QEMU's name that adds a 9p device.
+/// Adds a 9p device; returns the directory that has to come first in `PATH`.
 fn with_9p(dir: &Path) -> String {
-    let name = format!("qemu-system-{}", std::env::consts::ARCH);
-    let real = ["/usr/bin", "/usr/local/bin"].map(|dir| format!("{dir}/{name}"));
-    let real = real.iter().find(|path| Path::new(path).exists()).expect("QEMU");
-    let shared = dir.join("9p");
-    let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *--version*) exec {real} \"$@\";; esac\nexec {real} \"$@\" \
-         -fsdev local,id=p9,path={},security_model=none,multidevs=remap -device virtio-9p-device,fsdev=p9,mount_tag=p9\n",
-        shared.display()
+    let device = format!(
+        "-fsdev local,id=p9,path={},security_model=none,multidevs=remap -device virtio-9p-device,fsdev=p9,mount_tag=p9",
+        dir.join("9p").display()
     );
-    let wrapper = dir.join(&name);
-    std::fs::write(&wrapper, script).expect("write the wrapper");
-    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).expect("make it executable");
+    wrapper::with_devices(dir, &device);
     dir.display().to_string()
 }
 

@@ -5,7 +5,6 @@ mod events;
 mod images;
 mod lines;
 mod logs;
-mod network;
 mod process;
 mod transport;
 
@@ -27,8 +26,7 @@ use thiserror::Error;
 pub use events::{Events, Told};
 pub use images::{Download, Pull};
 use lines::Lines;
-pub use logs::LogLines;
-pub use network::NetworkLines;
+pub use logs::{JsonLines, LogLines, NetworkLines};
 pub use process::{ProcessReader, ProcessWriter};
 pub use transport::Upload;
 use transport::{Body, Connection};

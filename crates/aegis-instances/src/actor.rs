@@ -151,8 +151,10 @@ impl Actor {
         if let Some(server) = FileServer::of(&self.context, &self.record.id, &self.record.spec) {
             server.adopt(&live, &machine);
         }
-        if let Some(gateway) = GatewayProcess::of(&self.context, &self.record.id, &self.record.spec.network) {
-            gateway.adopt(&live, &machine);
+        if let Some(gateway) =
+            GatewayProcess::of(&self.context, &self.record.id, &self.record.spec.network, &live)
+        {
+            gateway.adopt(&machine);
         }
         live.set_machine(machine);
         if let Some(in_use) = self.disk.try_begin() {

@@ -101,8 +101,8 @@ async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machi
     if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
         order.live.keep_files(server.start(&machine).await?);
     }
-    if let Some(gateway) = GatewayProcess::of(context, &order.id, &order.spec.network) {
-        gateway.start(&order.live, &machine).await?;
+    if let Some(gateway) = GatewayProcess::of(context, &order.id, &order.spec.network, &order.live) {
+        gateway.start(&machine).await?;
     }
     Ok(machine)
 }

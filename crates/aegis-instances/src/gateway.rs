@@ -6,35 +6,29 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aegis_gateway::Settings;
 use aegis_gateway::control::{MOST_LINE, Reply, Request};
 use aegis_vmm::{Endpoint, Machine, Process};
+use async_trait::async_trait;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use crate::helper;
+use crate::helper::{Helper, Traces, look_after};
 use crate::live::Live;
 use crate::manager::Context;
 use crate::network::NetworkSpec;
 use crate::reason::StopReason;
 use crate::resolvers::Resolvers;
 
-/// What finds the gateway again, in the machine's run-time directory.
-const RECORD: &str = "gateway.json";
-/// What it says, mostly nothing.
-const LOG: &str = "gateway.log";
+/// What its traces are called.
+const KIND: &str = "gateway";
 /// Where it is spoken to.
 const SOCKET: &str = "gateway.sock";
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long to wait before another takes the place of one that has failed: longer each time, up to a limit.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long it may take to notice that its machine is gone.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a machine's gateway is to do, and whether it does.
 #[derive(Debug)]
@@ -119,14 +113,21 @@ impl Follower {
 #[derive(Debug)]
 pub(crate) struct GatewayProcess {
     program: PathBuf,
-    run_dir: PathBuf,
+    traces: Traces,
     id: String,
     network: Arc<Network>,
+    /// Whose log tells when it is gone.
+    live: Arc<Live>,
 }
 
 impl GatewayProcess {
     /// The gateway for an instance; `None` if its machine has no card.
-    pub(crate) fn of(context: &Context, id: &str, spec: &NetworkSpec) -> Option<GatewayProcess> {
+    pub(crate) fn of(
+        context: &Context,
+        id: &str,
+        spec: &NetworkSpec,
+        live: &Arc<Live>,
+    ) -> Option<GatewayProcess> {
         if !context.vmm.capabilities().network {
             return None;
         }
@@ -137,109 +138,82 @@ impl GatewayProcess {
             resolvers: context.resolvers.clone(),
             up: watch::Sender::new(false),
         };
-        let program = context.gateway.clone();
-        Some(GatewayProcess { program, run_dir, id: id.to_owned(), network: Arc::new(network) })
+        Some(GatewayProcess {
+            program: context.gateway.clone(),
+            traces: Traces::of(KIND, &run_dir),
+            id: id.to_owned(),
+            network: Arc::new(network),
+            live: Arc::clone(live),
+        })
     }
 
     /// Starts the gateway of a machine that has just been made, and looks after it until the machine has ended.
-    pub(crate) async fn start(self, live: &Arc<Live>, machine: &Arc<dyn Machine>) -> Result<(), StopReason> {
+    pub(crate) async fn start(self, machine: &Arc<dyn Machine>) -> Result<(), StopReason> {
         let failed = |error: io::Error| {
-            let text = format!(
-                "the instance's network gateway ({}) cannot be started: {error}",
-                self.program.display()
-            );
+            let program = self.program.display();
+            let text = format!("the instance's network gateway ({program}) cannot be started: {error}");
             StopReason::new("network_failed", text)
         };
         let process = self.spawn(&**machine).await.map_err(failed)?;
-        self.keep(live, Some(process), machine);
+        self.keep(Some(process), machine);
         Ok(())
     }
 
     /// Takes over the gateway of a machine that an earlier daemon started.
-    pub(crate) fn adopt(self, live: &Arc<Live>, machine: &Arc<dyn Machine>) {
-        let process =
-            helper::recorded(&self.run_dir.join(RECORD)).and_then(|id| Process::adopt(&id).ok().flatten());
-        self.keep(live, process, machine);
+    pub(crate) fn adopt(self, machine: &Arc<dyn Machine>) {
+        let process = self.traces.recorded();
+        self.keep(process, machine);
     }
 
-    fn keep(self, live: &Arc<Live>, process: Option<Process>, machine: &Arc<dyn Machine>) {
-        let network = Arc::clone(&self.network);
-        let task = tokio::spawn(self.look_after(process, Arc::clone(live), Arc::clone(machine)));
-        live.keep_network(network, task);
-    }
-
-    /// Starts a gateway and tells it what to do.
-    async fn spawn(&self, machine: &dyn Machine) -> io::Result<Process> {
-        let frames = machine.dial(Endpoint::Network).await.map_err(io::Error::other)?.into_std()?;
-        let control = listen(&self.network.socket)?;
-        let log = std::fs::File::options().create(true).append(true).open(self.run_dir.join(LOG))?;
-        let mut command = Command::new(&self.program);
-        command.arg(&self.id).env_clear().current_dir("/");
-        command.stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control)).stderr(log);
-        let process = Process::spawn(command, Vec::new())?;
-        std::fs::write(self.run_dir.join(RECORD), serde_json::to_vec(process.id())?)?;
-        Ok(process)
-    }
-
-    /// Replaces a gateway that ends before its machine, and keeps it informed.
-    async fn look_after(self, first: Option<Process>, live: Arc<Live>, machine: Arc<dyn Machine>) {
-        let mut current = first;
-        let mut wait = FIRST_WAIT;
-        let mut lost = false;
-        loop {
-            let begun = Instant::now();
-            if let Some(process) = &current {
-                if let Err(error) = self.network.configure().await {
-                    tracing::warn!(id = self.id, %error, "the gateway does not take its settings");
-                    process.kill().await;
-                } else {
-                    self.network.up.send_replace(true);
-                    if lost {
-                        live.log("the network is back; what was connected is not");
-                    }
-                }
-                tokio::select! {
-                    _ = process.ended() => {}
-                    () = self.inform() => {}
-                    _ = machine.ended() => return farewell(process).await,
-                }
-            }
-            self.network.up.send_replace(false);
-            wait = if begun.elapsed() > LONGEST_WAIT { FIRST_WAIT } else { wait };
-            // A machine that has just died takes its gateway along.
-            if tokio::time::timeout(wait, machine.ended()).await.is_ok() {
-                return;
-            }
-            wait = (wait * 2).min(LONGEST_WAIT);
-            let words = aegis_vmm::console_tail(&self.run_dir.join(LOG), 1).join("");
-            tracing::warn!(id = self.id, words, "the network gateway has ended; another one takes its place");
-            live.log("the network is gone: its gateway has ended, and another one takes its place");
-            lost = true;
-            current = match self.spawn(&*machine).await {
-                Ok(process) => Some(process),
-                Err(error) => {
-                    tracing::error!(id = self.id, %error, "the network gateway cannot be started");
-                    None
-                }
-            };
-        }
-    }
-
-    /// Passes on what changes on the host. Never returns.
-    async fn inform(&self) {
-        let mut resolvers = self.network.resolvers.clone();
-        while resolvers.changed().await.is_ok() {
-            if let Err(error) = self.network.configure().await {
-                tracing::warn!(id = self.id, %error, "the gateway was not told of other name servers");
-            }
-        }
-        std::future::pending().await
+    fn keep(self, process: Option<Process>, machine: &Arc<dyn Machine>) {
+        let (network, live) = (Arc::clone(&self.network), Arc::clone(&self.live));
+        live.keep_network(network, tokio::spawn(look_after(self, process, Arc::clone(machine))));
     }
 }
 
-async fn farewell(process: &Process) {
-    if tokio::time::timeout(FAREWELL, process.ended()).await.is_err() {
-        process.kill().await;
+#[async_trait]
+impl Helper for GatewayProcess {
+    fn what(&self) -> &'static str {
+        "a machine's network gateway"
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    async fn spawn(&self, machine: &dyn Machine) -> io::Result<Process> {
+        let frames = machine.dial(Endpoint::Network).await.map_err(io::Error::other)?.into_std()?;
+        let control = listen(&self.network.socket)?;
+        let mut command = Command::new(&self.program);
+        command.arg(&self.id).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
+        self.traces.spawn(command)
+    }
+
+    /// Tells it what to do, and what changes on the host.
+    async fn attend(&self, _process: &Process, again: bool) {
+        let mut resolvers = self.network.resolvers.clone();
+        resolvers.mark_unchanged();
+        loop {
+            if let Err(error) = self.network.configure().await {
+                tracing::warn!(id = self.id, %error, "a gateway does not take its settings");
+                return;
+            }
+            if !self.network.up.send_replace(true) && again {
+                self.live.log("the network is back; what was connected is not");
+            }
+            if resolvers.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn lost(&self) {
+        self.network.up.send_replace(false);
+        self.live.log("the network is gone: its gateway has ended, and another one takes its place");
     }
 }
 

@@ -1,10 +1,115 @@
-//! Processes that help a machine, outlive the daemon, and end with their machine: how they are found again.
+//! Processes that help a machine, outlive the daemon, and end with their machine.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use aegis_vmm::ProcessId;
+use aegis_vmm::{Machine, Process};
+use async_trait::async_trait;
 
-/// The process that is written down in this file.
-pub(crate) fn recorded(file: &Path) -> Option<ProcessId> {
-    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+/// How long to wait before another takes the place of one that has failed: longer each time, up to a limit.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long one may take to notice that its machine is gone.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Where a helper is written down, and where its words go.
+#[derive(Debug, Clone)]
+pub(crate) struct Traces {
+    /// What finds it again.
+    pub(crate) record: PathBuf,
+    /// What it says, mostly nothing.
+    pub(crate) log: PathBuf,
+}
+
+impl Traces {
+    /// Those of a kind of helper, in a machine's run-time directory.
+    pub(crate) fn of(kind: &str, run_dir: &Path) -> Traces {
+        Traces { record: run_dir.join(format!("{kind}.json")), log: run_dir.join(format!("{kind}.log")) }
+    }
+
+    /// Starts a helper whose standard input and output are set already, and writes it down.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn spawn(&self, mut command: Command) -> io::Result<Process> {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        command.env_clear().current_dir("/").stderr(log);
+        let process = Process::spawn(command, Vec::new())?;
+        std::fs::write(&self.record, serde_json::to_vec(process.id())?)?;
+        Ok(process)
+    }
+
+    /// The helper that an earlier daemon started, if it lives.
+    pub(crate) fn recorded(&self) -> Option<Process> {
+        let id = serde_json::from_slice(&std::fs::read(&self.record).ok()?).ok()?;
+        Process::adopt(&id).ok().flatten()
+    }
+}
+
+/// A kind of helper of one machine.
+#[async_trait]
+pub(crate) trait Helper: Send + Sync {
+    /// What it is, for the daemon's log.
+    fn what(&self) -> &'static str;
+
+    /// Its instance.
+    fn id(&self) -> &str;
+
+    /// Where it is written down.
+    fn traces(&self) -> &Traces;
+
+    /// Starts one.
+    async fn spawn(&self, machine: &dyn Machine) -> io::Result<Process>;
+
+    /// Does for one that runs what has to be done, as long as it runs; `again` if it has taken another's place. One that
+    /// is of no use is killed.
+    async fn attend(&self, _process: &Process, _again: bool) {
+        std::future::pending().await
+    }
+
+    /// One has ended before its machine.
+    fn lost(&self) {}
+}
+
+/// Replaces a helper that ends before its machine, until the machine has ended.
+pub(crate) async fn look_after(helper: impl Helper, first: Option<Process>, machine: Arc<dyn Machine>) {
+    let (mut current, mut wait, mut again) = (first, FIRST_WAIT, false);
+    loop {
+        let begun = Instant::now();
+        if let Some(process) = &current {
+            tokio::select! {
+                _ = process.ended() => {}
+                () = helper.attend(process, again) => {
+                    process.kill().await;
+                }
+                _ = machine.ended() => {
+                    if tokio::time::timeout(FAREWELL, process.ended()).await.is_err() {
+                        process.kill().await;
+                    }
+                    return;
+                }
+            }
+        }
+        wait = if begun.elapsed() > LONGEST_WAIT { FIRST_WAIT } else { wait };
+        // A machine that has just died takes its helpers along.
+        if tokio::time::timeout(wait, machine.ended()).await.is_ok() {
+            return;
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+        let words = aegis_vmm::console_tail(&helper.traces().log, 1).join("");
+        let (id, what) = (helper.id(), helper.what());
+        tracing::warn!(id, words, "{what} has ended; another one takes its place");
+        helper.lost();
+        again = true;
+        current = match helper.spawn(&*machine).await {
+            Ok(process) => Some(process),
+            Err(error) => {
+                tracing::error!(id, %error, "{what} cannot be started");
+                None
+            }
+        };
+    }
 }

@@ -25,6 +25,9 @@ const INSPECTED: usize = 16 << 10;
 /// How much moves in one turn before others have theirs.
 const TURN: usize = 512 << 10;
 
+/// How long a proxy may take to open a tunnel: longer than it may wait itself for who it connects to.
+const TUNNEL_PATIENCE: Duration = Duration::from_secs(150);
+
 /// Whether the host's end is connected by now; an error if it never will be.
 fn is_connected(stream: &TcpStream) -> io::Result<bool> {
     if let Some(error) = stream.take_error()? {
@@ -98,6 +101,7 @@ pub(crate) struct TcpFlow {
     passed: Vec<u8>,
     /// Bytes of the other end that came with the proxy's answer.
     early: Vec<u8>,
+    begun: Instant,
 }
 
 impl TcpFlow {
@@ -118,6 +122,7 @@ impl TcpFlow {
             deadline: None,
             stage: Stage::Connecting { first: first.to_vec(), tunnel },
             early: Vec::new(),
+            begun: Instant::now(),
             readable: false,
             writable: false,
             guest_done: false,
@@ -171,8 +176,10 @@ impl TcpFlow {
                 Ok(true) => {}
             }
             if let Some(tunnel) = tunnel {
+                let late = self.begun + TUNNEL_PATIENCE;
                 match tunnel.advance(&mut self.host) {
-                    Ok(None) => return Turn::Wait(None),
+                    Ok(None) if Instant::now() >= late => return Turn::Failed(ErrorKind::TimedOut.into()),
+                    Ok(None) => return Turn::Wait(Some(late)),
                     Ok(Some(early)) => self.early = early,
                     Err(error) => return Turn::Failed(error),
                 }

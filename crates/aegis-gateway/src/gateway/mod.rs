@@ -180,6 +180,7 @@ impl Gateway {
     /// Reads frames of the guest.
     pub(crate) fn read(&mut self, from: &mut impl Read) -> Machine {
         self.unread = false;
+        self.choked = false;
         for _ in 0..READS {
             if !self.take_frames() {
                 return Machine::Here;
@@ -272,7 +273,6 @@ impl Gateway {
             self.table.touch_connections();
         }
         self.shaper.tick(now);
-        self.choked = false;
         self.run_timers(now);
         let sockets = Sockets { registry: &self.registry, token: name_token };
         let mut late = Vec::new();

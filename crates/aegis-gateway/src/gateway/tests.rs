@@ -298,6 +298,25 @@ fn there_are_no_more_flows_than_the_bound() {
 }
 
 #[test]
+fn a_guest_that_sends_too_many_packets_waits_and_loses_none() {
+    let limits = Limits { packets: Some(100), ..Limits::default() };
+    let mut bench = bench(Settings { limits, ..Settings::default() });
+    let frame = ethernet(EthernetProtocol::Arp, &[0; 28]);
+    let stream = [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat().repeat(60);
+    let (mut end, begun) = (std::io::empty(), Instant::now());
+    let mut machine = bench.gateway.read(&mut stream.as_slice());
+    assert!(bench.gateway.is_choked() && bench.gateway.counters().packets_out < 60);
+    while machine == Machine::Here {
+        bench.gateway.work();
+        // As the loop of the process does: it is told to come again.
+        std::thread::sleep(bench.gateway.idle_for(Instant::now()).unwrap());
+        machine = bench.gateway.read(&mut end);
+    }
+    assert_eq!(bench.gateway.counters().packets_out, 60);
+    assert!(begun.elapsed() >= Duration::from_millis(300) && bench.gateway.counters().limited > 0);
+}
+
+#[test]
 fn an_echo_of_the_gateway_comes_from_the_gateway() {
     let mut bench = with(Preset::None, &[]);
     let mut request = vec![8, 0, 0, 0, 1, 2, 0, 3, 9, 9];
