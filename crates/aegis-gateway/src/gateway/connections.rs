@@ -146,7 +146,7 @@ impl Gateway {
         match flow.turn(&mut around) {
             Turn::Wait(due) => {
                 if !self.out.has_room() {
-                    self.table.starved.push((Kind::Tcp, index));
+                    self.table.starve(Kind::Tcp, index);
                 }
                 self.table.schedule(Kind::Tcp, index, due);
             }

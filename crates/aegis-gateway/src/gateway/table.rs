@@ -25,7 +25,7 @@ pub(crate) struct Table {
     timers: BTreeSet<(Instant, Kind, usize)>,
     touched: Vec<(Kind, usize)>,
     /// Flows that wait until frames to the guest have gone.
-    pub(crate) starved: Vec<(Kind, usize)>,
+    starved: BTreeSet<(Kind, usize)>,
 }
 
 impl Table {
@@ -53,8 +53,14 @@ impl Table {
         touched
     }
 
+    /// Notes that a flow waits until frames to the guest have gone.
+    pub(crate) fn starve(&mut self, kind: Kind, index: usize) {
+        self.starved.insert((kind, index));
+    }
+
+    /// There is room again.
     pub(crate) fn wake_starved(&mut self) {
-        self.touched.append(&mut self.starved);
+        self.touched.extend(std::mem::take(&mut self.starved));
     }
 
     /// All flows have something to do.
