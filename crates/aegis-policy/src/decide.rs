@@ -10,6 +10,30 @@ use crate::{Action, Direction, Name, Policy, Preset, Protocol, Rule, Zone};
 /// Ports of name servers, plain and over TLS.
 const NAME_SERVERS: [u16; 2] = [53, 853];
 
+/// Names of well-known resolvers over HTTPS; all below them too.
+const RESOLVERS: [&str; 12] = [
+    "dns.google",
+    "dns.google.com",
+    "cloudflare-dns.com",
+    "one.one.one.one",
+    "1dot1dot1dot1.cloudflare-dns.com",
+    "dns.quad9.net",
+    "doh.opendns.com",
+    "dns.nextdns.io",
+    "dns.adguard-dns.com",
+    "doh.cleanbrowsing.org",
+    "dns.mullvad.net",
+    "dns0.eu",
+];
+
+/// Whether a name is that of a resolver over HTTPS.
+fn is_resolver(name: &Name) -> bool {
+    let is_below = |one: &str| {
+        name.as_str().strip_suffix(one).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    RESOLVERS.into_iter().any(is_below)
+}
+
 /// What somebody is about to do, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
@@ -147,15 +171,13 @@ impl Policy {
         }
     }
 
-    /// A name opens nothing that another rule or the nature of the address keeps closed, wherever it points.
+    /// A name opens nothing that the nature of the address keeps closed, wherever it points; and what another rule says of
+    /// the address counts more.
     fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule) -> Ruling {
-        let closed = self.rules.iter().find(|other| {
-            other.action == Action::Deny
-                && other.pattern.name.is_none()
-                && other.pattern.net.is_some()
-                && attempt.matches(other)
+        let of_address = self.rules.iter().find(|other| {
+            other.pattern.name.is_none() && other.pattern.net.is_some() && attempt.matches(other)
         });
-        match closed {
+        match of_address {
             Some(other) => Ruling::by(other),
             None if attempt.zone != Zone::Public && self.default != Preset::Open => {
                 Ruling::deny(Because::Rebinding(rule.clone(), attempt.zone))
@@ -165,9 +187,10 @@ impl Policy {
     }
 
     fn by_preset(&self, attempt: &Attempt<'_>) -> Ruling {
+        let named = attempt.claimed.into_iter().chain(attempt.pinned);
         let foreign_resolver = attempt.direction == Direction::Out
             && attempt.protocol != Protocol::Icmp
-            && NAME_SERVERS.contains(&attempt.port)
+            && (NAME_SERVERS.contains(&attempt.port) || named.into_iter().any(is_resolver))
             && self.judges_names();
         let open = match self.default {
             // Members of a group reach each other.
@@ -197,6 +220,9 @@ impl Policy {
             if rule.action == Action::Allow || whole {
                 return Ruling::by(rule);
             }
+        }
+        if self.judges_names() && is_resolver(name) {
+            return Ruling::deny(Because::Resolver);
         }
         let action = if self.default == Preset::None { Action::Deny } else { Action::Allow };
         Ruling { action, because: Because::Preset(self.default, Zone::Public) }

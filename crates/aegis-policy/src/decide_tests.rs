@@ -102,6 +102,9 @@ fn a_name_that_points_inside_opens_nothing() {
     // Whatever the order.
     let closed = policy(Preset::Open, &["allow api.example.com", "deny 203.0.113.0/24"]);
     assert!(!decide(&closed, "203.0.113.9").allows());
+    // What a rule opens by its address stays open, whatever name points there.
+    let opened = policy(Preset::None, &["allow api.example.com", "allow 10.0.0.0/24:80", "deny 10.0.0.0/8"]);
+    assert!(decide(&opened, "10.0.0.1").allows() && !decide(&opened, "10.0.1.1").allows());
     // Name and address together open what both say.
     let both = policy(Preset::None, &["allow api.example.com@10.0.0.0/24"]);
     assert!(decide(&both, "10.0.0.1").allows() && !decide(&both, "10.0.1.1").allows());
@@ -117,6 +120,21 @@ fn where_names_are_judged_no_other_resolver_is_reached_unless_a_rule_says_so() {
         "203.0.113.53",
         53
     ));
+}
+
+#[test]
+fn well_known_resolvers_over_https_are_resolvers_too() {
+    let name = |text| Name::new(text).unwrap();
+    let [judged, open] = [policy(Preset::Public, &["deny ads.example"]), policy(Preset::Public, &[])];
+    for text in ["dns.google", "mozilla.cloudflare-dns.com"] {
+        let claimed = name(text);
+        let attempt = tcp("203.0.113.53", 443, &[], Some(&claimed));
+        assert!(!judged.resolves(&claimed).allows() && !judged.decide(&attempt).allows(), "{text}");
+        assert!(open.resolves(&claimed).allows() && open.decide(&attempt).allows(), "{text}");
+    }
+    assert!(judged.resolves(&name("notdns.google")).allows());
+    let wanted = policy(Preset::Public, &["deny ads.example", "allow dns.google"]);
+    assert!(wanted.resolves(&name("dns.google")).allows());
 }
 
 #[test]
