@@ -119,6 +119,11 @@ impl Names {
         Some(query.addresses(&[address.into()], LONGEST_KEPT))
     }
 
+    /// What is said where no server answers.
+    fn unanswered(&self, query: &Query, judge: &mut Judge, now: Instant) -> Vec<u8> {
+        self.invention(query, judge, now).unwrap_or_else(|| query.failed(RCODE::ServerFailure))
+    }
+
     /// How many questions there were.
     pub(crate) fn count(&self) -> u64 {
         self.count
@@ -202,9 +207,7 @@ impl Names {
             Some((tries + 1, upstream))
         });
         let Some((tries, upstream)) = opened else {
-            let invented = self.invention(&query, judge, now);
-            let message = invented.unwrap_or_else(|| query.failed(RCODE::ServerFailure));
-            return Some(Delivery { to: asker, message });
+            return Some(Delivery { to: asker, message: self.unanswered(&query, judge, now) });
         };
         self.waiting.insert(Waiting { asker, query, id, tries, upstream, deadline: now + PATIENCE });
         None
@@ -294,9 +297,7 @@ impl Names {
             }
         }
         let waiting = self.waiting.try_remove(key)?;
-        let invented = self.invention(&waiting.query, judge, now);
-        let message = invented.unwrap_or_else(|| waiting.query.failed(RCODE::ServerFailure));
-        Some(Delivery { to: waiting.asker, message })
+        Some(Delivery { to: waiting.asker, message: self.unanswered(&waiting.query, judge, now) })
     }
 
     /// Deals with one server that has taken too long.
