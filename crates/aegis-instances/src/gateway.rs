@@ -2,8 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,7 +186,7 @@ impl Helper for GatewayProcess {
 
     async fn spawn(&self, machine: &dyn Machine) -> io::Result<Process> {
         let frames = machine.dial(Endpoint::Network).await.map_err(io::Error::other)?.into_std()?;
-        let control = listen(&self.network.socket)?;
+        let control = aegis_vmm::listen(&self.network.socket)?;
         let mut command = Command::new(&self.program);
         command.arg(&self.id).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
         self.traces.spawn(command)
@@ -215,12 +214,4 @@ impl Helper for GatewayProcess {
         self.network.up.send_replace(false);
         self.live.log("the network is gone: its gateway has ended, and another one takes its place");
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(path)
 }

@@ -5,7 +5,6 @@
 //! trait would not work here.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -61,14 +60,8 @@ impl Vmm for Fake {
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
         let mut fds: Vec<(OwnedFd, i32)> = Vec::new();
         for (name, fd) in SOCKETS.into_iter().zip(GUEST_FDS) {
-            let path = spec.run_dir.join(name);
-            if path.exists() {
-                std::fs::remove_file(&path).map_err(VmmError::io("bind the guest's sockets"))?;
-            }
-            fds.push((
-                UnixListener::bind(&path).map_err(VmmError::io("bind the guest's sockets"))?.into(),
-                fd,
-            ));
+            let bound = crate::listen(&spec.run_dir.join(name));
+            fds.push((bound.map_err(VmmError::io("bind the guest's sockets"))?.into(), fd));
         }
         let console =
             std::fs::File::create(&spec.console_log).map_err(VmmError::io("make the console log"))?;

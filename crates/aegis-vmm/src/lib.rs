@@ -14,6 +14,7 @@
 mod architecture;
 mod console;
 pub mod fake;
+mod listen;
 mod process;
 pub mod qemu;
 mod resources;
@@ -29,6 +30,7 @@ use tokio::net::UnixStream;
 
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
+pub use listen::listen;
 pub use process::{Process, ProcessId};
 pub use resources::Resources;
 

@@ -1,6 +1,5 @@
 //! A connection of the guest to the resolver: questions and answers, each preceded by its length (RFC 7766).
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::State;
@@ -31,15 +30,8 @@ pub(crate) struct QueryFlow {
 
 impl QueryFlow {
     /// Takes up a connection that begins with this packet.
-    pub(crate) fn open(
-        key: Key,
-        local: SocketAddr,
-        first: &[u8],
-        seed: u64,
-        clock: Clock,
-        out: &mut Outgoing,
-    ) -> QueryFlow {
-        let mut terminal = Terminal::listen(local, (BUFFER, BUFFER), seed, clock, out);
+    pub(crate) fn open(key: Key, first: &[u8], clock: Clock, out: &mut Outgoing) -> QueryFlow {
+        let mut terminal = Terminal::listen(key.1, (BUFFER, BUFFER), clock, out);
         terminal.input(first, out);
         let until = Instant::now() + PATIENCE;
         let (question, answers) = (Vec::new(), Vec::new());

@@ -77,7 +77,6 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) receive: usize,
     /// Size of its buffer of what the guest has not acknowledged: the more is under way, the less often it is woken.
     pub(crate) send: usize,
-    pub(crate) seed: u64,
 }
 
 /// See the module.
@@ -186,7 +185,7 @@ impl TcpFlow {
             }
             let local = self.key.1;
             let mut terminal =
-                Terminal::listen(local, (around.receive, around.send), around.seed, around.clock, around.out);
+                Terminal::listen(local, (around.receive, around.send), around.clock, around.out);
             terminal.input(first, around.out);
             self.stage = Stage::Open(Box::new(terminal));
         }
@@ -254,7 +253,8 @@ impl TcpFlow {
         let count = terminal.socket().recv_slice(&mut bytes).unwrap_or(0);
         around.shaper.take_outward(count);
         self.bytes_out += count as u64;
-        let (Some(inspector), case) = (&mut self.inspector, &mut self.case) else { return Ok(count) };
+        let Some(inspector) = &mut self.inspector else { return Ok(count) };
+        let case = &mut self.case;
         let mut approve = |claim| around.judge.named(case, claim);
         let result = inspector.feed(bytes.get(..count).unwrap_or_default(), &mut self.passed, &mut approve);
         if let Err(refusal) = result {

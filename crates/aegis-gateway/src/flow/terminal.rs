@@ -4,6 +4,7 @@
 //! depend on how many connections there are.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -95,6 +96,11 @@ impl Clock {
     }
 }
 
+/// What makes a connection's numbers unpredictable: keys from the system's generator.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 /// See the module.
 pub(crate) struct Terminal {
     interface: Interface,
@@ -110,17 +116,15 @@ impl fmt::Debug for Terminal {
 }
 
 impl Terminal {
-    /// One that waits for the guest to connect to `local`, with buffers of these sizes, in and out. `seed` makes its numbers
-    /// unpredictable.
+    /// One that waits for the guest to connect to `local`, with buffers of these sizes, in and out.
     pub(crate) fn listen(
         local: SocketAddr,
         (receive, send): (usize, usize),
-        seed: u64,
         clock: Clock,
         out: &mut Outgoing,
     ) -> Terminal {
         let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
+        config.random_seed = seed();
         let mut interface = Interface::new(config, &mut Wire { packet: None, out }, clock.now());
         // Every address is on this wire.
         interface.update_ip_addrs(|all| {

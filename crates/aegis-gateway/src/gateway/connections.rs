@@ -5,18 +5,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Because, Protocol, Ruling, Zone};
+use aegis_policy::{Because, Protocol, Zone};
 use mio::Interest;
 use mio::net::TcpStream;
 use rustix::net::sockopt;
 
-use super::{Gateway, Kind, name_token, token};
+use super::{Gateway, Kind, token};
 use crate::addressing::is_gateway;
 use crate::flow::query::QueryFlow;
 use crate::flow::tcp::{Key, TcpFlow, Turn};
 use crate::journal::What;
 use crate::judge::Case;
-use crate::names::{Asker, Sockets};
+use crate::names::Asker;
 use crate::packet::{self, Frame, Packet, Unreachable};
 use crate::proxy::Tunnel;
 
@@ -60,16 +60,12 @@ impl Gateway {
     fn begin(&mut self, key: Key, packet: &Packet<'_>, now: Instant) {
         let (_, other) = key;
         if is_gateway(other.ip()) && other.port() == RESOLVER && !self.is_full() {
-            let seed = self.seed();
-            let flow = QueryFlow::open(key, other, packet.bytes, seed, self.clock, &mut self.out);
+            let flow = QueryFlow::open(key, packet.bytes, self.clock, &mut self.out);
             let index = self.table.add_query(flow);
             return self.table.touch(Kind::Query, index);
         }
         let mut case = self.judge.case(Protocol::Tcp, other.ip(), other.port(), now);
-        if case.ruling.allows() && self.is_full() {
-            self.counters.limited += 1;
-            case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
-        }
+        self.bound(&mut case);
         self.note(&case, What::Flow, (0, 0));
         if !case.ruling.allows() {
             return packet::send_reset(&mut self.out, packet);
@@ -118,14 +114,6 @@ impl Gateway {
         self.table.touch(Kind::Tcp, index);
     }
 
-    fn seed(&self) -> u64 {
-        use std::hash::{BuildHasher, Hasher};
-        // Each of these has keys of its own, from the system's generator.
-        let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-        hasher.write_u64(self.counters.packets_out);
-        hasher.finish()
-    }
-
     /// Lets flows do what they can.
     pub(super) fn run_flows(&mut self, now: Instant) {
         for (kind, index) in self.table.take_touched() {
@@ -138,11 +126,11 @@ impl Gateway {
     }
 
     fn run_connection(&mut self, index: usize) {
-        let (flows, seed) = (self.table.tcp.len(), self.seed());
+        let flows = self.table.tcp.len();
         let Some(flow) = self.table.tcp.get_mut(index) else { return };
         let before = flow.case.ruling.allows();
         let mut around =
-            Gateway::surroundings(&mut self.out, &self.judge, &mut self.shaper, self.clock, flows, seed);
+            Gateway::surroundings(&mut self.out, &self.judge, &mut self.shaper, self.clock, flows);
         match flow.turn(&mut around) {
             Turn::Wait(due) => {
                 if !self.out.has_room() {
@@ -172,13 +160,7 @@ impl Gateway {
 
     fn run_query(&mut self, index: usize, now: Instant) {
         while let Some(question) = self.table.query.get_mut(index).and_then(QueryFlow::question) {
-            let sockets = Sockets { registry: &self.registry, token: name_token };
-            let (asked, delivery) =
-                self.names.ask(Asker::Connection(index), &question, &mut self.judge, &sockets, now);
-            if let Some(asked) = asked {
-                self.note_name(&asked);
-            }
-            self.deliver(delivery);
+            self.ask(Asker::Connection(index), &question, now);
         }
         let Some(flow) = self.table.query.get_mut(index) else { return };
         match flow.turn(&mut self.out, now) {

@@ -9,13 +9,13 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::connections::RESOLVER;
-use super::{DATAGRAM, Gateway, Kind, name_token, token};
+use super::{DATAGRAM, Gateway, Kind, token};
 use crate::addressing::is_gateway;
 use crate::flow::echo::EchoFlow;
 use crate::flow::udp::{UdpFlow, is_quic};
 use crate::journal::What;
 use crate::judge::Case;
-use crate::names::{Asker, Sockets};
+use crate::names::Asker;
 use crate::packet::{self, Packet, Unreachable};
 
 impl Gateway {
@@ -29,13 +29,7 @@ impl Gateway {
     ) {
         let (guest, other) = key;
         if is_gateway(other.ip()) && other.port() == RESOLVER {
-            let sockets = Sockets { registry: &self.registry, token: name_token };
-            let asker = Asker::Datagram { guest, gateway: other };
-            let (asked, delivery) = self.names.ask(asker, payload, &mut self.judge, &sockets, now);
-            if let Some(asked) = asked {
-                self.note_name(&asked);
-            }
-            return self.deliver(delivery);
+            return self.ask(Asker::Datagram { guest, gateway: other }, payload, now);
         }
         let index = match self.table.by_datagram.get(&key).copied() {
             Some(index) => Some(index),
@@ -80,13 +74,6 @@ impl Gateway {
             return None;
         }
         Some(index)
-    }
-
-    fn bound(&mut self, case: &mut Case) {
-        if case.ruling.allows() && self.is_full() {
-            self.counters.limited += 1;
-            case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
-        }
     }
 
     pub(super) fn udp_ready(&mut self, index: usize) {

@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Action, Direction, Protocol};
+use aegis_policy::{Action, Because, Direction, Protocol, Ruling};
 use mio::{Registry, Token};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::flow::tcp::Surroundings;
 use crate::flow::terminal::Clock;
 use crate::journal::{Entry, Journal, What};
 use crate::judge::{Case, Judge};
-use crate::names::{Asked, Delivery, Names, Sockets};
+use crate::names::{Asked, Asker, Delivery, Names, Sockets};
 use crate::packet::{self, Frame, Packet, Transport};
 use crate::proxy::Proxy;
 use crate::settings::{Limits, Settings};
@@ -285,7 +285,10 @@ impl Gateway {
         self.run_flows(now);
     }
 
-    /// Sends frames to the guest. Returns whether that is possible at all.
+    /// Sends frames to the guest.
+    ///
+    /// # Errors
+    /// If the machine has gone.
     pub(crate) fn send(&mut self, to: &mut impl Write) -> io::Result<()> {
         let had_room = self.out.has_room();
         self.out.flush(to)?;
@@ -330,7 +333,6 @@ impl Gateway {
         shaper: &'a mut Shaper,
         clock: Clock,
         flows: usize,
-        seed: u64,
     ) -> Surroundings<'a> {
         // Many connections are small ones, or slow ones.
         let (receive, send) = match flows {
@@ -339,7 +341,7 @@ impl Gateway {
             33..=256 => (128 << 10, 128 << 10),
             _ => (32 << 10, 32 << 10),
         };
-        Surroundings { out, judge, shaper, clock, receive, send, seed }
+        Surroundings { out, judge, shaper, clock, receive, send }
     }
 
     /// Notes a decision about a flow.
@@ -388,15 +390,33 @@ impl Gateway {
     fn deliver(&mut self, delivery: Option<Delivery>) {
         let Some(Delivery { to, message }) = delivery else { return };
         match to {
-            crate::names::Asker::Datagram { guest, gateway } => {
+            Asker::Datagram { guest, gateway } => {
                 packet::send_udp(&mut self.out, gateway, guest, &message);
             }
-            crate::names::Asker::Connection(index) => {
+            Asker::Connection(index) => {
                 if let Some(flow) = self.table.query.get_mut(index) {
                     flow.answer(&message);
                     self.table.touch(Kind::Query, index);
                 }
             }
+        }
+    }
+
+    /// Takes a question of the guest for a name.
+    fn ask(&mut self, asker: Asker, question: &[u8], now: Instant) {
+        let sockets = Sockets { registry: &self.registry, token: name_token };
+        let (asked, delivery) = self.names.ask(asker, question, &mut self.judge, &sockets, now);
+        if let Some(asked) = asked {
+            self.note_name(&asked);
+        }
+        self.deliver(delivery);
+    }
+
+    /// Refuses a flow for which there is no room.
+    fn bound(&mut self, case: &mut Case) {
+        if case.ruling.allows() && self.is_full() {
+            self.counters.limited += 1;
+            case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
         }
     }
 

@@ -7,7 +7,6 @@ mod qmp;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -48,16 +47,6 @@ impl Qemu {
         let program = self.guest.program();
         find_program(program).ok_or_else(|| VmmError::Missing { program: program.to_owned() })
     }
-}
-
-/// A listening socket in the run directory, whatever was there before.
-fn listen(dir: &Path, name: &str) -> io::Result<OwnedFd> {
-    let path = dir.join(name);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    Ok(UnixListener::bind(path)?.into())
 }
 
 fn socket_name(endpoint: Endpoint) -> &'static str {
@@ -121,11 +110,11 @@ impl Vmm for Qemu {
             (CONSOLE_SOCKET, CONSOLE_FD),
         ];
         // Bound here, so that they can be connected to before QEMU has got round to it.
-        let bound: io::Result<Vec<_>> = sockets
+        let bound: io::Result<Vec<(OwnedFd, i32)>> = sockets
             .into_iter()
             .chain(files)
             .chain(card)
-            .map(|(name, fd)| Ok((listen(&spec.run_dir, name)?, fd)))
+            .map(|(name, fd)| Ok((crate::listen(&spec.run_dir.join(name))?.into(), fd)))
             .collect();
         let process = Process::spawn(command, bound.map_err(VmmError::io("bind the machine's sockets"))?);
         let process = process.map_err(VmmError::io("start QEMU"))?;
