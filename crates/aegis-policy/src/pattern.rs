@@ -121,9 +121,10 @@ impl FromStr for Pattern {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Pattern, SyntaxError> {
+        let text = text.to_ascii_lowercase();
         let (rest, protocol) = match text.rsplit_once('/') {
             Some((rest, word)) if Protocol::of(word).is_some() => (rest, Protocol::of(word)),
-            _ => (text, None),
+            _ => (text.as_str(), None),
         };
         let (what, ports) = split_ports(rest)?;
         let ports = ports.map(parse_ports).transpose()?;
@@ -134,13 +135,15 @@ impl FromStr for Pattern {
                 SyntaxError(format!("{text:?} is no address, no range and no kind of addresses"))
             })
         };
+        // A last dot makes a name of nothing: `private.` and `8.` are what they are without it.
+        let bare = what.strip_suffix('.').unwrap_or(what);
         let (name, net) = match what.split_once('@') {
             Some((name, net)) => (Some(NamePattern::new(name)?), Some(range(net)?)),
-            None if what == "any" || what == "*" => (None, None),
-            None => match Net::parse(&unbracketed(what)) {
+            None if bare == "any" || bare == "*" => (None, None),
+            None => match Net::parse(&unbracketed(bare)) {
                 Some(net) => (None, Some(net)),
                 // What looks like an address and is none is no name either.
-                None if what.contains(['/', '[', ':']) || looks_numeric(what) => {
+                None if what.contains(['/', '[', ':']) || looks_numeric(bare) => {
                     return range(what).map(|_| Pattern::default());
                 }
                 None => (Some(NamePattern::new(what)?), None),
@@ -226,8 +229,21 @@ mod tests {
             "a@b",
             "http://x",
             "a/b",
+            "8.",
+            "*.8.",
+            "a..",
         ] {
             assert!(text.parse::<Pattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn case_and_a_last_dot_change_no_meaning() {
+        for (text, same) in
+            [("ANY", "any"), ("any.", "any"), ("Private.", "private"), ("A.Example.", "a.example")]
+        {
+            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), same);
+            assert_eq!(text.parse::<Pattern>().unwrap(), same.parse().unwrap());
         }
     }
 
@@ -239,7 +255,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_text_never_panics_and_what_is_read_reads_again(text in "[a-z0-9.:/@*\\[\\]-]{0,24}") {
+        fn arbitrary_text_never_panics_and_what_is_read_reads_again(
+            text in "([a-zA-Z0-9.:/@*\\[\\]-]|any|Private|::|[0-9]{1,3}|/udp|\\*\\.|@){0,12}"
+        ) {
             if let Ok(pattern) = text.parse::<Pattern>() {
                 prop_assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);
             }
