@@ -15,6 +15,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long one may take to notice that its machine is gone.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Variables by which glibc gives memory back as soon as large buffers are free (`mallopt(3)`), and the size, bytes, from
+/// which they are large: a helper that has once been busy is to be as small as one that never was.
+const FRUGAL: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
+const LARGE: &str = "131072";
+
 /// Where a helper is written down, and where its words go.
 #[derive(Debug, Clone)]
 pub(crate) struct Traces {
@@ -36,7 +41,7 @@ impl Traces {
     /// The system's.
     pub(crate) fn spawn(&self, mut command: Command) -> io::Result<Process> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        command.env_clear().current_dir("/").stderr(log);
+        command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
         let process = Process::spawn(command, Vec::new())?;
         std::fs::write(&self.record, serde_json::to_vec(process.id())?)?;
         Ok(process)
