@@ -11,6 +11,7 @@ mod crashes;
 mod documents;
 mod events;
 mod fake;
+mod groups;
 mod images;
 mod isolation;
 mod kits;

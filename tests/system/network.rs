@@ -551,3 +551,31 @@ fn what_is_connected_goes_on_after_a_pause_and_nothing_of_it_is_left_after_a_boo
     assert_ne!(daemon.ok(&["instance", "restart", "a"]), "-");
     eventually("it is up", DEADLINE, || daemon.ok(&["network", "show", "a"]).contains("0 open, 0 so far"));
 }
+
+#[test]
+fn what_a_guest_has_sent_arrives_however_slowly_it_is_read_after_the_other_end_has_ended() {
+    const SIZE: usize = 4 << 20;
+    let lab = Lab::new();
+    let listener = lab.listen("203.0.113.1:9000");
+    // So that what is sent is held up before it comes here.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 8192).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let (mut buffer, mut count) = (vec![0; 8192], 0);
+        while let Ok(got @ 1..) = client.read(&mut buffer) {
+            count += got;
+            // Slower than it is sent.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        count
+    });
+    let daemon = Daemon::start_on(&lab, "");
+    start(&daemon, "a", &[]);
+    let send = format!(
+        "python3 -c 'import socket; s = socket.create_connection((\"203.0.113.1\", 9000), 60)
+print(s.recv(1)); s.sendall(bytes({SIZE})); s.close()'"
+    );
+    assert_eq!(said(&daemon, "a", &send), "b''\n");
+    assert_eq!(server.join().unwrap(), SIZE);
+}

@@ -23,6 +23,9 @@ pub struct NetworkRequest {
     /// Let its programs trust the certificate authorities that the host trusts.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub trust_host_cas: bool,
+    /// Groups that it is to be a member of. Members reach each other as `HANDLE.GROUP`, and nobody else reaches them so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
 }
 
 /// Bounds of an instance's network.
@@ -71,11 +74,43 @@ pub struct NetworkInfo {
     pub policy: NetworkPolicy,
     /// TCP ports of the host that it reaches as `host.aegis`.
     pub host_ports: Vec<u16>,
+    /// The groups that it is in.
+    #[serde(default)]
+    pub groups: Vec<GroupPlace>,
     /// Its bounds.
     pub limits: NetworkLimits,
     /// What was counted since its gateway began; absent unless it is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<NetworkCounters>,
+}
+
+/// An instance's place in a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupPlace {
+    /// The group's name.
+    pub group: String,
+    /// The instance's address in it.
+    pub address: String,
+}
+
+/// A group of instances that reach each other. It exists as long as it has a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Who is in it.
+    pub members: Vec<GroupMember>,
+}
+
+/// A member of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupMember {
+    /// The instance's id.
+    pub id: String,
+    /// The name by which the others reach it.
+    pub name: String,
+    /// Its address in the group.
+    pub address: String,
 }
 
 /// What a gateway has counted.

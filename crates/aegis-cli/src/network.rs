@@ -38,6 +38,10 @@ pub struct Options {
     /// Let its programs trust the certificate authorities that this host trusts
     #[arg(long)]
     pub trust_host_cas: bool,
+    /// Make it a member of a group: members reach each other as HANDLE.GROUP, whatever else they may reach; may be
+    /// repeated
+    #[arg(long, value_name = "GROUP")]
+    pub group: Vec<String>,
     /// Most bytes in a second, each way, with a unit such as 10m
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     pub max_bandwidth: Option<u64>,
@@ -87,6 +91,7 @@ impl Options {
             host_ports: self.host_port,
             limits,
             trust_host_cas: self.trust_host_cas,
+            groups: self.group,
         };
         Ok((request != NetworkRequest::default()).then_some(request))
     }
@@ -103,6 +108,12 @@ pub enum NetworkCommand {
     Deny(Change),
     /// Replace what an instance may reach by the policy in a file
     Apply(Apply),
+    /// Make an instance a member of a group, from now on; the group need not exist
+    Join(Membership),
+    /// End an instance's membership of a group; what is connected between them ends
+    Leave(Membership),
+    /// List groups and their members
+    Groups(Format),
     /// Show what would happen, and which rule decides
     Check(Check),
     /// Show the decisions of an instance's network: what, where to, by which rule, how many bytes
@@ -126,13 +137,24 @@ pub struct Change {
     /// Handle or id
     #[arg(value_name = "INSTANCE")]
     pub instance: String,
-    /// A name, *.NAME, an address, a range, or public, private, link-local, metadata or any:
+    /// A name, *.NAME, an address, a range, or public, private, link-local, metadata, group or any:
     /// WHAT[:PORT[-PORT]][/PROTOCOL]; the last change comes before all earlier rules
     #[arg(value_name = "WHAT", required = true)]
     pub what: Vec<String>,
     /// For connections that other instances of its groups open to it
     #[arg(long = "in")]
     pub inward: bool,
+}
+
+/// An instance and a group.
+#[derive(Debug, Args)]
+pub struct Membership {
+    /// Handle or id
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// The group's name
+    #[arg(value_name = "GROUP")]
+    pub group: String,
 }
 
 /// A policy for an instance.
@@ -238,6 +260,13 @@ pub async fn network(context: &Context, command: NetworkCommand) -> Result<i32, 
             let info = context.client().set_network(&arguments.instance, &policy).await?;
             output::line(rules(&info))
         }
+        NetworkCommand::Join(Membership { instance, group }) => {
+            output::line(memberships(&context.client().join_group(&instance, &group).await?))
+        }
+        NetworkCommand::Leave(Membership { instance, group }) => {
+            output::line(memberships(&context.client().leave_group(&instance, &group).await?))
+        }
+        NetworkCommand::Groups(format) => groups(context, &format).await,
         NetworkCommand::Check(arguments) => check(context, arguments).await,
         NetworkCommand::Log(arguments) => log(context, &arguments).await,
     }
@@ -256,6 +285,36 @@ async fn change(context: &Context, action: &str, arguments: &Change) -> Result<i
     Ok(code)
 }
 
+async fn groups(context: &Context, format: &Format) -> Result<i32, Failure> {
+    let groups = context.client().groups().await?;
+    if format.output == OutputFormat::Json {
+        return output::json(&groups);
+    }
+    if groups.is_empty() {
+        return output::line("No groups.");
+    }
+    let rows = groups.iter().flat_map(|group| {
+        group
+            .members
+            .iter()
+            .map(|one| [format!("{}.{}", one.name, group.name), one.address.clone(), one.id.clone()])
+    });
+    let head = ["NAME", "ADDRESS", "INSTANCE"].map(str::to_owned);
+    output::line(columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
+}
+
+/// The groups that an instance is in.
+fn memberships(info: &NetworkInfo) -> String {
+    match info.groups.as_slice() {
+        [] => "in no group".to_owned(),
+        places => places
+            .iter()
+            .map(|one| format!("in {} as {}", one.group, one.address))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    }
+}
+
 /// The rules in their order, and what comes after them.
 fn rules(info: &NetworkInfo) -> String {
     let mut lines = info.policy.rules.clone();
@@ -269,6 +328,9 @@ fn described(info: &NetworkInfo) -> String {
     rows.push(["Otherwise".to_owned(), info.policy.default.clone()]);
     for port in &info.host_ports {
         rows.push(["Host port".to_owned(), format!("{port}, as host.aegis:{port}")]);
+    }
+    for place in &info.groups {
+        rows.push(["Group".to_owned(), format!("{}, as {}", place.group, place.address)]);
     }
     if let Some(bandwidth) = info.limits.bandwidth {
         rows.push(["Bandwidth".to_owned(), format!("{bandwidth} bytes/s each way")]);

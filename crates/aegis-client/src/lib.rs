@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
 use aegis_api::kit::{Kit, ValidateKit};
-use aegis_api::network::{CheckReply, CheckRequest, NetworkInfo, NetworkPolicy, RuleRequest};
+use aegis_api::network::{CheckReply, CheckRequest, Group, NetworkInfo, NetworkPolicy, RuleRequest};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
 use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
@@ -240,6 +240,30 @@ impl Client {
         self.send(Method::PUT, &instance_path(name, "/network"), Some(policy)).await
     }
 
+    /// Makes an instance a member of a group.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn join_group(&mut self, name: &str, group: &str) -> Result<NetworkInfo, ClientError> {
+        self.send(Method::PUT, &group_path(name, group), None::<&()>).await
+    }
+
+    /// Ends an instance's membership of a group.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn leave_group(&mut self, name: &str, group: &str) -> Result<NetworkInfo, ClientError> {
+        self.send(Method::DELETE, &group_path(name, group), None::<&()>).await
+    }
+
+    /// All groups.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn groups(&mut self) -> Result<Vec<Group>, ClientError> {
+        self.get("/v1/groups").await
+    }
+
     /// What would happen.
     ///
     /// # Errors
@@ -427,6 +451,10 @@ impl Client {
 
 fn instance_path(name: &str, rest: &str) -> String {
     format!("/v1/instances/{}{rest}", escape(name))
+}
+
+fn group_path(name: &str, group: &str) -> String {
+    instance_path(name, &format!("/network/groups/{}", escape(group)))
 }
 
 /// Percent-encodes what is not plain in a path or query.

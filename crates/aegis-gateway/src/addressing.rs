@@ -1,4 +1,5 @@
-//! The addresses on an instance's wire. They are the same for every instance: nobody but its gateway sees them.
+//! The addresses on an instance's wire. They are the same for every instance: nobody but its gateway sees them. Only
+//! those of groups are an instance's own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,13 +25,25 @@ pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x61, 0x65, 0x67, 0x69, 0x01];
 /// packets are cheap ones.
 pub const MTU: usize = 65_520;
 
+/// Addresses of members of groups: half of the range for measurements (RFC 2544), which nobody routes. Each group has a
+/// network of its own in there.
+pub const GROUPS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+/// Length of the prefix that all groups share.
+pub const PREFIX_GROUPS: u8 = 16;
+/// Length of the prefix that the members of a group share.
+pub const PREFIX_GROUP: u8 = 24;
+
 pub(crate) const GATEWAY: EthernetAddress = EthernetAddress(GATEWAY_MAC);
 pub(crate) const GUEST: EthernetAddress = EthernetAddress(GUEST_MAC);
 
-/// Whether it belongs to the wire itself, so that nothing beyond can have it.
+/// Whether it belongs to the wire itself or to some instance's group, so that nothing beyond can have it.
 pub(crate) fn is_on_the_wire(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => u32::from(address) >> 2 == u32::from(GATEWAY_V4) >> 2,
+        IpAddr::V4(address) => {
+            let rest = 32 - PREFIX_GROUPS;
+            u32::from(address) >> 2 == u32::from(GATEWAY_V4) >> 2
+                || u32::from(address) >> rest == u32::from(GROUPS) >> rest
+        }
         IpAddr::V6(address) => u128::from(address) >> 64 == u128::from(GATEWAY_V6) >> 64,
     }
 }

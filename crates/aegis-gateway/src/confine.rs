@@ -102,6 +102,8 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     let request = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, FIONBIO)?;
     let families = [libc::AF_INET, libc::AF_INET6].map(|family| first(u64::try_from(family).unwrap_or(0)));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    // A pair has no name that anybody could find it by.
+    rules.insert(libc::SYS_socketpair, vec![first(u64::try_from(libc::AF_UNIX).unwrap_or(0))?]);
     rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
     rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![request])?]);
     Ok(rules)

@@ -1,19 +1,27 @@
 //! What the daemon and a gateway say to each other: lines of JSON on a unix socket, each request answered by one line.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
+use crate::descriptors;
 use crate::gateway::{Counters, Gateway};
 use crate::journal::Entry;
 use crate::settings::Settings;
+
+pub use crate::gateway::{Visitor, Wanted};
 
 /// Longest line, bytes.
 pub const MOST_LINE: usize = 1 << 20;
 /// How much may wait to be sent before no more entries are added.
 const MOST_WAITING: usize = 64 << 10;
+
+/// How long after one word about visitors the next one follows, if there are as many.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// What the daemon asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +36,11 @@ pub enum Request {
         /// Go on.
         follow: bool,
     },
+    /// Tell each connection that the guest wants to a member of one of its groups, with an end of it; and how many
+    /// connections of members there are, now and whenever that changes.
+    Broker,
+    /// Take this connection of a member; its end comes with the request.
+    Admit(Visitor),
 }
 
 /// What a gateway answers.
@@ -40,6 +53,13 @@ pub enum Reply {
     Counters(Box<Counters>),
     /// A decision that was made.
     Entry(Entry),
+    /// A connection that the guest wants. Its end comes with this; a [`Verdict`](crate::Verdict) is awaited there.
+    Wanted(Wanted),
+    /// Connections of members. Said again when their number changes, and about each second while bytes flow.
+    Visitors {
+        /// How many there are.
+        open: usize,
+    },
     /// The request makes no sense.
     Failed(String),
 }
@@ -51,6 +71,10 @@ pub(crate) struct Client {
     line: Vec<u8>,
     unsent: VecDeque<u8>,
     follows: Option<Follow>,
+    ends: VecDeque<OwnedFd>,
+    brokers: bool,
+    /// What it was told of visitors, and when: how many there are, and how many bytes there have been.
+    visitors: Option<(usize, u64, Instant)>,
 }
 
 /// Which entries are still to be told.
@@ -62,7 +86,15 @@ struct Follow {
 
 impl Client {
     pub(crate) fn new(stream: UnixStream) -> Client {
-        Client { stream, line: Vec::new(), unsent: VecDeque::new(), follows: None }
+        Client {
+            stream,
+            line: Vec::new(),
+            unsent: VecDeque::new(),
+            follows: None,
+            ends: VecDeque::new(),
+            brokers: false,
+            visitors: None,
+        }
     }
 
     /// Reads and answers requests.
@@ -72,7 +104,7 @@ impl Client {
     pub(crate) fn read(&mut self, gateway: &mut Gateway) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
-            match self.stream.read(&mut buffer) {
+            match descriptors::receive(&self.stream, &mut buffer, &mut self.ends) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.take(buffer.get(..count).unwrap_or_default(), gateway)?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -109,7 +141,47 @@ impl Client {
                     Some(Follow { next: 0, until: if follow { u64::MAX } else { gateway.journal.next() } });
                 return None;
             }
+            Request::Broker => {
+                self.brokers = true;
+                return None;
+            }
+            Request::Admit(visitor) => match self.ends.pop_front() {
+                Some(end) => match gateway.admit(&visitor, end) {
+                    Ok(()) => Reply::Done,
+                    Err(error) => Reply::Failed(error.to_string()),
+                },
+                None => Reply::Failed("no end of a connection has come with it".to_owned()),
+            },
         })
+    }
+
+    /// Tells a broker what is new. An end goes with the first byte of its line.
+    fn broker(&mut self, gateway: &mut Gateway) -> io::Result<()> {
+        let (open, bytes, now) = (gateway.visitors(), gateway.bytes(), Instant::now());
+        let is_news = match self.visitors {
+            None => true,
+            Some((before, ..)) if before != open => true,
+            Some((_, before, at)) => open > 0 && before != bytes && now.duration_since(at) >= TELLING,
+        };
+        if is_news {
+            self.visitors = Some((open, bytes, now));
+            self.say(&Reply::Visitors { open })?;
+        }
+        while self.unsent.is_empty()
+            && let Some((wanted, end)) = gateway.wanted().pop_front()
+        {
+            let mut line = serde_json::to_vec(&Reply::Wanted(wanted))?;
+            line.push(b'\n');
+            match descriptors::send(&self.stream, &line, end.as_fd()) {
+                Ok(count) => self.unsent.extend(line.drain(count..)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    gateway.wanted().push_front((wanted, end));
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn say(&mut self, reply: &Reply) -> io::Result<()> {
@@ -122,8 +194,11 @@ impl Client {
     ///
     /// # Errors
     /// If the connection has ended.
-    pub(crate) fn write(&mut self, gateway: &Gateway) -> io::Result<()> {
+    pub(crate) fn write(&mut self, gateway: &mut Gateway) -> io::Result<()> {
         loop {
+            if self.brokers {
+                self.broker(gateway)?;
+            }
             while let Some(follow) = self.follows
                 && self.unsent.len() < MOST_WAITING
             {

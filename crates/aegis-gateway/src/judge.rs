@@ -8,6 +8,7 @@ use aegis_policy::{Action, Attempt, Because, Direction, Name, Policy, Protocol, 
 use lru::LruCache;
 
 use crate::addressing;
+use crate::groups::Groups;
 use crate::host::HostAddresses;
 
 /// Most addresses whose names are known.
@@ -112,6 +113,11 @@ impl Case {
         self.claimed.as_ref().or(self.pinned.last())
     }
 
+    /// Whether the other end has begun it.
+    pub(crate) fn is_visit(&self) -> bool {
+        self.direction == Direction::In
+    }
+
     fn attempt(&self) -> Attempt<'_> {
         Attempt {
             direction: self.direction,
@@ -131,6 +137,7 @@ pub(crate) struct Judge {
     policy: Policy,
     host_ports: Vec<u16>,
     pub(crate) pins: Pins,
+    pub(crate) groups: Groups,
     invented: Invented,
     host: HostAddresses,
 }
@@ -142,14 +149,16 @@ impl Judge {
             policy: nothing,
             host_ports: Vec::new(),
             pins: Pins::new(),
+            groups: Groups::default(),
             invented: Invented::default(),
             host: HostAddresses::open(),
         }
     }
 
-    pub(crate) fn set(&mut self, policy: Policy, host_ports: Vec<u16>) {
+    pub(crate) fn set(&mut self, policy: Policy, host_ports: Vec<u16>, groups: Groups) {
         self.policy = policy;
         self.host_ports = host_ports;
+        self.groups = groups;
     }
 
     pub(crate) fn policy(&self) -> &Policy {
@@ -169,6 +178,9 @@ impl Judge {
             // Of what the proxy finds behind the name, nothing is known here.
             return Zone::Public;
         }
+        if self.groups.other(address).is_some() {
+            return Zone::Group;
+        }
         if addressing::is_on_the_wire(address) {
             return Zone::Instances;
         }
@@ -183,7 +195,10 @@ impl Judge {
     pub(crate) fn case(&mut self, protocol: Protocol, address: IpAddr, port: u16, now: Instant) -> Case {
         let address = canonical(address);
         let zone = self.zone(address);
-        let pinned = self.pins.names(address, now);
+        let pinned = match self.groups.other(address) {
+            Some(member) => vec![member.clone()],
+            None => self.pins.names(address, now),
+        };
         let ruling = Ruling::deny(Because::Floor(zone));
         let direction = Direction::Out;
         let mut case = Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling };
@@ -191,8 +206,24 @@ impl Judge {
         case
     }
 
+    /// Decides about a flow that a member of one of the guest's groups begins, to this port of the guest.
+    pub(crate) fn visit(&self, protocol: Protocol, from: Ipv4Addr, port: u16) -> Case {
+        let address = IpAddr::V4(from);
+        let pinned: Vec<Name> = self.groups.other(address).cloned().into_iter().collect();
+        let zone = if pinned.is_empty() { Zone::Instances } else { Zone::Group };
+        let ruling = Ruling::deny(Because::Floor(zone));
+        let direction = Direction::In;
+        let mut case = Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling };
+        self.again(&mut case);
+        case
+    }
+
     /// Decides again, because something changed. Returns whether it may still be.
     pub(crate) fn again(&self, case: &mut Case) -> bool {
+        if case.zone == Zone::Group && self.groups.other(case.address).is_none() {
+            // One of the two has left.
+            case.zone = Zone::Instances;
+        }
         let host_port = case.protocol == Protocol::Tcp
             && addressing::is_gateway(case.address)
             && self.host_ports.contains(&case.port);

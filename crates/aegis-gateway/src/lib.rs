@@ -8,10 +8,12 @@
 pub mod addressing;
 mod confine;
 pub mod control;
+pub mod descriptors;
 mod flow;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod gateway;
+mod groups;
 mod host;
 mod inspect;
 mod journal;
@@ -24,7 +26,9 @@ mod settings;
 mod shape;
 mod wire;
 
+pub use flow::member::Verdict;
 pub use gateway::Counters;
+pub use groups::Group;
 pub use journal::{Entry, What};
 pub use proxy::Proxy;
 pub use server::{GatewayError, serve};
@@ -40,7 +44,7 @@ use aegis_policy::{Name, Protocol, Ruling};
 #[must_use]
 pub fn check(settings: &Settings, protocol: Protocol, to: SocketAddr, name: Option<Name>) -> Ruling {
     let mut judge = judge::Judge::new();
-    judge.set(settings.policy.clone(), settings.host_ports.clone());
+    judge.set(settings.policy.clone(), settings.host_ports.clone(), groups::Groups::new(&settings.groups));
     let now = Instant::now();
     if let Some(name) = &name {
         judge.pins.add(to.ip(), name, std::time::Duration::ZERO, now);

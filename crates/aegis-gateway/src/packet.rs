@@ -80,35 +80,35 @@ pub(crate) enum Frame<'a> {
     Packet(Packet<'a>),
 }
 
-/// Reads a frame.
-pub(crate) fn read<'a>(bytes: &'a [u8]) -> Result<Frame<'a>, Dropped> {
+/// Reads a frame of a guest that has these addresses beside its own.
+pub(crate) fn read<'a>(bytes: &'a [u8], more: &[Ipv4Addr]) -> Result<Frame<'a>, Dropped> {
     let frame = EthernetFrame::new_checked(bytes).map_err(|_| Dropped::Ethernet)?;
     let to = frame.dst_addr();
     if frame.src_addr() != GUEST || (to != GATEWAY && !to.is_multicast()) {
         return Err(Dropped::Ethernet);
     }
     match frame.ethertype() {
-        EthernetProtocol::Arp => arp(frame.payload()),
-        EthernetProtocol::Ipv4 => v4(frame.payload()),
+        EthernetProtocol::Arp => arp(frame.payload(), more),
+        EthernetProtocol::Ipv4 => v4(frame.payload(), |from| from == GUEST_V4 || more.contains(&from)),
         EthernetProtocol::Ipv6 => v6(frame.payload()),
         EthernetProtocol::Unknown(_) => Err(Dropped::Protocol),
     }
 }
 
-/// Reads a packet of IP.
+/// Reads a packet of IP that the guest was allowed to send.
 pub(crate) fn read_ip(bytes: &[u8]) -> Result<Frame<'_>, Dropped> {
     match bytes.first().map(|first| first >> 4) {
-        Some(4) => v4(bytes),
+        Some(4) => v4(bytes, |_| true),
         Some(6) => v6(bytes),
         _ => Err(Dropped::Protocol),
     }
 }
 
-fn arp(payload: &[u8]) -> Result<Frame<'_>, Dropped> {
+fn arp(payload: &[u8], more: &[Ipv4Addr]) -> Result<Frame<'static>, Dropped> {
     let packet = ArpPacket::new_checked(payload).map_err(|_| Dropped::Malformed)?;
     match ArpRepr::parse(&packet) {
         Ok(ArpRepr::EthernetIpv4 { operation: ArpOperation::Request, target_protocol_addr, .. })
-            if target_protocol_addr != GUEST_V4 =>
+            if target_protocol_addr != GUEST_V4 && !more.contains(&target_protocol_addr) =>
         {
             Ok(Frame::WhoHas(target_protocol_addr.into()))
         }
@@ -117,7 +117,7 @@ fn arp(payload: &[u8]) -> Result<Frame<'_>, Dropped> {
     }
 }
 
-fn v4(payload: &[u8]) -> Result<Frame<'_>, Dropped> {
+fn v4(payload: &[u8], is_guest: impl Fn(Ipv4Addr) -> bool) -> Result<Frame<'_>, Dropped> {
     let packet = Ipv4Packet::new_checked(payload).map_err(|_| Dropped::Malformed)?;
     if packet.version() != 4 || !packet.verify_checksum() {
         return Err(Dropped::Malformed);
@@ -128,7 +128,7 @@ fn v4(payload: &[u8]) -> Result<Frame<'_>, Dropped> {
     if packet.more_frags() || packet.frag_offset() != 0 {
         return Err(Dropped::Fragment);
     }
-    if packet.src_addr() != GUEST_V4 {
+    if !is_guest(packet.src_addr()) {
         return Err(Dropped::Spoofed);
     }
     let bytes = payload.get(..usize::from(packet.total_len())).ok_or(Dropped::Malformed)?;
@@ -502,7 +502,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             seal_tcp(&mut bytes);
-            let _frame = read(&bytes);
+            let _frame = read(&bytes, &[]);
             let _packet = read_ip(&bytes);
         }
     }

@@ -132,7 +132,7 @@ impl Server {
     }
 
     fn serve_clients(&mut self) {
-        let gateway = &self.gateway;
+        let gateway = &mut self.gateway;
         self.clients.retain(|_, client| client.write(gateway).is_ok());
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use aegis_policy::Policy;
 use serde::{Deserialize, Serialize};
 
+use crate::groups::Group;
 use crate::proxy::Proxy;
 
 /// Bounds of one instance.
@@ -41,4 +42,7 @@ pub struct Settings {
     pub limits: Limits,
     /// The host's own proxy, through which the internet is reached.
     pub proxy: Option<Proxy>,
+    /// The groups that the instance is in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
 }

@@ -10,7 +10,7 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 4;
+pub const NEWEST_VERSION: u32 = 5;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -166,6 +166,17 @@ pub struct Network {
     /// Certificates of authorities that the host trusts (PEM), for [`AUTHORITIES`].
     #[serde(default)]
     pub authorities: Option<String>,
+    /// See [`Addresses`]. Since version 5.
+    #[serde(default)]
+    pub groups: Vec<(Ipv4Addr, u8)>,
+}
+
+/// The card is to have these addresses beside its own, each with the length of the prefix that it shares with others,
+/// and no more. Since version 5.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// At most 16.
+    pub groups: Vec<(Ipv4Addr, u8)>,
 }
 
 /// Where a guest finds the authorities that the host trusts, if it is to.
@@ -377,6 +388,7 @@ calls! {
     Freeze, "freeze" => Done;
     Health, "health" => HealthReply;
     Shutdown, "shutdown" => Done;
+    Addresses, "addresses" => Done;
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use aegis_guest_protocol::messages::{AUTHORITIES, Network};
@@ -22,6 +23,21 @@ const QUIET: [(&str, &str); 5] = [
     ("addr_gen_mode", "1"),
 ];
 
+/// Most addresses in groups.
+pub(crate) const MOST_GROUPS: usize = 16;
+
+/// Gives the card these addresses beside its own, and no others.
+pub(crate) fn set_groups(groups: &[(Ipv4Addr, u8)]) -> io::Result<()> {
+    let card = Card::open(NAME)?;
+    for slot in 0..MOST_GROUPS {
+        match groups.get(slot) {
+            Some((address, prefix)) => card.set_alias(slot, *address, *prefix)?,
+            None => card.remove_alias(slot)?,
+        }
+    }
+    Ok(())
+}
+
 /// Sets the card up.
 pub(crate) fn set_up(network: &Network) -> io::Result<()> {
     for (name, value) in QUIET {
@@ -34,6 +50,9 @@ pub(crate) fn set_up(network: &Network) -> io::Result<()> {
     card.route_v4(network.gateway_v4)?;
     card.add_v6(network.v6.0, network.v6.1)?;
     card.route_v6(network.gateway_v6)?;
+    for (slot, (address, prefix)) in network.groups.iter().take(MOST_GROUPS).enumerate() {
+        card.set_alias(slot, *address, *prefix)?;
+    }
     if let Some(authorities) = &network.authorities {
         let place = Path::new(AUTHORITIES);
         fs::create_dir_all(place.parent().unwrap_or(place))?;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health, HealthReply, Hello,
-    HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Share, Shutdown, Signal, Started,
-    Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    self, ACK, AckNote, Addresses, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health, HealthReply,
+    Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Share, Shutdown, Signal,
+    Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -286,6 +286,11 @@ impl Shared {
                 self.platform.freeze(false);
                 let processes = u32::try_from(self.processes.groups().len()).unwrap_or(u32::MAX);
                 reply::<Health>(&HealthReply { processes })
+            }
+            Addresses::METHOD => {
+                let Addresses { groups } = parse(params)?;
+                self.platform.set_groups(&groups)?;
+                reply::<Addresses>(&Done {})
             }
             Shutdown::METHOD => {
                 let Shutdown { grace_ms } = parse(params)?;

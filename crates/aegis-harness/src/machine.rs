@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -247,6 +248,12 @@ impl Platform for Guest {
     fn connect(&self, network: &Network) -> Result<(), RpcError> {
         card::set_up(network).map_err(|error| {
             RpcError::new(code::SYSTEM, format!("the network card cannot be set up: {error}"))
+        })
+    }
+
+    fn set_groups(&self, groups: &[(Ipv4Addr, u8)]) -> Result<(), RpcError> {
+        card::set_groups(groups).map_err(|error| {
+            RpcError::new(code::SYSTEM, format!("the network card does not take its addresses: {error}"))
         })
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aegis_guest_protocol::messages::{Network, Share, code};
@@ -22,6 +23,14 @@ pub trait Platform: Debug {
     /// # Errors
     /// [`code::SYSTEM`] with what failed.
     fn connect(&self, _network: &Network) -> Result<(), RpcError> {
+        Ok(())
+    }
+
+    /// Gives the network card these addresses beside its own, and no others.
+    ///
+    /// # Errors
+    /// [`code::SYSTEM`] with what failed.
+    fn set_groups(&self, _groups: &[(Ipv4Addr, u8)]) -> Result<(), RpcError> {
         Ok(())
     }
 

@@ -163,6 +163,11 @@ impl Actor {
         if let Err(error) = self.output.resume(self.record.life.boot()) {
             tracing::warn!(id = self.record.id, %error, "log not opened");
         }
+        // The last daemon may have died before it told.
+        let addresses = self.record.spec.network.addresses();
+        if !addresses.is_empty() {
+            live.note_addresses(addresses);
+        }
         if !paused {
             adopt_guest(&live);
         }

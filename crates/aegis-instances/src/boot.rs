@@ -41,7 +41,7 @@ pub(crate) struct Order {
 }
 
 /// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
-pub(crate) async fn boot(context: &Context, order: &Order) -> Result<(), StopReason> {
+pub(crate) async fn boot(context: &Arc<Context>, order: &Order) -> Result<(), StopReason> {
     let machine = start_machine(context, order).await?;
     tokio::select! {
         biased;
@@ -86,7 +86,7 @@ fn available_memory_mib() -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? >> 10)
 }
 
-async fn start_machine(context: &Context, order: &Order) -> Result<Arc<dyn Machine>, StopReason> {
+async fn start_machine(context: &Arc<Context>, order: &Order) -> Result<Arc<dyn Machine>, StopReason> {
     // Somebody may be copying files of the stopped instance.
     let in_use = tokio::select! {
         in_use = order.disk.begin() => in_use,

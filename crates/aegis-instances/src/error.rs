@@ -5,6 +5,7 @@ use aegis_store::home::HomeError;
 use aegis_store::registry::RegistryError;
 use thiserror::Error;
 
+use crate::groups::GroupError;
 use crate::lifecycle::Reply;
 use crate::reason::StopReason;
 use crate::spec::SpecError;
@@ -48,6 +49,9 @@ pub enum InstanceError {
     /// A port is taken.
     #[error("{0}")]
     Port(String),
+    /// It cannot join a group.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// It is being deleted.
     #[error("the instance is being deleted")]
     Removed,

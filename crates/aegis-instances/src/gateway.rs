@@ -15,6 +15,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use crate::broker::Broker;
+use crate::groups::Directory;
 use crate::helper::{Helper, Traces, look_after};
 use crate::live::Live;
 use crate::manager::Context;
@@ -32,31 +34,49 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What a machine's gateway is to do, and whether it does.
 #[derive(Debug)]
 pub(crate) struct Network {
-    socket: PathBuf,
-    wanted: watch::Sender<NetworkSpec>,
+    id: String,
+    pub(crate) socket: PathBuf,
+    /// What is wanted, with its number.
+    wanted: watch::Sender<(u64, NetworkSpec)>,
+    /// Number of what is in force.
+    in_force: watch::Sender<u64>,
     resolvers: watch::Receiver<Arc<Resolvers>>,
+    directory: watch::Receiver<Arc<Directory>>,
     up: watch::Sender<bool>,
 }
 
 impl Network {
-    fn settings(&self) -> Settings {
-        let wanted = self.wanted.borrow().clone();
-        wanted.settings(&self.resolvers.borrow())
+    /// What the gateway is to be told now, and its number.
+    fn settings(&self) -> (u64, Settings) {
+        let (number, wanted) = self.wanted.borrow().clone();
+        (number, wanted.settings(&self.resolvers.borrow(), &self.id, &self.directory.borrow()))
     }
 
     /// Takes other settings, in force on return. A gateway that is just being replaced gets them when it comes.
     pub(crate) async fn set(&self, spec: NetworkSpec) {
-        self.wanted.send_replace(spec);
-        if let Err(error) = self.configure().await {
-            tracing::warn!(%error, "a gateway was not told of its new policy; it is told when it is back");
+        let mut number = 0;
+        self.wanted.send_modify(|wanted| {
+            number = wanted.0 + 1;
+            *wanted = (number, spec);
+        });
+        let mut in_force = self.in_force.subscribe();
+        let told = in_force.wait_for(|current| *current >= number);
+        if tokio::time::timeout(PATIENCE, told).await.is_err() {
+            tracing::warn!("a gateway was not told of its new policy; it is told when it is back");
         }
     }
 
-    async fn configure(&self) -> io::Result<()> {
-        match self.ask(&Request::Set(Box::new(self.settings()))).await? {
-            Reply::Done => Ok(()),
-            other => Err(io::Error::other(format!("{other:?}"))),
+    /// Tells the gateway what is wanted, unless that is what it was told last.
+    async fn configure(&self, told: &mut Option<Settings>) -> io::Result<()> {
+        let (number, settings) = self.settings();
+        if told.as_ref() != Some(&settings) {
+            match self.ask(&Request::Set(Box::new(settings.clone()))).await? {
+                Reply::Done => *told = Some(settings),
+                other => return Err(io::Error::other(format!("{other:?}"))),
+            }
         }
+        self.in_force.send_replace(number);
+        Ok(())
     }
 
     /// Asks the gateway something.
@@ -115,6 +135,7 @@ pub(crate) struct GatewayProcess {
     traces: Traces,
     id: String,
     network: Arc<Network>,
+    context: Arc<Context>,
     /// Whose log tells when it is gone.
     live: Arc<Live>,
 }
@@ -122,7 +143,7 @@ pub(crate) struct GatewayProcess {
 impl GatewayProcess {
     /// The gateway for an instance; `None` if its machine has no card.
     pub(crate) fn of(
-        context: &Context,
+        context: &Arc<Context>,
         id: &str,
         spec: &NetworkSpec,
         live: &Arc<Live>,
@@ -132,9 +153,12 @@ impl GatewayProcess {
         }
         let run_dir = context.home.run_dir_path(id);
         let network = Network {
+            id: id.to_owned(),
             socket: run_dir.join(SOCKET),
-            wanted: watch::Sender::new(spec.clone()),
+            wanted: watch::Sender::new((1, spec.clone())),
+            in_force: watch::Sender::new(0),
             resolvers: context.resolvers.clone(),
+            directory: context.groups.subscribe(),
             up: watch::Sender::new(false),
         };
         Some(GatewayProcess {
@@ -142,6 +166,7 @@ impl GatewayProcess {
             traces: Traces::of(KIND, &run_dir),
             id: id.to_owned(),
             network: Arc::new(network),
+            context: Arc::clone(context),
             live: Arc::clone(live),
         })
     }
@@ -170,6 +195,34 @@ impl GatewayProcess {
     }
 }
 
+impl GatewayProcess {
+    /// Tells it what to do, again and again when that changes. Returns if it does not listen.
+    async fn instruct(&self, again: bool) {
+        let network = &self.network;
+        let (mut resolvers, mut directory) = (network.resolvers.clone(), network.directory.clone());
+        let (mut wanted, mut told) = (network.wanted.subscribe(), None);
+        loop {
+            resolvers.mark_unchanged();
+            directory.mark_unchanged();
+            wanted.mark_unchanged();
+            if let Err(error) = network.configure(&mut told).await {
+                tracing::warn!(id = self.id, %error, "a gateway does not take its settings");
+                return;
+            }
+            if !network.up.send_replace(true) && again {
+                self.live.log("the network is back; what was connected is not");
+            }
+            tokio::select! {
+                Ok(()) = resolvers.changed() => {}
+                Ok(()) = directory.changed() => {}
+                Ok(()) = wanted.changed() => {}
+                // The daemon ends.
+                else => return std::future::pending().await,
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Helper for GatewayProcess {
     fn what(&self) -> &'static str {
@@ -192,20 +245,13 @@ impl Helper for GatewayProcess {
         self.traces.spawn(command)
     }
 
-    /// Tells it what to do, and what changes on the host.
+    /// Tells it what to do, what changes on the host, and sees to connections between members of groups.
     async fn attend(&self, _process: &Process, again: bool) {
-        let mut resolvers = self.network.resolvers.clone();
-        resolvers.mark_unchanged();
-        loop {
-            if let Err(error) = self.network.configure().await {
-                tracing::warn!(id = self.id, %error, "a gateway does not take its settings");
-                return;
-            }
-            if !self.network.up.send_replace(true) && again {
-                self.live.log("the network is back; what was connected is not");
-            }
-            if resolvers.changed().await.is_err() {
-                return std::future::pending().await;
+        let broker = Broker::new(&self.context, &self.id, &self.network.socket);
+        tokio::select! {
+            () = self.instruct(again) => {}
+            error = broker.serve() => {
+                tracing::warn!(id = self.id, %error, "a gateway does not say what its guest wants");
             }
         }
     }

@@ -8,6 +8,7 @@ use aegis_guest_protocol::messages::code;
 
 use crate::actor::Message;
 use crate::error::InstanceError;
+use crate::gateway::Network;
 use crate::lifecycle::{Request, State};
 use crate::manager::InstanceHandle;
 use crate::now_ms;
@@ -72,8 +73,7 @@ impl Visit {
             let late = |_| InstanceError::NotReady(WAKE_TIMEOUT.as_secs());
             let session = tokio::time::timeout_at(until, self.instance.next_session()).await.map_err(late)?;
             let Some(session) = session else { continue };
-            let awake_for = u64::try_from(now_ms().saturating_sub(self.view().awake_ms)).unwrap_or(0);
-            let patience = SERVER_TIMEOUT.saturating_sub(Duration::from_millis(awake_for));
+            let patience = Duration::from_millis(self.patience_ms());
             let connected = self.unless_paused(session.link().connect(port, patience)).await?;
             match connected {
                 Ok(connection) => return Ok(connection),
@@ -88,6 +88,18 @@ impl Visit {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// How long from now a port may refuse because its server is not up yet.
+    pub(crate) fn patience_ms(&self) -> u64 {
+        let awake_for = u64::try_from(now_ms().saturating_sub(self.view().awake_ms)).unwrap_or(0);
+        let most = u64::try_from(SERVER_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        most.saturating_sub(awake_for)
+    }
+
+    /// Its gateway, if it has a machine with a card.
+    pub(crate) fn network(&self) -> Option<Arc<Network>> {
+        self.instance.live()?.network()
     }
 
     /// Completes some work in the guest, waking it as often as somebody pauses it meanwhile.

@@ -12,11 +12,14 @@
 
 mod actor;
 mod boot;
+mod broker;
+mod create;
 pub mod error;
 pub mod events;
 pub mod exec;
 mod files;
 mod gateway;
+pub mod groups;
 mod helper;
 mod ingress;
 pub mod kit;

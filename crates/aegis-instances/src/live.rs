@@ -1,11 +1,12 @@
 //! A machine and all that goes with it, from one boot to its teardown: the conversation with its guest, and the
 //! tasks that report to the actor.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aegis_guest_link::{Events, GuestLink, Resume};
-use aegis_guest_protocol::messages::Freeze;
+use aegis_guest_protocol::messages::{Addresses, Freeze};
 use aegis_vmm::Machine;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -43,6 +44,8 @@ pub(crate) struct Live {
     files: Mutex<Option<JoinHandle<()>>>,
     /// Its gateway, and who looks after that, which ends with the machine.
     network: Mutex<Option<(Arc<Network>, JoinHandle<()>)>>,
+    /// Addresses that its guest has not been told of.
+    untold: Mutex<Option<Vec<(Ipv4Addr, u8)>>>,
     /// Held as long as there may be a machine.
     disk: Mutex<Option<OwnedMutexGuard<()>>>,
     /// Whether the session with an earlier daemon's guest is being opened.
@@ -70,6 +73,7 @@ impl Live {
             tasks: Mutex::default(),
             files: Mutex::default(),
             network: Mutex::default(),
+            untold: Mutex::default(),
             disk: Mutex::default(),
             adopting: AtomicBool::new(false),
         })
@@ -170,6 +174,32 @@ impl Live {
     /// Notes something in the instance's log.
     pub(crate) fn log(&self, text: &str) {
         self.output.log_system(text);
+    }
+
+    /// Gives its guest these addresses in its groups; one that cannot be told now is told when it goes on.
+    pub(crate) async fn set_addresses(&self, groups: Vec<(Ipv4Addr, u8)>) {
+        self.note_addresses(groups);
+        self.tell_addresses().await;
+    }
+
+    /// Notes that its guest may not know of these addresses.
+    pub(crate) fn note_addresses(&self, groups: Vec<(Ipv4Addr, u8)>) {
+        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = Some(groups);
+    }
+
+    /// Tells its guest of addresses that it does not know.
+    async fn tell_addresses(&self) {
+        let Some(machine) = self.machine() else { return };
+        let Some(session) = self.session() else { return };
+        if machine.is_paused().await.unwrap_or(true) {
+            return;
+        }
+        let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(groups) = untold else { return };
+        if let Err(error) = session.link().call(&Addresses { groups }).await {
+            tracing::warn!(%error, "a guest was not told of its addresses in groups");
+            self.log("the guest does not take its addresses in groups; it has them after its next start");
+        }
     }
 
     pub(crate) fn hold_disk(&self, in_use: OwnedMutexGuard<()>) {
@@ -279,7 +309,10 @@ pub(crate) fn adopt_guest(live: &Arc<Live>) {
         let [stdout_held, stderr_held] = owner.output.offsets();
         let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
         let failure = match Session::open(&*machine, resume).await {
-            Ok((session, events, true)) => return owner.begin_session(&session, events),
+            Ok((session, events, true)) => {
+                owner.begin_session(&session, events);
+                return owner.tell_addresses().await;
+            }
             Ok((_, _, false)) => {
                 StopReason::new("boot_failed", "the daemon died before the command was executed")
             }
@@ -311,7 +344,9 @@ pub(crate) async fn resume(live: &Arc<Live>) -> Result<(), String> {
     match live.session() {
         // Sets the clock before anybody is told that it runs.
         Some(session) => {
-            session.link().call(&GuestLink::health_call()).await.map(drop).map_err(|error| error.to_string())
+            let health = session.link().call(&GuestLink::health_call()).await;
+            live.tell_addresses().await;
+            health.map(drop).map_err(|error| error.to_string())
         }
         None => {
             adopt_guest(live);

@@ -16,19 +16,19 @@ use tokio_util::task::TaskTracker;
 use crate::actor::{Actor, InstanceRef, Message};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
+use crate::groups::{Directory, Groups};
 use crate::kit::Kits;
-use crate::lifecycle::{Lifecycle, Request, State};
+use crate::lifecycle::{Request, State};
 use crate::live::Live;
 use crate::measures::Measures;
 use crate::output::{Attachment, ClientCount, Output};
-use crate::ports::{Ingress, Wanted};
-use crate::record::Record;
+use crate::ports::Ingress;
 use crate::resolvers::Resolvers;
 use crate::rest::RestDefaults;
 use crate::root::RootDisks;
 use crate::secret::SecretValues;
 use crate::session::{ExecHandle, Session};
-use crate::spec::{InstanceSpec, check_process, host_memory_mib};
+use crate::spec::{InstanceSpec, check_process};
 use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
 use crate::view::{View, word};
@@ -101,6 +101,7 @@ pub(crate) struct Context {
     pub(crate) file_server: PathBuf,
     pub(crate) gateway: PathBuf,
     pub(crate) resolvers: watch::Receiver<Arc<Resolvers>>,
+    pub(crate) groups: Groups,
     pub(crate) measures: Measures,
     /// Machines of stopped instances.
     pub(crate) upkeep: TaskTracker,
@@ -119,7 +120,16 @@ impl Context {
             table.by_handle.remove(handle);
         }
         drop(table);
+        self.groups.forget(id);
         self.enabled.send_replace(());
+    }
+
+    /// The instance with this id or handle.
+    pub(crate) fn find(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let id = table.by_handle.get(name).map_or(name, String::as_str);
+        let reference = table.by_id.get(id).ok_or_else(|| InstanceError::NotFound(name.to_owned()))?;
+        Ok(InstanceHandle { reference: reference.clone() })
     }
 
     /// Numbers of ports on the host that belong to other instances, open or not.
@@ -131,7 +141,7 @@ impl Context {
         others.flat_map(|(_, reference)| ports(&reference.view.borrow())).collect()
     }
 
-    fn enter(&self, id: &str, handle: Option<&str>, reference: InstanceRef) {
+    pub(crate) fn enter(&self, id: &str, handle: Option<&str>, reference: InstanceRef) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = handle {
             table.by_handle.insert(handle.to_owned(), id.to_owned());
@@ -146,7 +156,7 @@ impl Context {
 #[derive(Debug, Clone)]
 pub struct Instances {
     context: Arc<Context>,
-    closing: Arc<watch::Sender<bool>>,
+    pub(crate) closing: Arc<watch::Sender<bool>>,
 }
 
 /// What became of instances that have been stopped for long: their ids.
@@ -191,6 +201,7 @@ impl Instances {
             file_server,
             gateway,
             resolvers,
+            groups: Groups::new(),
             upkeep: TaskTracker::new(),
             upkeep_over: CancellationToken::new(),
             enabled: watch::Sender::new(()),
@@ -234,10 +245,13 @@ impl Instances {
     /// # Errors
     /// [`InstanceError::NotFound`].
     pub fn find(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
-        let table = self.context.table.read().unwrap_or_else(PoisonError::into_inner);
-        let id = table.by_handle.get(name).map_or(name, String::as_str);
-        let reference = table.by_id.get(id).ok_or_else(|| InstanceError::NotFound(name.to_owned()))?;
-        Ok(InstanceHandle { reference: reference.clone() })
+        self.context.find(name)
+    }
+
+    /// The groups, and who is in them.
+    #[must_use]
+    pub fn groups(&self) -> Arc<Directory> {
+        self.context.groups.directory()
     }
 
     /// Opens the ports of all instances. Connections come from here on; on return all are open that can be.
@@ -257,61 +271,6 @@ impl Instances {
         for opened in opening {
             let _gone = opened.await;
         }
-    }
-
-    /// Creates an instance; it is stopped, its ports are open.
-    ///
-    /// # Errors
-    /// If a value is out of range, the handle or a port is taken, or the host lacks something. Nothing is stored then.
-    pub async fn create(
-        &self,
-        handle: Option<String>,
-        spec: InstanceSpec,
-        ports: Vec<Wanted>,
-    ) -> Result<InstanceHandle, InstanceError> {
-        let this = self.clone();
-        // Whoever asked may go away; what is begun is done whole.
-        let made = tokio::spawn(async move { this.make(handle, spec, &ports).await });
-        made.await.unwrap_or(Err(InstanceError::ShuttingDown))
-    }
-
-    async fn make(
-        &self,
-        handle: Option<String>,
-        spec: InstanceSpec,
-        ports: &[Wanted],
-    ) -> Result<InstanceHandle, InstanceError> {
-        if *self.closing.borrow() {
-            return Err(InstanceError::ShuttingDown);
-        }
-        spec.check(host_memory_mib())?;
-        let now = now_ms();
-        let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
-        let ephemeral = spec.ephemeral;
-        let record = Record {
-            id: id.clone(),
-            handle: handle.clone(),
-            spec: Arc::new(spec),
-            life: Lifecycle::stopped(true, 0, None),
-            exit_code: None,
-            created_ms: now,
-            active_ms: now,
-            stopped_ms: Some(now),
-            started_ms: None,
-            since_ms: now,
-            awake_ms: 0,
-        };
-        let (mut actor, reference) = Actor::new(Arc::clone(&self.context), record, Vec::new());
-        actor.open_ports(ports)?;
-        actor.publish();
-        let stored = self.context.registry.insert(actor.row(), Some(actor.event("created"))).await;
-        stored.inspect_err(|_| actor.close_ports())?;
-        self.context.enter(&id, handle.as_deref(), reference.clone());
-        if *self.closing.borrow() {
-            // Whoever ends them all may have looked before this one was there.
-            actor.daemon_ends();
-        }
-        Ok(self.launch(actor, reference, ephemeral))
     }
 
     /// Lets an actor run.

@@ -1,10 +1,11 @@
 //! What an instance may reach, and how it is changed while it exists.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aegis_gateway::addressing::{
-    GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6,
+    GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, MTU, PREFIX_GROUP, PREFIX_V4, PREFIX_V6,
 };
 use aegis_gateway::control::{Reply, Request};
 use aegis_gateway::{Counters, Limits, Settings};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::actor::Message;
 use crate::error::InstanceError;
 use crate::gateway::Follower;
+use crate::groups::{Directory, Membership};
 use crate::manager::InstanceHandle;
 use crate::resolvers::Resolvers;
 use crate::spec::SpecError;
@@ -35,6 +37,8 @@ pub struct NetworkSpec {
     pub limits: Limits,
     /// Whether its programs are to trust the authorities that the host trusts.
     pub trust_host_cas: bool,
+    /// The groups that it is in.
+    pub groups: Vec<Membership>,
 }
 
 /// A change of an instance's network.
@@ -44,6 +48,10 @@ pub enum NetworkChange {
     Prefer(Rule),
     /// This policy takes the place of the one that is.
     Replace(Policy),
+    /// It becomes a member of this group.
+    Join(String),
+    /// It is no member of this group any more.
+    Leave(String),
 }
 
 impl NetworkSpec {
@@ -62,28 +70,44 @@ impl NetworkSpec {
         Ok(())
     }
 
-    /// What comes of a change.
+    /// Its addresses in its groups, each with the length of the prefix that the members share.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Ipv4Addr, u8)> {
+        self.groups.iter().map(|place| (place.address, PREFIX_GROUP)).collect()
+    }
+
+    /// What comes of a change; `joined` is the place in a group that it joins.
     ///
     /// # Errors
     /// If that is out of range.
-    pub fn changed(&self, change: NetworkChange) -> Result<NetworkSpec, SpecError> {
+    pub fn changed(
+        &self,
+        change: NetworkChange,
+        joined: Option<Membership>,
+    ) -> Result<NetworkSpec, SpecError> {
         let mut after = self.clone();
         match change {
             NetworkChange::Prefer(rule) => after.policy.prefer(rule),
             NetworkChange::Replace(policy) => after.policy = policy,
+            NetworkChange::Join(group) => {
+                after.groups.retain(|place| place.group != group);
+                after.groups.extend(joined);
+            }
+            NetworkChange::Leave(group) => after.groups.retain(|place| place.group != group),
         }
         after.check()?;
         Ok(after)
     }
 
     /// What its gateway is told.
-    pub(crate) fn settings(&self, resolvers: &Resolvers) -> Settings {
+    pub(crate) fn settings(&self, resolvers: &Resolvers, id: &str, directory: &Directory) -> Settings {
         Settings {
             policy: self.policy.clone(),
             resolvers: resolvers.servers.clone(),
             host_ports: self.host_ports.clone(),
             limits: self.limits.clone(),
             proxy: resolvers.proxy.clone(),
+            groups: directory.seen_by(id),
         }
     }
 }
@@ -150,6 +174,7 @@ pub(crate) fn surroundings(of: &NetworkSpec, resolvers: &Resolvers) -> Result<Ne
         gateway_v4: GATEWAY_V4,
         gateway_v6: GATEWAY_V6,
         search: resolvers.search.clone(),
+        groups: of.addresses(),
     })
 }
 

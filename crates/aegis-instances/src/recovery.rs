@@ -21,11 +21,19 @@ pub(crate) async fn recover(instances: &Instances, rows: Vec<InstanceRow>) {
     for name in context.vmm.end_strays(&context.home.disks(), &known).await {
         tracing::warn!(name, "ended a machine that no record knows");
     }
+    let mut understood = Vec::new();
     for row in rows {
         match serde_json::from_str::<InstanceSpec>(&row.spec) {
-            Ok(spec) => recover_one(instances, row, spec).await,
+            Ok(spec) => understood.push((row, spec)),
             Err(error) => tracing::error!(id = row.id, %error, "record not understood, left alone"),
         }
+    }
+    // Gateways that still run are told of all members at once: those that are missing they would part from.
+    for (row, spec) in &understood {
+        context.groups.enter(&spec.network.groups, &row.id, row.handle.as_deref().unwrap_or(&row.id));
+    }
+    for (row, spec) in understood {
+        recover_one(instances, row, spec).await;
     }
 }
 

@@ -65,6 +65,8 @@ pub enum Because {
     Rebinding(Rule, Zone),
     /// No rule matches.
     Preset(Preset, Zone),
+    /// No rule matches, and the other end is a member of the same group.
+    Group,
     /// Rules judge names, and a resolver of its own would hide them.
     Resolver,
     /// A rule allowed it for its name, and now it gives no name, or one that was not asked for.
@@ -88,6 +90,7 @@ impl fmt::Display for Because {
             Because::Preset(preset, zone) => {
                 write!(f, "preset {}: {} addresses", preset.as_str(), zone.as_str())
             }
+            Because::Group => f.write_str("members of a group reach each other"),
             Because::Resolver => f.write_str("rules judge names: no other resolver"),
             Because::Unnamed => f.write_str("allowed for a name that the connection does not give"),
             Because::HostPort => f.write_str("a port of the host that is open to this instance"),
@@ -174,6 +177,10 @@ impl Policy {
     /// A name opens nothing that the nature of the address keeps closed, wherever it points; and what another rule says of
     /// the address counts more.
     fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule) -> Ruling {
+        if attempt.zone == Zone::Group {
+            // Nobody but us gives names to members.
+            return Ruling::by(rule);
+        }
         let of_address = self.rules.iter().find(|other| {
             other.pattern.name.is_none() && other.pattern.net.is_some() && attempt.matches(other)
         });
@@ -187,14 +194,17 @@ impl Policy {
     }
 
     fn by_preset(&self, attempt: &Attempt<'_>) -> Ruling {
+        if attempt.zone == Zone::Group {
+            return Ruling { action: Action::Allow, because: Because::Group };
+        }
         let named = attempt.claimed.into_iter().chain(attempt.pinned);
         let foreign_resolver = attempt.direction == Direction::Out
             && attempt.protocol != Protocol::Icmp
             && (NAME_SERVERS.contains(&attempt.port) || named.into_iter().any(is_resolver))
             && self.judges_names();
         let open = match self.default {
-            // Members of a group reach each other.
-            _ if attempt.direction == Direction::In => true,
+            // Nobody else comes in.
+            _ if attempt.direction == Direction::In => false,
             Preset::None => false,
             Preset::Public => attempt.zone == Zone::Public,
             Preset::Open => true,

@@ -196,3 +196,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn members_of_a_group_reach_each_other_unless_a_rule_says_otherwise() {
+    let a = names(&["a.crew"]);
+    let decide = |preset: Preset, rules: &[&str], direction: Direction| {
+        let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+        let attempt = Attempt {
+            direction,
+            protocol: Protocol::Tcp,
+            address: "198.19.0.1".parse().unwrap(),
+            zone: Zone::Group,
+            port: 53,
+            pinned: &a,
+            claimed: None,
+        };
+        Policy { default: preset, rules }.decide(&attempt).allows()
+    };
+    for preset in [Preset::None, Preset::Public, Preset::Open] {
+        for direction in [Direction::In, Direction::Out] {
+            assert!(decide(preset, &["deny private", "allow x.example"], direction));
+            let one_way = if direction == Direction::In { "in " } else { "" };
+            let rule = |text: &str| text.replace("DIRECTION ", one_way);
+            assert!(!decide(preset, &[&rule("deny DIRECTION group")], direction));
+            assert!(!decide(preset, &[&rule("deny DIRECTION a.crew:53/tcp")], direction));
+            let only = [rule("allow DIRECTION *.crew:53"), rule("deny DIRECTION group")];
+            assert!(decide(preset, &[&only[0], &only[1]], direction));
+        }
+        // What is said of one direction says nothing of the other.
+        assert!(decide(preset, &["deny in group"], Direction::Out));
+        assert!(decide(preset, &["deny group"], Direction::In));
+    }
+}

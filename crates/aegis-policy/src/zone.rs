@@ -28,6 +28,8 @@ pub enum Zone {
     Reserved,
     /// The gateway's own addresses, and those of instances.
     Instances,
+    /// Instances that are members of the same group.
+    Group,
 }
 
 impl Zone {
@@ -45,19 +47,20 @@ impl Zone {
             Zone::Multicast => "multicast",
             Zone::Reserved => "reserved",
             Zone::Instances => "instances",
+            Zone::Group => "group",
         }
     }
 
     /// Those that rules may name.
     pub(crate) fn of_word(word: &str) -> Option<Zone> {
-        let known = [Zone::Public, Zone::Private, Zone::LinkLocal, Zone::Metadata];
+        let known = [Zone::Public, Zone::Private, Zone::LinkLocal, Zone::Metadata, Zone::Group];
         known.into_iter().find(|zone| zone.as_str() == word)
     }
 
     /// Whether no rule can open it.
     #[must_use]
     pub fn is_never_reached(self) -> bool {
-        !matches!(self, Zone::Public | Zone::Private | Zone::LinkLocal | Zone::Metadata)
+        !matches!(self, Zone::Public | Zone::Private | Zone::LinkLocal | Zone::Metadata | Zone::Group)
     }
 
     /// The kind of an address. One that carries another inside is of the kind of that, unless that is public.

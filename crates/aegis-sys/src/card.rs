@@ -95,8 +95,45 @@ impl Card {
     /// # Errors
     /// The system's.
     pub fn set_v4(&self, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        self.set_address(self.request(), address, prefix)
+    }
+
+    /// Gives it another address beside its own, in the place of the one with the same number.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_alias(&self, number: usize, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        self.set_address(self.alias(number)?, address, prefix)
+    }
+
+    /// Takes the address with this number away, if there is one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove_alias(&self, number: usize) -> io::Result<()> {
+        // An alias is up as long as it has an address (`devinet_ioctl` of the kernel).
+        let mut request = self.alias(number)?;
+        request.ifr_ifru.ifru_flags = 0;
+        match self.control(libc::SIOCSIFFLAGS as _, &mut request) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A request about the address with this number: `eth0:1` (`netdevice(7)`).
+    fn alias(&self, number: usize) -> io::Result<libc::ifreq> {
         let mut request = self.request();
+        let end = request.ifr_name.iter().position(|byte| *byte == 0).unwrap_or(libc::IFNAMSIZ);
+        let suffix = format!(":{number}");
+        let room = request.ifr_name.get_mut(end..).filter(|room| room.len() > suffix.len());
+        for (to, from) in room.ok_or(io::ErrorKind::InvalidInput)?.iter_mut().zip(suffix.bytes()) {
+            *to = from as libc::c_char;
+        }
+        Ok(request)
+    }
+
+    fn set_address(&self, mut request: libc::ifreq, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
         request.ifr_ifru.ifru_addr = socket_address(address);
         self.control(libc::SIOCSIFADDR as _, &mut request)?;
         request.ifr_ifru.ifru_netmask = socket_address(Ipv4Addr::from(mask));

@@ -1,7 +1,9 @@
 //! Conversations of the guest with the world: one socket of the host each.
 
 pub(crate) mod echo;
+pub(crate) mod member;
 pub(crate) mod query;
+pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod udp;

@@ -1,15 +1,14 @@
 //! One TCP connection of the guest, and the host's connection that it is joined to.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use aegis_policy::{Because, Ruling};
-use mio::net::TcpStream;
-use rustix::net::sockopt::set_socket_linger;
 use smoltcp::socket::tcp::State;
 
+use super::member::Verdict;
+use super::stream::Stream;
 use super::terminal::{Clock, Terminal};
 use crate::inspect::{Inspector, Refusal};
 use crate::judge::{Case, Judge};
@@ -25,33 +24,32 @@ const INSPECTED: usize = 16 << 10;
 /// How much moves in one turn before others have theirs.
 const TURN: usize = 512 << 10;
 
-/// How long a proxy may take to open a tunnel: longer than it may wait itself for who it connects to.
-const TUNNEL_PATIENCE: Duration = Duration::from_secs(150);
-
-/// Whether the host's end is connected by now; an error if it never will be.
-fn is_connected(stream: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = stream.take_error()? {
-        return Err(error);
-    }
-    match stream.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Makes the end of the host's connection a reset.
-fn reset(stream: &TcpStream) {
-    // Otherwise it ends in good order, which the other end may misunderstand.
-    let _orderly = set_socket_linger(stream.as_fd(), Some(Duration::ZERO));
-}
+/// How long a proxy may take to open a tunnel: longer than it may wait itself for who it connects to. A member of a group
+/// takes no longer to wake.
+const PATIENCE: Duration = Duration::from_secs(150);
+/// How long a guest that refuses a visitor is left alone before it is asked again: longer each time, up to a limit.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 enum Stage {
     /// The host's end is not connected yet, or its tunnel is not open; the guest's first packet waits.
     Connecting { first: Vec<u8>, tunnel: Option<Tunnel> },
+    /// A member of a group has come, and the guest has not taken it yet.
+    Visiting(Box<Visiting>),
     /// Bytes flow.
     Open(Box<Terminal>),
+}
+
+/// A connection that the guest is asked to take.
+#[derive(Debug)]
+struct Visiting {
+    terminal: Terminal,
+    /// Until when a refusal is not the last word: its server may be about to come up.
+    until: Instant,
+    /// When it is asked again, after a refusal.
+    again: Option<Instant>,
+    wait: Duration,
 }
 
 /// How a turn ended.
@@ -83,7 +81,7 @@ pub(crate) struct Surroundings<'a> {
 #[derive(Debug)]
 pub(crate) struct TcpFlow {
     pub(crate) key: Key,
-    pub(crate) host: TcpStream,
+    pub(crate) host: Stream,
     pub(crate) case: Case,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
@@ -91,7 +89,9 @@ pub(crate) struct TcpFlow {
     stage: Stage,
     readable: bool,
     writable: bool,
-    /// The guest's end of data was passed on.
+    /// The guest has ended what it sends, in good order.
+    guest_ended: bool,
+    /// And that, with all before it, was passed on.
     guest_done: bool,
     /// The host's was.
     host_done: bool,
@@ -107,11 +107,31 @@ impl TcpFlow {
     /// A flow whose other end is `host`, or what is at the end of a tunnel through it.
     pub(crate) fn new(
         key: Key,
-        (host, tunnel): (TcpStream, Option<Tunnel>),
+        (host, tunnel): (Stream, Option<Tunnel>),
         first: &[u8],
         case: Case,
         inspected: bool,
     ) -> TcpFlow {
+        let stage = Stage::Connecting { first: first.to_vec(), tunnel };
+        let mut flow = TcpFlow::in_stage(stage, key, host, case);
+        flow.inspector = inspected.then(|| Box::new(Inspector::new()));
+        flow
+    }
+
+    /// A flow that the other end begins. The guest's refusals count from `until` on.
+    pub(crate) fn visit(
+        key: Key,
+        host: Stream,
+        case: Case,
+        until: Instant,
+        around: &mut Surroundings<'_>,
+    ) -> TcpFlow {
+        let terminal = Terminal::connect(key, (around.receive, around.send), around.clock, around.out);
+        let visiting = Visiting { terminal, until, again: None, wait: FIRST_WAIT };
+        TcpFlow::in_stage(Stage::Visiting(Box::new(visiting)), key, host, case)
+    }
+
+    fn in_stage(stage: Stage, key: Key, host: Stream, case: Case) -> TcpFlow {
         TcpFlow {
             key,
             host,
@@ -119,23 +139,26 @@ impl TcpFlow {
             bytes_out: 0,
             bytes_in: 0,
             deadline: None,
-            stage: Stage::Connecting { first: first.to_vec(), tunnel },
+            stage,
             early: Vec::new(),
             begun: Instant::now(),
             readable: false,
             writable: false,
+            guest_ended: false,
             guest_done: false,
             host_done: false,
-            inspector: inspected.then(|| Box::new(Inspector::new())),
+            inspector: None,
             passed: Vec::new(),
         }
     }
 
     /// Another segment of the guest.
     pub(crate) fn input(&mut self, packet: &[u8], out: &mut Outgoing) {
-        // Before it is open these are repetitions of the first.
-        if let Stage::Open(terminal) = &mut self.stage {
-            terminal.input(packet, out);
+        match &mut self.stage {
+            // These are repetitions of the first.
+            Stage::Connecting { .. } => {}
+            Stage::Visiting(visiting) => visiting.terminal.input(packet, out),
+            Stage::Open(terminal) => terminal.input(packet, out),
         }
     }
 
@@ -147,7 +170,7 @@ impl TcpFlow {
     pub(crate) fn first(&self) -> Option<&[u8]> {
         match &self.stage {
             Stage::Connecting { first, .. } => Some(first),
-            Stage::Open(_) => None,
+            Stage::Visiting(_) | Stage::Open(_) => None,
         }
     }
 
@@ -159,35 +182,90 @@ impl TcpFlow {
 
     /// Ends it for both sides, at once.
     pub(crate) fn abort(&mut self, out: &mut Outgoing) {
-        reset(&self.host);
-        if let Stage::Open(terminal) = &mut self.stage {
-            terminal.socket().abort();
-            terminal.flush(out);
+        self.host.reset();
+        let terminal = match &mut self.stage {
+            Stage::Connecting { .. } => return,
+            Stage::Visiting(visiting) => &mut visiting.terminal,
+            Stage::Open(terminal) => terminal,
+        };
+        terminal.socket().abort();
+        terminal.flush(out);
+    }
+
+    /// Begins to be open, as soon as the host's end is connected; tells how the turn ends otherwise.
+    fn connect(&mut self, around: &mut Surroundings<'_>) -> Result<(), Turn> {
+        let Stage::Connecting { first, tunnel } = &mut self.stage else { return Ok(()) };
+        let late = self.begun + PATIENCE;
+        match self.host.is_connected() {
+            // The host knows itself when it has waited long enough.
+            Ok(false) if matches!(self.host, Stream::World(_)) => return Err(Turn::Wait(None)),
+            Ok(false) if Instant::now() >= late => {
+                return Err(Turn::Failed(ErrorKind::HostUnreachable.into()));
+            }
+            Ok(false) => return Err(Turn::Wait(Some(late))),
+            Err(error) => return Err(Turn::Failed(error)),
+            Ok(true) => {}
         }
+        if let Some(tunnel) = tunnel {
+            match tunnel.advance(&mut self.host) {
+                Ok(None) if Instant::now() >= late => return Err(Turn::Failed(ErrorKind::TimedOut.into())),
+                Ok(None) => return Err(Turn::Wait(Some(late))),
+                Ok(Some(early)) => self.early = early,
+                Err(error) => return Err(Turn::Failed(error)),
+            }
+        }
+        let local = self.key.1;
+        let mut terminal = Terminal::listen(local, (around.receive, around.send), around.clock, around.out);
+        terminal.input(first, around.out);
+        self.stage = Stage::Open(Box::new(terminal));
+        Ok(())
+    }
+
+    /// Begins to be open, as soon as the guest has taken it; tells how the turn ends otherwise.
+    fn receive(&mut self, around: &mut Surroundings<'_>) -> Result<(), Turn> {
+        let Stage::Visiting(visiting) = &mut self.stage else { return Ok(()) };
+        let now = Instant::now();
+        if visiting.again.is_some_and(|at| at <= now) {
+            visiting.terminal =
+                Terminal::connect(self.key, (around.receive, around.send), around.clock, around.out);
+            visiting.again = None;
+        }
+        let due = visiting.terminal.flush(around.out);
+        let verdict = match visiting.terminal.socket().state() {
+            State::SynSent | State::SynReceived if now < self.begun + PATIENCE => {
+                return Err(Turn::Wait(due));
+            }
+            State::SynSent | State::SynReceived => Verdict::Unreachable,
+            State::Closed if now < visiting.until => {
+                if visiting.again.is_none() {
+                    visiting.again = Some(now + visiting.wait);
+                    visiting.wait = (visiting.wait * 2).min(LONGEST_WAIT);
+                }
+                return Err(Turn::Wait(visiting.again));
+            }
+            State::Closed => Verdict::Refused,
+            _ => Verdict::Connected,
+        };
+        let told = match &mut self.host {
+            Stream::Member(member) => member.tell(verdict).is_ok(),
+            Stream::World(_) => false,
+        };
+        if !told || verdict != Verdict::Connected {
+            self.abort(around.out);
+            return Err(Turn::Over);
+        }
+        let before =
+            std::mem::replace(&mut self.stage, Stage::Connecting { first: Vec::new(), tunnel: None });
+        if let Stage::Visiting(visiting) = before {
+            self.stage = Stage::Open(Box::new(visiting.terminal));
+        }
+        Ok(())
     }
 
     /// Moves what can be moved.
     pub(crate) fn turn(&mut self, around: &mut Surroundings<'_>) -> Turn {
-        if let Stage::Connecting { first, tunnel } = &mut self.stage {
-            match is_connected(&self.host) {
-                Ok(false) => return Turn::Wait(None),
-                Err(error) => return Turn::Failed(error),
-                Ok(true) => {}
-            }
-            if let Some(tunnel) = tunnel {
-                let late = self.begun + TUNNEL_PATIENCE;
-                match tunnel.advance(&mut self.host) {
-                    Ok(None) if Instant::now() >= late => return Turn::Failed(ErrorKind::TimedOut.into()),
-                    Ok(None) => return Turn::Wait(Some(late)),
-                    Ok(Some(early)) => self.early = early,
-                    Err(error) => return Turn::Failed(error),
-                }
-            }
-            let local = self.key.1;
-            let mut terminal =
-                Terminal::listen(local, (around.receive, around.send), around.clock, around.out);
-            terminal.input(first, around.out);
-            self.stage = Stage::Open(Box::new(terminal));
+        if let Err(turn) = self.connect(around).and_then(|()| self.receive(around)) {
+            return turn;
         }
         let mut moved = 0;
         let over = loop {
@@ -208,12 +286,13 @@ impl TcpFlow {
         let Stage::Open(terminal) = &mut self.stage else { return Turn::Over };
         let due = terminal.flush(around.out);
         match terminal.socket().state() {
-            State::Closed if !(self.guest_done && self.host_done) => {
-                reset(&self.host);
+            State::Closed if !self.guest_ended => {
+                self.host.reset();
                 Turn::Over
             }
-            State::Closed | State::TimeWait => Turn::Over,
+            State::Closed | State::TimeWait if self.guest_done => Turn::Over,
             _ if moved > TURN => Turn::Again,
+            // A guest that has gone may have left something that the host has not taken yet.
             _ => Turn::Wait(due),
         }
     }
@@ -320,11 +399,11 @@ impl TcpFlow {
     fn half_close(&mut self) {
         let Stage::Open(terminal) = &mut self.stage else { return };
         let socket = terminal.socket();
-        let begun = !matches!(socket.state(), State::Listen | State::SynReceived | State::Closed);
-        if begun && !self.guest_done && !socket.may_recv() && self.passed.is_empty() {
-            self.guest_done = true;
-            // One that has failed is noticed by reading from it.
-            let _gone = self.host.shutdown(Shutdown::Write);
+        let state = socket.state();
+        self.guest_ended |=
+            matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        if self.guest_ended && !self.guest_done && !socket.may_recv() && self.passed.is_empty() {
+            self.guest_done = self.host.end();
         }
         if self.host_done && socket.may_send() {
             socket.close();

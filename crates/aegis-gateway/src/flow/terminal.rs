@@ -13,6 +13,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, M
 use smoltcp::socket::tcp;
 use smoltcp::wire::{EthernetProtocol, HardwareAddress, IpAddress, IpCidr};
 
+use super::tcp::Key;
 use crate::addressing::MTU;
 use crate::packet;
 use crate::wire::Outgoing;
@@ -119,10 +120,35 @@ impl Terminal {
     /// One that waits for the guest to connect to `local`, with buffers of these sizes, in and out.
     pub(crate) fn listen(
         local: SocketAddr,
-        (receive, send): (usize, usize),
+        buffers: (usize, usize),
         clock: Clock,
         out: &mut Outgoing,
     ) -> Terminal {
+        let mut terminal = Terminal::new(local, buffers, clock, out);
+        // It is neither listening nor is its port 0.
+        let _fresh = terminal.socket().listen(smoltcp::wire::IpEndpoint::from(local));
+        terminal
+    }
+
+    /// One that connects to the guest: from the second end of the key to the first.
+    pub(crate) fn connect(
+        (guest, other): Key,
+        buffers: (usize, usize),
+        clock: Clock,
+        out: &mut Outgoing,
+    ) -> Terminal {
+        let mut terminal = Terminal::new(other, buffers, clock, out);
+        let Terminal { interface, sockets, socket, .. } = &mut terminal;
+        // It is connected to nobody yet, and no port is 0.
+        let _fresh = sockets.get_mut::<tcp::Socket<'_>>(*socket).connect(
+            interface.context(),
+            smoltcp::wire::IpEndpoint::from(guest),
+            smoltcp::wire::IpEndpoint::from(other),
+        );
+        terminal
+    }
+
+    fn new(local: SocketAddr, (receive, send): (usize, usize), clock: Clock, out: &mut Outgoing) -> Terminal {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed();
         let mut interface = Interface::new(config, &mut Wire { packet: None, out }, clock.now());
@@ -133,8 +159,6 @@ impl Terminal {
         let buffer = |size: usize| tcp::SocketBuffer::new(vec![0; size]);
         let mut socket = tcp::Socket::new(buffer(receive), buffer(send));
         socket.set_nagle_enabled(false);
-        // It is neither listening nor is its port 0.
-        let _fresh = socket.listen(smoltcp::wire::IpEndpoint::from(local));
         let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
         let socket = sockets.add(socket);
         Terminal { interface, sockets, socket, clock }

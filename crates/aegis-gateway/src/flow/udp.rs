@@ -4,8 +4,10 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mio::net::UdpSocket;
+use mio::event::Source;
+use mio::net::{UdpSocket, UnixDatagram};
 
+use super::member::Verdict;
 use crate::judge::Case;
 use crate::packet::{self, Packet, Transport, Unreachable};
 use crate::shape::Shaper;
@@ -20,12 +22,76 @@ const TURN: usize = 64;
 /// How much of the last packet is kept, to be quoted in errors: its heads.
 const QUOTED: usize = 64;
 
+/// First byte of a message between gateways that carries a datagram; any other message is a [`Verdict`].
+const CARRIES: u8 = b'd';
+
+/// The host's end: datagrams to the world, or messages to another instance's gateway.
+#[derive(Debug)]
+pub(crate) enum Datagrams {
+    World(UdpSocket),
+    Member(UnixDatagram),
+}
+
+impl Datagrams {
+    /// A socket for datagrams to an address.
+    pub(crate) fn to(target: SocketAddr) -> io::Result<Datagrams> {
+        let any: IpAddr =
+            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(target)?;
+        Ok(Datagrams::World(socket))
+    }
+
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Datagrams::World(socket) => socket,
+            Datagrams::Member(socket) => socket,
+        }
+    }
+
+    /// Tells a member's gateway that nothing comes of it.
+    pub(crate) fn tell(&mut self, verdict: Verdict) -> io::Result<()> {
+        match self {
+            Datagrams::World(_) => Ok(()),
+            Datagrams::Member(socket) => socket.send(&[verdict.byte()]).map(drop),
+        }
+    }
+
+    fn send(&self, payload: &[u8]) -> io::Result<usize> {
+        match self {
+            Datagrams::World(socket) => socket.send(payload),
+            Datagrams::Member(socket) => {
+                let message = [&[CARRIES], payload].concat();
+                socket.send(&message).map(|_| payload.len())
+            }
+        }
+    }
+
+    /// The next datagram; `None` at the end.
+    fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+        match self {
+            Datagrams::World(socket) => {
+                let count = socket.recv(buffer)?;
+                Ok(Some(buffer.get(..count).unwrap_or_default()))
+            }
+            Datagrams::Member(socket) => {
+                let count = socket.recv(buffer)?;
+                match buffer.get(..count).and_then(<[u8]>::split_first) {
+                    None => Ok(None),
+                    Some((&CARRIES, payload)) => Ok(Some(payload)),
+                    Some(_) => Err(ErrorKind::ConnectionRefused.into()),
+                }
+            }
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct UdpFlow {
     pub(crate) guest: SocketAddr,
     pub(crate) other: SocketAddr,
-    pub(crate) socket: UdpSocket,
+    pub(crate) socket: Datagrams,
     pub(crate) case: Case,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
@@ -35,18 +101,9 @@ pub(crate) struct UdpFlow {
 }
 
 impl UdpFlow {
-    /// Opens a socket for it. `target` is `other` as the host writes it.
-    pub(crate) fn open(
-        guest: SocketAddr,
-        other: SocketAddr,
-        target: SocketAddr,
-        case: Case,
-    ) -> io::Result<UdpFlow> {
-        let any: IpAddr =
-            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(target)?;
-        Ok(UdpFlow {
+    /// A conversation of two ends, by a socket of the host.
+    pub(crate) fn new(guest: SocketAddr, other: SocketAddr, socket: Datagrams, case: Case) -> UdpFlow {
+        UdpFlow {
             guest,
             other,
             socket,
@@ -56,12 +113,17 @@ impl UdpFlow {
             deadline: None,
             answered: false,
             last: Vec::new(),
-        })
+        }
+    }
+
+    /// When one ends that has just begun, if nothing is said.
+    pub(crate) fn first_expiry(now: Instant) -> Instant {
+        now + UNANSWERED
     }
 
     /// When it ends if nothing more is said.
     pub(crate) fn expiry(&self, now: Instant) -> Instant {
-        now + if self.answered { ANSWERED } else { UNANSWERED }
+        if self.answered { now + ANSWERED } else { UdpFlow::first_expiry(now) }
     }
 
     /// Passes a datagram of the guest on.
@@ -82,28 +144,25 @@ impl UdpFlow {
         }
     }
 
-    /// Passes on what has come for the guest.
-    pub(crate) fn receive(&mut self, buffer: &mut [u8], out: &mut Outgoing, shaper: &mut Shaper) {
+    /// Passes on what has come for the guest. Returns whether the other end has gone.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8], out: &mut Outgoing, shaper: &mut Shaper) -> bool {
         for _ in 0..TURN {
-            match self.socket.recv(buffer) {
-                Ok(count) => {
+            match self.socket.receive(buffer) {
+                Ok(Some(payload)) => {
                     self.answered = true;
                     // What is too much is lost, as datagrams are.
                     if shaper.inward() > 0 && out.has_room() {
-                        shaper.take_inward(count);
-                        self.bytes_in += count as u64;
-                        packet::send_udp(
-                            out,
-                            self.other,
-                            self.guest,
-                            buffer.get(..count).unwrap_or_default(),
-                        );
+                        shaper.take_inward(payload.len());
+                        self.bytes_in += payload.len() as u64;
+                        packet::send_udp(out, self.other, self.guest, payload);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok(None) => return true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error) => self.fail(&error, out),
             }
         }
+        false
     }
 
     /// Tells the guest what the host was told.

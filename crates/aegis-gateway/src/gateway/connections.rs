@@ -1,18 +1,17 @@
 //! TCP of the guest.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aegis_policy::{Because, Protocol, Zone};
 use mio::Interest;
 use mio::net::TcpStream;
-use rustix::net::sockopt;
 
 use super::{Gateway, Kind, token};
 use crate::addressing::is_gateway;
 use crate::flow::query::QueryFlow;
+use crate::flow::stream::Stream;
 use crate::flow::tcp::{Key, TcpFlow, Turn};
 use crate::journal::What;
 use crate::judge::Case;
@@ -22,8 +21,6 @@ use crate::proxy::Tunnel;
 
 /// Port of the resolver.
 pub(super) const RESOLVER: u16 = 53;
-/// After how long without a word the host looks whether a connection's other end is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 impl Gateway {
     /// A segment of the guest.
@@ -70,12 +67,11 @@ impl Gateway {
         if !case.ruling.allows() {
             return packet::send_reset(&mut self.out, packet);
         }
-        let (target, tunnel) = self.way_to(&case);
-        match TcpStream::connect(target) {
-            Ok(stream) => {
-                let inspected =
-                    self.judge.policy().judges_names() && !matches!(case.ruling.because, Because::HostPort);
-                let flow = TcpFlow::new(key, (stream, tunnel), packet.bytes, case, inspected);
+        match self.way_to(&key, &case) {
+            Ok(way) => {
+                let is_near = case.zone == Zone::Group || matches!(case.ruling.because, Because::HostPort);
+                let inspected = self.judge.policy().judges_names() && !is_near;
+                let flow = TcpFlow::new(key, way, packet.bytes, case, inspected);
                 let index = self.table.add_tcp(flow);
                 self.watch(index);
             }
@@ -83,31 +79,30 @@ impl Gateway {
         }
     }
 
-    /// What the host connects to for a flow, and the tunnel to be opened through that.
-    fn way_to(&self, case: &Case) -> (SocketAddr, Option<Tunnel>) {
-        if matches!(case.ruling.because, Because::HostPort) {
-            return (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), case.port), None);
+    /// The host's end of a flow, and the tunnel to be opened through that.
+    fn way_to(&mut self, key: &Key, case: &Case) -> io::Result<(Stream, Option<Tunnel>)> {
+        if case.zone == Zone::Group {
+            return Ok((self.call_member(key, case)?, None));
         }
-        match &self.proxy {
+        let direct = SocketAddr::new(case.address, case.port);
+        let (target, tunnel) = match &self.proxy {
+            _ if matches!(case.ruling.because, Because::HostPort) => {
+                (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), case.port), None)
+            }
             // What is near is not behind a proxy.
             Some(proxy) if case.zone == Zone::Public && !proxy.is_bypassed_by(case) => {
-                let direct = SocketAddr::new(case.address, case.port);
-                proxy
-                    .servers
-                    .first()
-                    .map_or((direct, None), |server| (*server, Some(Tunnel::to(case, proxy))))
+                let through = |server: &SocketAddr| (*server, Some(Tunnel::to(case, proxy)));
+                proxy.servers.first().map_or((direct, None), through)
             }
-            _ => (SocketAddr::new(case.address, case.port), None),
-        }
+            _ => (direct, None),
+        };
+        Ok((Stream::World(TcpStream::connect(target)?), tunnel))
     }
 
-    fn watch(&mut self, index: usize) {
+    pub(super) fn watch(&mut self, index: usize) {
         let Some(flow) = self.table.tcp.get_mut(index) else { return };
         let (token, interest) = (token(Kind::Tcp, index), Interest::READABLE | Interest::WRITABLE);
-        // Best effort, all three.
-        let _slower = sockopt::set_tcp_nodelay(flow.host.as_fd(), true);
-        let _unnoticed = sockopt::set_socket_keepalive(flow.host.as_fd(), true);
-        let _later = sockopt::set_tcp_keepidle(flow.host.as_fd(), KEEP_ALIVE);
+        flow.host.prepare();
         if self.registry.register(&mut flow.host, token, interest).is_err() {
             self.close(index);
         }
@@ -205,7 +200,7 @@ impl Gateway {
 }
 
 /// Tells the guest why the host could not connect.
-fn refuse(out: &mut crate::wire::Outgoing, packet: &Packet<'_>, error: &std::io::Error) {
+fn refuse(out: &mut crate::wire::Outgoing, packet: &Packet<'_>, error: &io::Error) {
     match error.kind() {
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
             packet::send_unreachable(out, packet, Unreachable::Host);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use aegis_policy::{Because, Protocol, Ruling};
+use aegis_policy::{Because, Protocol, Ruling, Zone};
 use mio::Interest;
 use mio::unix::SourceFd;
 
@@ -12,7 +12,7 @@ use super::connections::RESOLVER;
 use super::{DATAGRAM, Gateway, Kind, token};
 use crate::addressing::is_gateway;
 use crate::flow::echo::EchoFlow;
-use crate::flow::udp::{UdpFlow, is_quic};
+use crate::flow::udp::{Datagrams, UdpFlow, is_quic};
 use crate::journal::What;
 use crate::judge::Case;
 use crate::names::Asker;
@@ -52,7 +52,8 @@ impl Gateway {
         now: Instant,
     ) -> Option<usize> {
         let mut case = self.judge.case(Protocol::Udp, other.ip(), other.port(), now);
-        if case.ruling.allows() && is_quic(payload) && self.judge.policy().judges_names() {
+        let is_named = case.zone == Zone::Group;
+        if case.ruling.allows() && is_quic(payload) && self.judge.policy().judges_names() && !is_named {
             case.ruling = Ruling::deny(Because::Unnamed);
         }
         self.bound(&mut case);
@@ -61,15 +62,23 @@ impl Gateway {
             packet::send_unreachable(&mut self.out, packet, Unreachable::Port);
             return None;
         }
-        let target = SocketAddr::new(case.address, other.port());
-        let Ok(flow) = UdpFlow::open(guest, other, target, case) else {
+        let socket = if case.zone == Zone::Group {
+            self.write_to_member(&(guest, other), &case)
+        } else {
+            Datagrams::to(SocketAddr::new(case.address, other.port()))
+        };
+        let Ok(socket) = socket else {
             packet::send_unreachable(&mut self.out, packet, Unreachable::Host);
             return None;
         };
-        let index = self.table.udp.insert(flow);
-        self.table.by_datagram.insert((guest, other), index);
+        self.add_datagrams(UdpFlow::new(guest, other, socket, case))
+    }
+
+    pub(super) fn add_datagrams(&mut self, flow: UdpFlow) -> Option<usize> {
+        let index = self.table.add_udp(flow);
         let flow = self.table.udp.get_mut(index)?;
-        if self.registry.register(&mut flow.socket, token(Kind::Udp, index), Interest::READABLE).is_err() {
+        if self.registry.register(flow.socket.source(), token(Kind::Udp, index), Interest::READABLE).is_err()
+        {
             self.table.remove_udp(index);
             return None;
         }
@@ -79,7 +88,9 @@ impl Gateway {
     pub(super) fn udp_ready(&mut self, index: usize) {
         let Some(flow) = self.table.udp.get_mut(index) else { return };
         self.scratch.resize(DATAGRAM, 0);
-        flow.receive(&mut self.scratch, &mut self.out, &mut self.shaper);
+        if flow.receive(&mut self.scratch, &mut self.out, &mut self.shaper) {
+            return self.end_datagrams(index);
+        }
         let expiry = flow.expiry(Instant::now());
         self.table.schedule(Kind::Udp, index, Some(expiry));
     }
@@ -91,7 +102,10 @@ impl Gateway {
         (ident, sequence, data): (u16, u16, &[u8]),
         now: Instant,
     ) {
-        if is_gateway(packet.other) {
+        // A member that can be connected to answers, whether it is awake or not.
+        let case = self.judge.case(Protocol::Icmp, packet.other, 0, now);
+        let is_member = case.zone == Zone::Group && case.ruling.allows();
+        if is_gateway(packet.other) || is_member {
             return packet::send_echo(&mut self.out, packet.other, packet.guest, ident, sequence, data);
         }
         let index = match self.table.by_echo.get(&(packet.other, ident)).copied() {

@@ -7,11 +7,15 @@
 
 mod connections;
 mod datagrams;
+mod members;
 mod table;
 
-use std::collections::BTreeMap;
+pub use members::{Visitor, Wanted};
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use aegis_policy::{Action, Because, Direction, Protocol, Ruling};
@@ -20,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::tcp::Surroundings;
 use crate::flow::terminal::Clock;
+use crate::groups::Groups;
 use crate::journal::{Entry, Journal, What};
 use crate::judge::{Case, Judge};
 use crate::names::{Asked, Asker, Delivery, Names, Sockets};
@@ -115,6 +120,8 @@ pub(crate) struct Gateway {
     packets: Bucket,
     clock: Clock,
     table: Table,
+    /// Connections to members that the daemon has not been told of.
+    wanted: VecDeque<(Wanted, OwnedFd)>,
     counters: Counters,
     scratch: Vec<u8>,
     /// There may be more frames than were read.
@@ -140,6 +147,7 @@ impl Gateway {
             packets: Bucket::new(None, 1, now),
             clock: Clock::new(),
             table: Table::default(),
+            wanted: VecDeque::new(),
             counters: Counters::default(),
             scratch: Vec::new(),
             unread: false,
@@ -150,10 +158,10 @@ impl Gateway {
     /// Takes other settings. Flows that may not be any more end here.
     pub(crate) fn set(&mut self, settings: Settings) {
         let now = Instant::now();
-        let Settings { policy, resolvers, host_ports, limits, proxy } = settings;
+        let Settings { policy, resolvers, host_ports, limits, proxy, groups } = settings;
         self.names.invents(proxy.is_some());
         self.proxy = proxy;
-        self.judge.set(policy, host_ports);
+        self.judge.set(policy, host_ports, Groups::new(&groups));
         self.names.set(resolvers, limits.queries, now);
         if self.limits.bandwidth != limits.bandwidth {
             self.shaper = Shaper::new(limits.bandwidth, now);
@@ -224,7 +232,7 @@ impl Gateway {
     pub(crate) fn frame(&mut self, frame: &[u8], now: Instant) {
         self.counters.packets_out += 1;
         self.counters.bytes_out += frame.len() as u64;
-        match packet::read(frame) {
+        match packet::read(frame, self.judge.groups.own()) {
             Ok(Frame::WhoHas(address)) => packet::send_i_have(&mut self.out, address),
             Ok(Frame::Silent) => {}
             Ok(Frame::Packet(packet)) => self.packet(&packet, now),

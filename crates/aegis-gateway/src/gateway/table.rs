@@ -24,6 +24,8 @@ pub(crate) struct Table {
     pub(crate) by_echo: HashMap<(IpAddr, u16), usize>,
     timers: BTreeSet<(Instant, Kind, usize)>,
     touched: Vec<(Kind, usize)>,
+    /// How many of them others have begun.
+    pub(crate) visitors: usize,
     /// Flows that wait until frames to the guest have gone.
     starved: BTreeSet<(Kind, usize)>,
 }
@@ -113,6 +115,7 @@ impl Table {
 
     pub(crate) fn add_tcp(&mut self, flow: TcpFlow) -> usize {
         let key = flow.key;
+        self.visitors += usize::from(flow.case.is_visit());
         let index = self.tcp.insert(flow);
         self.by_connection.insert(key, (Kind::Tcp, index));
         index
@@ -121,6 +124,7 @@ impl Table {
     pub(crate) fn remove_tcp(&mut self, index: usize) -> Option<TcpFlow> {
         self.schedule(Kind::Tcp, index, None);
         let flow = self.tcp.try_remove(index)?;
+        self.visitors -= usize::from(flow.case.is_visit());
         self.by_connection.remove(&flow.key);
         Some(flow)
     }
@@ -139,9 +143,18 @@ impl Table {
         }
     }
 
+    pub(crate) fn add_udp(&mut self, flow: UdpFlow) -> usize {
+        let key = (flow.guest, flow.other);
+        self.visitors += usize::from(flow.case.is_visit());
+        let index = self.udp.insert(flow);
+        self.by_datagram.insert(key, index);
+        index
+    }
+
     pub(crate) fn remove_udp(&mut self, index: usize) -> Option<UdpFlow> {
         self.schedule(Kind::Udp, index, None);
         let flow = self.udp.try_remove(index)?;
+        self.visitors -= usize::from(flow.case.is_visit());
         self.by_datagram.remove(&(flow.guest, flow.other));
         Some(flow)
     }

@@ -14,12 +14,12 @@ use super::*;
 use crate::addressing::{GATEWAY, GATEWAY_V4, GUEST, GUEST_V4, GUEST_V6};
 
 /// A gateway with this policy that is spoken to frame by frame.
-struct Bench {
-    gateway: Gateway,
+pub(super) struct Bench {
+    pub(super) gateway: Gateway,
     _poll: Poll,
 }
 
-fn bench(settings: Settings) -> Bench {
+pub(super) fn bench(settings: Settings) -> Bench {
     let poll = Poll::new().unwrap();
     let mut gateway = Gateway::new(poll.registry().try_clone().unwrap());
     gateway.set(settings);
@@ -33,7 +33,7 @@ fn with(default: Preset, rules: &[&str]) -> Bench {
 
 impl Bench {
     /// The frames that answer this one.
-    fn answers(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+    pub(super) fn answers(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
         self.gateway.frame(frame, Instant::now());
         self.gateway.work();
         let frames = self.gateway.out.frames();
@@ -41,11 +41,11 @@ impl Bench {
         frames
     }
 
-    fn dropped(&self, kind: &str) -> u64 {
+    pub(super) fn dropped(&self, kind: &str) -> u64 {
         self.gateway.counters().dropped.get(kind).copied().unwrap_or(0)
     }
 
-    fn last(&self) -> Entry {
+    pub(super) fn last(&self) -> Entry {
         self.gateway.journal.from(self.gateway.journal.next() - 1).unwrap().clone()
     }
 }
@@ -78,12 +78,28 @@ fn segment(to: IpAddr, port: u16, control: TcpControl) -> Vec<u8> {
     segment_with(to, port, control, 7, None, &[])
 }
 
+/// A segment of a guest that has this address.
+pub(super) fn segment_from(from: Ipv4Addr, to: IpAddr, port: u16, control: TcpControl) -> Vec<u8> {
+    segment_between(from.into(), to, port, control, (7, None), &[])
+}
+
 fn segment_with(
     to: IpAddr,
     port: u16,
     control: TcpControl,
     sequence: i32,
     acknowledged: Option<i32>,
+    payload: &[u8],
+) -> Vec<u8> {
+    segment_between(guest(to), to, port, control, (sequence, acknowledged), payload)
+}
+
+fn segment_between(
+    from: IpAddr,
+    to: IpAddr,
+    port: u16,
+    control: TcpControl,
+    (sequence, acknowledged): (i32, Option<i32>),
     payload: &[u8],
 ) -> Vec<u8> {
     let repr = TcpRepr {
@@ -101,23 +117,32 @@ fn segment_with(
         payload,
     };
     let mut body = vec![0; repr.buffer_len()];
-    let (from, other) = (IpAddress::from(guest(to)), IpAddress::from(to));
-    repr.emit(&mut TcpPacket::new_unchecked(&mut body), &from, &other, &ChecksumCapabilities::default());
-    ip(guest(to), to, IpProtocol::Tcp, &body)
+    let (source, other) = (IpAddress::from(from), IpAddress::from(to));
+    repr.emit(&mut TcpPacket::new_unchecked(&mut body), &source, &other, &ChecksumCapabilities::default());
+    ip(from, to, IpProtocol::Tcp, &body)
 }
 
 fn datagram(to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    datagram_between(guest(to), to, port, payload)
+}
+
+/// A datagram of a guest that has this address.
+pub(super) fn datagram_from(from: Ipv4Addr, to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    datagram_between(from.into(), to, port, payload)
+}
+
+fn datagram_between(from: IpAddr, to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
     let repr = UdpRepr { src_port: 40_001, dst_port: port };
     let mut body = vec![0; repr.header_len() + payload.len()];
-    let (from, other) = (IpAddress::from(guest(to)), IpAddress::from(to));
+    let (source, other) = (IpAddress::from(from), IpAddress::from(to));
     let fill = |bytes: &mut [u8]| bytes.copy_from_slice(payload);
     let mut packet = UdpPacket::new_unchecked(&mut body);
-    repr.emit(&mut packet, &from, &other, payload.len(), fill, &ChecksumCapabilities::default());
-    ip(guest(to), to, IpProtocol::Udp, &body)
+    repr.emit(&mut packet, &source, &other, payload.len(), fill, &ChecksumCapabilities::default());
+    ip(from, to, IpProtocol::Udp, &body)
 }
 
 /// Whether a frame resets a connection.
-fn is_reset(frame: &[u8]) -> bool {
+pub(super) fn is_reset(frame: &[u8]) -> bool {
     let frame = EthernetFrame::new_checked(frame).unwrap();
     let body = match frame.ethertype() {
         EthernetProtocol::Ipv4 => Ipv4Packet::new_checked(frame.payload()).unwrap().payload(),

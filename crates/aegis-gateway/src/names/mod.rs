@@ -19,6 +19,7 @@ use slab::Slab;
 use upstream::Upstream;
 
 use crate::addressing::{GATEWAY_V4, GATEWAY_V6};
+use crate::groups::Groups;
 use crate::judge::Judge;
 use crate::shape::Bucket;
 
@@ -34,6 +35,8 @@ const MOST_WAITING: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often each is asked.
 const ROUNDS: usize = 2;
+/// How long the address of a group's member holds: members come and go.
+const MEMBER_HOLDS: Duration = Duration::from_secs(5);
 /// The host, as the instance sees it.
 const HOST: &str = "host.aegis";
 /// Names below this one are ours alone.
@@ -158,7 +161,7 @@ impl Names {
             Err(Unanswerable::Code(code)) => return (None, deliver(message::refusal(bytes, code))),
         };
         self.count += 1;
-        if let Some(answer) = own(&query) {
+        if let Some(answer) = own(&query, &judge.groups) {
             // What is ours is known to everybody, and no decision.
             return (None, deliver(answer));
         }
@@ -327,8 +330,12 @@ fn most(asker: Asker, query: &Query) -> usize {
 }
 
 /// What we answer ourselves.
-fn own(query: &Query) -> Option<Vec<u8>> {
-    let name = query.name.as_ref()?.as_str();
+fn own(query: &Query, groups: &Groups) -> Option<Vec<u8>> {
+    let name = query.name.as_ref()?;
+    if let Some(address) = groups.address(name) {
+        return Some(query.addresses(&[address.into()], MEMBER_HOLDS));
+    }
+    let name = name.as_str();
     if name == HOST {
         let both: [IpAddr; 2] = [GATEWAY_V4.into(), GATEWAY_V6.into()];
         return Some(query.addresses(&both, LONGEST_KEPT));

@@ -4,13 +4,48 @@ use std::sync::Arc;
 
 use super::Actor;
 use crate::error::InstanceError;
+use crate::groups::Membership;
 use crate::network::NetworkChange;
 
 impl Actor {
     /// Changes the network: stored first, and then in force at once if there is a machine.
     pub(super) async fn change_network(&mut self, change: NetworkChange) -> Result<(), InstanceError> {
+        let before = self.record.spec.network.groups.clone();
+        let joined = match &change {
+            NetworkChange::Join(group) => {
+                let name = self.record.handle.as_deref().unwrap_or(&self.record.id);
+                Some(self.context.groups.join(group, &self.record.id, name)?)
+            }
+            _ => None,
+        };
+        let stored = self.store_network(change, joined).await;
+        // What is stored is what there is, whether it was changed or not.
+        let after = &self.record.spec.network.groups;
+        for group in self.context.groups.directory().of_instance(&self.record.id) {
+            if !after.iter().any(|place| place.group == group) {
+                self.context.groups.leave(&group, &self.record.id);
+            }
+        }
+        stored?;
+        let live = self.live.borrow().clone();
+        if let Some(live) = live {
+            if before != *after {
+                live.set_addresses(self.record.spec.network.addresses()).await;
+            }
+            if let Some(network) = live.network() {
+                network.set(self.record.spec.network.clone()).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn store_network(
+        &mut self,
+        change: NetworkChange,
+        joined: Option<Membership>,
+    ) -> Result<(), InstanceError> {
         let mut spec = (*self.record.spec).clone();
-        spec.network = spec.network.changed(change)?;
+        spec.network = spec.network.changed(change, joined)?;
         let before = std::mem::replace(&mut self.record.spec, Arc::new(spec));
         let stored = self.context.registry.update(self.row(), Some(self.event("network"))).await;
         if let Err(error) = stored {
@@ -18,10 +53,6 @@ impl Actor {
             return Err(error.into());
         }
         self.publish();
-        let network = self.live.borrow().as_ref().and_then(|live| live.network());
-        if let Some(network) = network {
-            network.set(self.record.spec.network.clone()).await;
-        }
         Ok(())
     }
 }

@@ -52,6 +52,7 @@ impl From<InstanceError> for Failure {
             InstanceError::Secret(_) => {
                 ApiError::new(ErrorCode::SecretNotFound, text).hint("set it with: aegis secret set KEY")
             }
+            InstanceError::Group(_) => ApiError::new(ErrorCode::Conflict, text),
             InstanceError::Removed => ApiError::new(ErrorCode::Conflict, text),
             InstanceError::Failed(reason) => stopped(&reason),
             InstanceError::Refused(_) => ApiError::new(ErrorCode::GuestFailed, text),

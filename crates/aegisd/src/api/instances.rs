@@ -1,12 +1,13 @@
 //! Creating, describing, starting, stopping, deleting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aegis_api::duration;
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
 use aegis_images::{Held, familiar};
 use aegis_instances::View;
+use aegis_instances::groups::Membership;
 use aegis_instances::kit::KitUse;
 use aegis_instances::lifecycle::Request;
 use aegis_instances::manager::{InstanceHandle, Pruned};
@@ -103,7 +104,8 @@ pub(super) async fn create(
     // Not removed either.
     let _claimed = workspaces::claim(&app, &spec.mounts)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
-    let created = app.instances.create(request.handle.clone(), spec, ports).await?;
+    let groups = request.network.as_ref().map(|network| network.groups.clone()).unwrap_or_default();
+    let created = app.instances.create(request.handle.clone(), spec, ports, groups).await?;
     begin(&created, request.wait).await?;
     Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
 }
@@ -116,10 +118,21 @@ fn same_as(
     view: &View,
 ) -> Result<bool, Failure> {
     let mut wanted = new_spec(request, view.spec.rootfs.clone(), same_image(request, view), kit, defaults)?;
-    if request.network.is_none() {
-        wanted.network = view.spec.network.clone();
+    let network = &view.spec.network;
+    match &request.network {
+        None => wanted.network = network.clone(),
+        Some(request) if is_in(&network.groups, &request.groups) => {
+            wanted.network.groups = network.groups.clone();
+        }
+        Some(_) => {}
     }
     Ok(wanted == *view.spec)
+}
+
+/// Whether these are all groups that an instance is in.
+fn is_in(places: &[Membership], groups: &[String]) -> bool {
+    let places: BTreeSet<&String> = places.iter().map(|place| &place.group).collect();
+    places == groups.iter().collect()
 }
 
 fn pin(name: &str, held: &Held, without_env: bool) -> PinnedImage {

@@ -52,6 +52,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ports::keep_alive, ports::release))
         .routes(routes!(network::show, network::replace))
         .routes(routes!(network::prefer))
+        .routes(routes!(network::join, network::leave))
+        .routes(routes!(network::groups))
         .routes(routes!(network::check))
         .routes(routes!(network::log))
         .routes(routes!(images::list, images::remove))

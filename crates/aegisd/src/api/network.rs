@@ -3,15 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use aegis_api::error::ErrorBody;
+use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
+use aegis_api::handle;
 use aegis_api::instance::CreateInstance;
 use aegis_api::network::{
-    CheckReply, CheckRequest, CheckStep, NetworkCounters, NetworkEntry, NetworkInfo, NetworkLimits,
-    NetworkPolicy, NetworkRequest, RuleRequest,
+    CheckReply, CheckRequest, CheckStep, Group, GroupMember, GroupPlace, NetworkCounters, NetworkEntry,
+    NetworkInfo, NetworkLimits, NetworkPolicy, NetworkRequest, RuleRequest,
 };
 use aegis_gateway::control::Reply;
 use aegis_gateway::{Counters, Entry, Limits, Settings, What};
 use aegis_instances::Follower;
+use aegis_instances::groups::{Member, Membership};
 use aegis_instances::manager::InstanceHandle;
 use aegis_instances::network::{NetworkChange, NetworkSpec};
 use aegis_policy::{Direction, Name, Policy, Protocol, Ruling, SyntaxError};
@@ -36,14 +38,31 @@ fn malformed(error: SyntaxError) -> Failure {
     Failure::invalid(error.0)
 }
 
+/// Names that mean something else already.
+const NO_GROUPS: [&str; 2] = ["aegis", "localhost"];
+
+/// Checks a group's name: the rule is that for handles.
+fn check_group(name: &str) -> Result<(), Failure> {
+    handle::check(name).map_err(|error| {
+        Failure::invalid(format!("the group {name:?}: {error}; names of groups follow the same rule"))
+    })?;
+    if NO_GROUPS.contains(&name) {
+        return Err(Failure::invalid(format!("no group can be named {name:?}")));
+    }
+    Ok(())
+}
+
 /// What a request asks for, over what instances get that ask for nothing.
 ///
 /// # Errors
 /// For the first part that makes no sense.
 pub(super) fn spec(request: &CreateInstance, defaults: &Policy) -> Result<NetworkSpec, Failure> {
-    let Some(NetworkRequest { default, rules, host_ports, limits, trust_host_cas }) = &request.network else {
+    let Some(NetworkRequest { default, rules, host_ports, limits, trust_host_cas, groups }) =
+        &request.network
+    else {
         return Ok(NetworkSpec { policy: defaults.clone(), ..NetworkSpec::default() });
     };
+    groups.iter().try_for_each(|group| check_group(group))?;
     let default = default.as_deref().map(str::parse).transpose().map_err(malformed)?;
     let rules =
         rules.as_ref().map(|rules| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<_>, _>>());
@@ -55,6 +74,8 @@ pub(super) fn spec(request: &CreateInstance, defaults: &Policy) -> Result<Networ
         },
         host_ports: host_ports.clone(),
         trust_host_cas: *trust_host_cas,
+        // Its places in them are found when it is made.
+        groups: Vec::new(),
         limits: Limits {
             flows: limits.flows.map_or(bounds.flows, |flows| flows as usize),
             queries: limits.queries.unwrap_or(bounds.queries),
@@ -119,6 +140,56 @@ pub(super) async fn show(
     Ok(Json(info(&app.instances.find(&id)?).await))
 }
 
+fn places(groups: &[Membership]) -> Vec<GroupPlace> {
+    let place = |one: &Membership| GroupPlace { group: one.group.clone(), address: one.address.to_string() };
+    groups.iter().map(place).collect()
+}
+
+/// All groups and their members.
+#[utoipa::path(get, path = "/v1/groups", responses((status = 200, body = Vec<Group>)))]
+pub(super) async fn groups(State(app): State<App>) -> Json<Vec<Group>> {
+    let member = |one: &Member| GroupMember {
+        id: one.id.clone(),
+        name: one.name.clone(),
+        address: one.address.to_string(),
+    };
+    let directory = app.instances.groups();
+    let all = directory
+        .all()
+        .iter()
+        .map(|(name, members)| Group { name: name.clone(), members: members.iter().map(member).collect() });
+    Json(all.collect())
+}
+
+/// Makes an instance a member of a group, at once. The group need not exist.
+#[utoipa::path(put, path = "/v1/instances/{id}/network/groups/{group}",
+    params(("id" = String, description = "Id or handle."), ("group" = String, description = "The group's name.")),
+    responses((status = 200, body = NetworkInfo), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
+    (status = 409, body = ErrorBody)))]
+pub(super) async fn join(
+    State(app): State<App>,
+    Path((id, group)): Path<(String, String)>,
+) -> Result<Json<NetworkInfo>, Failure> {
+    check_group(&group)?;
+    change(&app, &id, NetworkChange::Join(group)).await
+}
+
+/// Ends an instance's membership of a group, at once: connections between them end. The group ends with its last member.
+#[utoipa::path(delete, path = "/v1/instances/{id}/network/groups/{group}",
+    params(("id" = String, description = "Id or handle."), ("group" = String, description = "The group's name.")),
+    responses((status = 200, body = NetworkInfo), (status = 404, body = ErrorBody)))]
+pub(super) async fn leave(
+    State(app): State<App>,
+    Path((id, group)): Path<(String, String)>,
+) -> Result<Json<NetworkInfo>, Failure> {
+    let view = app.instances.find(&id)?.view();
+    if !view.spec.network.groups.iter().any(|place| place.group == group) {
+        let text = format!("the instance is no member of a group {group:?}");
+        return Err(Failure(ApiError::new(ErrorCode::NotFound, text).hint("see: aegis network groups")));
+    }
+    change(&app, &id, NetworkChange::Leave(group)).await
+}
+
 async fn info(instance: &InstanceHandle) -> NetworkInfo {
     let view = instance.view();
     let state = match instance.network_is_up() {
@@ -131,6 +202,7 @@ async fn info(instance: &InstanceHandle) -> NetworkInfo {
         state: state.to_owned(),
         policy: policy(&view.spec.network.policy),
         host_ports: view.spec.network.host_ports.clone(),
+        groups: places(&view.spec.network.groups),
         limits: limits(&view.spec.network.limits),
         counters: instance.network_counters().await.map(counters),
     }
@@ -182,13 +254,22 @@ pub(super) async fn check(
     let CheckRequest { host, port, protocol } = parse(&body)?;
     let protocol =
         Protocol::of(&protocol).ok_or_else(|| Failure::invalid("the protocol is tcp, udp or icmp"))?;
-    let network = app.instances.find(&id)?.view().spec.network.clone();
-    let settings = Settings { policy: network.policy, host_ports: network.host_ports, ..Settings::default() };
+    let view = app.instances.find(&id)?.view();
+    let network = view.spec.network.clone();
+    let groups = app.instances.groups().seen_by(&view.id);
+    let settings =
+        Settings { policy: network.policy, host_ports: network.host_ports, groups, ..Settings::default() };
     if let Ok(address) = host.parse::<IpAddr>() {
         let ruling = aegis_gateway::check(&settings, protocol, SocketAddr::new(address, port), None);
         return Ok(Json(CheckReply { allowed: ruling.allows(), steps: vec![step(host, &ruling)] }));
     }
     let name = Name::new(&host).map_err(malformed)?;
+    let mut members = settings.groups.iter().flat_map(|group| &group.members);
+    if let Some((_, address)) = members.find(|(member, _)| *member == name) {
+        let ruling =
+            aegis_gateway::check(&settings, protocol, SocketAddr::new((*address).into(), port), None);
+        return Ok(Json(CheckReply { allowed: ruling.allows(), steps: vec![step(host, &ruling)] }));
+    }
     let asked = settings.policy.resolves(&name);
     let mut steps = vec![step(host.clone(), &asked)];
     let mut allowed = false;

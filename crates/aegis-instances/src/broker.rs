@@ -1,0 +1,186 @@
+//! Brings members of groups together: takes the end of a connection that one machine's gateway wants, wakes who it is
+//! for, and hands it to that machine's gateway. From then on it is theirs, and outlives the daemon.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_gateway::control::{MOST_LINE, Reply, Request, Visitor, Wanted};
+use aegis_gateway::{Verdict, descriptors};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::error::InstanceError;
+use crate::ingress::{Visit, WAKE_TIMEOUT};
+use crate::manager::Context;
+use crate::usage::{Stay, User};
+
+/// Most connections of one gateway that are seen to at a time.
+const MOST_AT_A_TIME: usize = 256;
+/// How long a gateway may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait before a gateway is asked again that is just being replaced.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Sees to the connections that one gateway wants.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    context: Arc<Context>,
+    id: String,
+    socket: PathBuf,
+}
+
+/// A conversation with a gateway in which descriptors travel.
+#[derive(Debug)]
+struct Conversation {
+    stream: UnixStream,
+    line: Vec<u8>,
+    ends: VecDeque<OwnedFd>,
+}
+
+impl Conversation {
+    async fn open(socket: &Path) -> io::Result<Conversation> {
+        let stream = UnixStream::connect(socket).await?;
+        Ok(Conversation { stream, line: Vec::new(), ends: VecDeque::new() })
+    }
+
+    /// Asks for something; an end of a connection may go with it.
+    async fn ask(&self, request: &Request, end: Option<&OwnedFd>) -> io::Result<()> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        let mut rest = line.as_slice();
+        let mut end = end;
+        while !rest.is_empty() {
+            let sent = match end {
+                Some(one) => {
+                    let send = || descriptors::send(&self.stream, rest, one.as_fd());
+                    self.stream.async_io(Interest::WRITABLE, send).await?
+                }
+                None => self.stream.async_io(Interest::WRITABLE, || self.stream.try_write(rest)).await?,
+            };
+            end = None;
+            rest = rest.get(sent..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The next thing that the gateway says. Nothing is lost if this is given up.
+    async fn next(&mut self) -> io::Result<Reply> {
+        loop {
+            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=end).collect();
+                return Ok(serde_json::from_slice(&line)?);
+            }
+            let Conversation { stream, line, ends } = self;
+            let mut buffer = [0; 4096];
+            let receive = || descriptors::receive(&*stream, &mut buffer, ends);
+            let count = stream.async_io(Interest::READABLE, receive).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            line.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            if line.len() > MOST_LINE {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+    }
+}
+
+/// Tells who waits at the other end that nothing comes of it.
+fn give_up(end: &OwnedFd) {
+    // It may have given up itself.
+    let _gone = rustix::io::write(end, &[Verdict::Unreachable.byte()]);
+}
+
+impl Broker {
+    pub(crate) fn new(context: &Arc<Context>, id: &str, socket: &Path) -> Broker {
+        Broker { context: Arc::clone(context), id: id.to_owned(), socket: socket.to_owned() }
+    }
+
+    /// Serves until the gateway says no more. What is under way is given up then.
+    pub(crate) async fn serve(&self) -> io::Error {
+        match self.converse().await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    }
+
+    async fn converse(&self) -> io::Result<()> {
+        let mut gateway = Conversation::open(&self.socket).await?;
+        gateway.ask(&Request::Broker, None).await?;
+        let mut under_way = JoinSet::new();
+        let mut visitors = None;
+        loop {
+            tokio::select! {
+                said = gateway.next() => match said? {
+                    Reply::Visitors { open, .. } => self.count(&mut visitors, open),
+                    Reply::Wanted(wanted) => match gateway.ends.pop_front() {
+                        Some(end) if under_way.len() < MOST_AT_A_TIME => {
+                            under_way.spawn(connect(Arc::clone(&self.context), self.id.clone(), wanted, end));
+                        }
+                        Some(end) => give_up(&end),
+                        None => return Err(io::ErrorKind::InvalidData.into()),
+                    },
+                    // An older gateway knows nothing of groups.
+                    Reply::Failed(_) => return Ok(()),
+                    _ => return Err(io::ErrorKind::InvalidData.into()),
+                },
+                Some(_) = under_way.join_next() => {}
+            }
+        }
+    }
+
+    /// Keeps the instance awake as long as somebody is connected to it.
+    fn count(&self, visitors: &mut Option<Stay>, open: usize) {
+        match visitors {
+            Some(_) if open == 0 => *visitors = None,
+            Some(stay) => stay.carried(0, 0),
+            None if open > 0 => {
+                let instance = self.context.find(&self.id);
+                *visitors = instance.ok().and_then(|instance| instance.usage().enter(User::Connection));
+            }
+            None => {}
+        }
+    }
+}
+
+/// Sees to one connection.
+async fn connect(context: Arc<Context>, id: String, wanted: Wanted, end: OwnedFd) {
+    if let Err(error) = hand_over(&context, &id, wanted, &end).await {
+        tracing::debug!(id, to = %wanted.to, port = wanted.port, %error, "a member of a group was not reached");
+        give_up(&end);
+    }
+}
+
+async fn hand_over(context: &Context, id: &str, wanted: Wanted, end: &OwnedFd) -> Result<(), InstanceError> {
+    let directory = context.groups.directory();
+    // Whatever a gateway says that it wants, it gets no further than to members of its instance's groups.
+    let found = directory.find(id, wanted.to);
+    let (member, from) = found.ok_or_else(|| InstanceError::NotFound(wanted.to.to_string()))?;
+    let visit = context.find(&member.id)?.visit()?;
+    let until = tokio::time::Instant::now() + WAKE_TIMEOUT;
+    loop {
+        visit.wake().await?;
+        let visitor = Visitor { from, own: member.address, wanted, patience_ms: visit.patience_ms() };
+        match tokio::time::timeout(PATIENCE, admit(&visit, &visitor, end)).await {
+            Ok(Ok(())) => return Ok(()),
+            // Its machine is ending, or its gateway is being replaced.
+            _ if tokio::time::Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            _ => return Err(InstanceError::NotReady(WAKE_TIMEOUT.as_secs())),
+        }
+    }
+}
+
+async fn admit(visit: &Visit, visitor: &Visitor, end: &OwnedFd) -> io::Result<()> {
+    let network = visit.network().ok_or(io::ErrorKind::NotConnected)?;
+    let mut gateway = Conversation::open(&network.socket).await?;
+    gateway.ask(&Request::Admit(*visitor), Some(end)).await?;
+    match gateway.next().await? {
+        Reply::Done => Ok(()),
+        other => Err(io::Error::other(format!("{other:?}"))),
+    }
+}

@@ -1,0 +1,76 @@
+//! Creating instances.
+
+use std::sync::Arc;
+
+use crate::actor::Actor;
+use crate::error::InstanceError;
+use crate::lifecycle::Lifecycle;
+use crate::manager::{InstanceHandle, Instances};
+use crate::now_ms;
+use crate::ports::Wanted;
+use crate::record::Record;
+use crate::spec::{InstanceSpec, host_memory_mib};
+
+impl Instances {
+    /// Creates an instance; it is stopped, its ports are open, and it is a member of these groups.
+    ///
+    /// # Errors
+    /// If a value is out of range, the handle or a port is taken, or the host lacks something. Nothing is stored then.
+    pub async fn create(
+        &self,
+        handle: Option<String>,
+        spec: InstanceSpec,
+        ports: Vec<Wanted>,
+        groups: Vec<String>,
+    ) -> Result<InstanceHandle, InstanceError> {
+        let this = self.clone();
+        let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
+        // Whoever asked may go away; what is begun is done whole.
+        let made = tokio::spawn(async move {
+            let made = this.make(&id, handle, spec, &ports, &groups).await;
+            made.inspect_err(|_| this.context().groups.forget(&id))
+        });
+        made.await.unwrap_or(Err(InstanceError::ShuttingDown))
+    }
+
+    async fn make(
+        &self,
+        id: &str,
+        handle: Option<String>,
+        mut spec: InstanceSpec,
+        ports: &[Wanted],
+        groups: &[String],
+    ) -> Result<InstanceHandle, InstanceError> {
+        if *self.closing.borrow() {
+            return Err(InstanceError::ShuttingDown);
+        }
+        spec.check(host_memory_mib())?;
+        spec.network.groups = self.context().groups.join_all(groups, id, handle.as_deref().unwrap_or(id))?;
+        let now = now_ms();
+        let ephemeral = spec.ephemeral;
+        let record = Record {
+            id: id.to_owned(),
+            handle: handle.clone(),
+            spec: Arc::new(spec),
+            life: Lifecycle::stopped(true, 0, None),
+            exit_code: None,
+            created_ms: now,
+            active_ms: now,
+            stopped_ms: Some(now),
+            started_ms: None,
+            since_ms: now,
+            awake_ms: 0,
+        };
+        let (mut actor, reference) = Actor::new(Arc::clone(self.context()), record, Vec::new());
+        actor.open_ports(ports)?;
+        actor.publish();
+        let stored = self.context().registry.insert(actor.row(), Some(actor.event("created"))).await;
+        stored.inspect_err(|_| actor.close_ports())?;
+        self.context().enter(id, handle.as_deref(), reference.clone());
+        if *self.closing.borrow() {
+            // Whoever ends them all may have looked before this one was there.
+            actor.daemon_ends();
+        }
+        Ok(self.launch(actor, reference, ephemeral))
+    }
+}
