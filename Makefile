@@ -53,6 +53,7 @@ unit: ## Fast tests; boot no machine
 
 integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@scripts/dependencies test
+	@tests/grpc/build
 	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 
 bench: all ## Measure, each figure beside its yardstick; ROUNDS=5 for a quick look, ONLY=router for a part

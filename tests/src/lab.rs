@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::{DEADLINE, eventually};
 
 /// Addresses of the world, all of them on one machine behind the host's only link.
-const ADDRESSES: [&str; 11] = [
+const ADDRESSES: [&str; 12] = [
     "203.0.113.1/32",
     "203.0.113.2/32",
     "203.0.113.53/32",
@@ -20,6 +20,7 @@ const ADDRESSES: [&str; 11] = [
     "10.20.0.5/32",
     "169.254.169.254/32",
     "2001:db8:113::1/128",
+    "2001:db8:113::53/128",
     "fd20::5/128",
 ];
 /// The host's own address on its link.
@@ -28,9 +29,20 @@ pub const HOST: &str = "192.0.2.2";
 pub const HOST_V6: &str = "2001:db8:2::2";
 /// The name server.
 pub const NAME_SERVER: &str = "203.0.113.53";
+/// Its IPv6 address.
+const NAME_SERVER_V6: &str = "2001:db8:113::53";
 /// Names, and where they point.
 const NAMES: &str = "203.0.113.1 good.example www.good.example neighbour.example api.example.com\n2001:db8:113::1 good.example six.example\n\
     10.20.0.5 inside.example\n203.0.113.2 other.example www.example.org\n169.254.169.254 meta.example\n127.0.0.1 loop.example\n";
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
 
 /// Names that no other lab has.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -100,7 +112,7 @@ impl Lab {
         let hosts = self.dir.path().join("hosts");
         std::fs::write(&hosts, NAMES).expect("write names");
         let addn = format!("--addn-hosts={}", hosts.display());
-        let listen = format!("--listen-address={NAME_SERVER},203.0.113.153");
+        let listen = format!("--listen-address={NAME_SERVER},203.0.113.153,{NAME_SERVER_V6}");
         // The usual place belongs to the machine's own.
         let pid = format!("--pid-file={}", self.dir.path().join("dnsmasq.pid").display());
         let arguments = [
@@ -225,6 +237,20 @@ impl Lab {
         let host = self.host.clone();
         run("ip", &["-n", &host, "route", "del", "default"]);
         run("ip", &["-n", &host, "-6", "route", "del", "default"]);
+    }
+
+    /// Leaves the host addresses of one family only, and a name server that it reaches by them.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn only(&self, family: Family) {
+        let (gone, server) = match family {
+            Family::V4 => ("-6", NAME_SERVER),
+            Family::V6 => ("-4", NAME_SERVER_V6),
+        };
+        run("ip", &["-n", &self.host, gone, "addr", "flush", "dev", "up0"]);
+        let file = Path::new("/etc/netns").join(&self.host).join("resolv.conf");
+        std::fs::write(file, format!("nameserver {server}\nsearch example\n")).expect("write resolv.conf");
     }
 
     /// The host's name space.

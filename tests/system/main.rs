@@ -25,5 +25,6 @@ mod secrets;
 mod storm;
 mod streams;
 mod terminals;
+mod traffic;
 mod workspace_tools;
 mod workspaces;

@@ -20,7 +20,8 @@ pub struct InstanceEvent {
     /// When, RFC 3339.
     pub at: String,
     /// What: `created`, `starting`, `machine_started`, `running`, `paused`, `stopping`, `stopped`, `disabled`,
-    /// `enabled`, `deleted`, `ports`; more may come.
+    /// `enabled`, `deleted`, `ports`, `network` (what it may reach was changed), `network_limited` (it has met a bound; told
+    /// once a minute), `network_down` and `network_up` (its gateway was lost and replaced); more may come.
     pub kind: String,
     /// Whose.
     pub instance_id: String,
@@ -35,6 +36,9 @@ pub struct InstanceEvent {
     /// Exit code of its command, once that has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// More about it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Events that were asked for and are no longer kept.

@@ -42,7 +42,8 @@ fn line(event: &InstanceEvent) -> String {
     let InstanceEvent { seq, at, kind, instance_id, .. } = event;
     let name = event.handle.as_deref().unwrap_or(instance_id);
     let reason = event.stop_reason.as_ref().map(|reason| format!("  {}", reason.message)).unwrap_or_default();
-    format!("{seq}  {at}  {name}  {kind}{reason}")
+    let note = event.note.as_ref().map(|note| format!("  {note}")).unwrap_or_default();
+    format!("{seq}  {at}  {name}  {kind}{reason}{note}")
 }
 
 #[cfg(test)]
@@ -62,9 +63,12 @@ mod tests {
             boot: 1,
             stop_reason: Some(reason),
             exit_code: Some(0),
+            note: None,
         };
         assert_eq!(line(&event), "12  2026-01-02T03:04:05Z  web  stopped  why");
         let bare = InstanceEvent { handle: None, stop_reason: None, kind: "created".into(), ..event };
         assert_eq!(line(&bare), "12  2026-01-02T03:04:05Z  inst-1  created");
+        let noted = InstanceEvent { note: Some("more".into()), ..bare };
+        assert_eq!(line(&noted), "12  2026-01-02T03:04:05Z  inst-1  created  more");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::Bound;
 use crate::descriptors;
 use crate::gateway::{Counters, Gateway};
 use crate::journal::Entry;
@@ -36,8 +37,8 @@ pub enum Request {
         /// Go on.
         follow: bool,
     },
-    /// Tell each connection that the guest wants to a member of one of its groups, with an end of it; and how many
-    /// connections of members there are, now and whenever that changes.
+    /// Tell each connection that the guest wants to a member of one of its groups, with an end of it; how many connections
+    /// of members there are, now and whenever that changes; and which bounds the guest meets.
     Broker,
     /// Take this connection of a member; its end comes with the request.
     Admit(Visitor),
@@ -60,6 +61,8 @@ pub enum Reply {
         /// How many there are.
         open: usize,
     },
+    /// The guest has met a bound. Not said again for a minute.
+    Limited(Bound),
     /// The request makes no sense.
     Failed(String),
 }
@@ -166,6 +169,9 @@ impl Client {
         if is_news {
             self.visitors = Some((open, bytes, now));
             self.say(&Reply::Visitors { open })?;
+        }
+        while let Some(bound) = gateway.bounds.tell(now) {
+            self.say(&Reply::Limited(bound))?;
         }
         while self.unsent.is_empty()
             && let Some((wanted, end)) = gateway.wanted().pop_front()

@@ -6,6 +6,7 @@
 //! privilege and makes no system call that it does not need. The daemon may come and go meanwhile.
 
 pub mod addressing;
+mod bounds;
 mod confine;
 pub mod control;
 pub mod descriptors;
@@ -26,6 +27,7 @@ mod settings;
 mod shape;
 mod wire;
 
+pub use bounds::Bound;
 pub use flow::member::Verdict;
 pub use gateway::Counters;
 pub use groups::Group;

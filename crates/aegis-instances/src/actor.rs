@@ -60,6 +60,8 @@ pub(crate) enum Message {
     Unexpose(u16, oneshot::Sender<Result<(), InstanceError>>),
     /// Its network is to change.
     Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
+    /// Something happened to the network of this boot, with more about it.
+    NetworkEvent(Boot, &'static str, Option<String>),
     /// It is to stay awake for a while; or no longer, if absent.
     Lease(Option<Lease>),
 }
@@ -268,6 +270,7 @@ impl Actor {
             Message::Network(change, reply) => {
                 let _gave_up = reply.send(self.change_network(change).await);
             }
+            Message::NetworkEvent(boot, kind, note) => self.network_event(boot, kind, note).await,
             Message::Listen(done) => {
                 if self.record.life.enabled() {
                     self.ports.open();
@@ -556,13 +559,7 @@ impl Actor {
 
     /// An event that tells how the instance is now.
     pub(crate) fn event(&self, kind: &str) -> NewEvent {
-        let detail = Detail {
-            handle: self.record.handle.clone(),
-            boot: self.record.life.boot(),
-            reason: self.record.life.reason().cloned(),
-            exit_code: self.record.exit_code,
-        };
-        event(&self.record.id, kind, &detail)
+        event(&self.record.id, kind, &Detail::of(&self.record))
     }
 
     async fn store(&mut self, kind: Option<&str>) {

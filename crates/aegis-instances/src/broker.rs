@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::error::InstanceError;
 use crate::ingress::{Visit, WAKE_TIMEOUT};
+use crate::live::Live;
 use crate::manager::Context;
 use crate::usage::{Stay, User};
 
@@ -32,6 +33,7 @@ pub(crate) struct Broker {
     context: Arc<Context>,
     id: String,
     socket: PathBuf,
+    live: Arc<Live>,
 }
 
 /// A conversation with a gateway in which descriptors travel.
@@ -97,8 +99,9 @@ fn give_up(end: &OwnedFd) {
 }
 
 impl Broker {
-    pub(crate) fn new(context: &Arc<Context>, id: &str, socket: &Path) -> Broker {
-        Broker { context: Arc::clone(context), id: id.to_owned(), socket: socket.to_owned() }
+    pub(crate) fn new(context: &Arc<Context>, id: &str, socket: &Path, live: &Arc<Live>) -> Broker {
+        let (context, live) = (Arc::clone(context), Arc::clone(live));
+        Broker { context, id: id.to_owned(), socket: socket.to_owned(), live }
     }
 
     /// Serves until the gateway says no more. What is under way is given up then.
@@ -125,6 +128,9 @@ impl Broker {
                         Some(end) => give_up(&end),
                         None => return Err(io::ErrorKind::InvalidData.into()),
                     },
+                    Reply::Limited(bound) => {
+                        self.live.network_event("network_limited", Some(bound.to_string())).await;
+                    }
                     // An older gateway knows nothing of groups.
                     Reply::Failed(_) => return Ok(()),
                     _ => return Err(io::ErrorKind::InvalidData.into()),

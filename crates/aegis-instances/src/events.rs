@@ -9,6 +9,7 @@ use crate::lifecycle::{Lifecycle, State};
 use crate::manager::Instances;
 use crate::now_ms;
 use crate::reason::StopReason;
+use crate::record::Record;
 use crate::view::word;
 
 /// What an event tells beside what the registry itself knows of it.
@@ -23,6 +24,22 @@ pub struct Detail {
     pub reason: Option<StopReason>,
     /// Exit code of its command.
     pub exit_code: Option<i32>,
+    /// More about it.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+impl Detail {
+    /// What an instance's record says at this moment.
+    pub(crate) fn of(record: &Record) -> Detail {
+        Detail {
+            handle: record.handle.clone(),
+            boot: record.life.boot(),
+            reason: record.life.reason().cloned(),
+            exit_code: record.exit_code,
+            note: None,
+        }
+    }
 }
 
 /// Something that happened to an instance.
@@ -122,6 +139,7 @@ mod tests {
             boot: 3,
             reason: Some(StopReason::new("exited", "the command exited with code 7")),
             exit_code: Some(7),
+            note: None,
         };
         let stored = EventRow { seq: 9, event: event("inst-1", "stopped", &detail) };
         let back = Happening::from(stored.clone());

@@ -211,6 +211,7 @@ impl GatewayProcess {
             }
             if !network.up.send_replace(true) && again {
                 self.live.log("the network is back; what was connected is not");
+                self.live.network_event("network_up", None).await;
             }
             tokio::select! {
                 Ok(()) = resolvers.changed() => {}
@@ -247,7 +248,7 @@ impl Helper for GatewayProcess {
 
     /// Tells it what to do, what changes on the host, and sees to connections between members of groups.
     async fn attend(&self, _process: &Process, again: bool) {
-        let broker = Broker::new(&self.context, &self.id, &self.network.socket);
+        let broker = Broker::new(&self.context, &self.id, &self.network.socket, &self.live);
         tokio::select! {
             () = self.instruct(again) => {}
             error = broker.serve() => {
@@ -256,8 +257,9 @@ impl Helper for GatewayProcess {
         }
     }
 
-    fn lost(&self) {
+    async fn lost(&self) {
         self.network.up.send_replace(false);
         self.live.log("the network is gone: its gateway has ended, and another one takes its place");
+        self.live.network_event("network_down", None).await;
     }
 }

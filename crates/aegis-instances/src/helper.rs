@@ -76,7 +76,7 @@ pub(crate) trait Helper: Send + Sync {
     }
 
     /// One has ended before its machine.
-    fn lost(&self) {}
+    async fn lost(&self) {}
 }
 
 /// Replaces a helper that ends before its machine, until the machine has ended.
@@ -107,7 +107,7 @@ pub(crate) async fn look_after(helper: impl Helper, first: Option<Process>, mach
         let words = aegis_vmm::console_tail(&helper.traces().log, 1).join("");
         let (id, what) = (helper.id(), helper.what());
         tracing::warn!(id, words, "{what} has ended; another one takes its place");
-        helper.lost();
+        helper.lost().await;
         again = true;
         current = match helper.spawn(&*machine).await {
             Ok(process) => Some(process),

@@ -236,6 +236,11 @@ impl Live {
         let _gone = self.mailbox.send(message).await;
     }
 
+    /// Tells of something that happened to its network.
+    pub(crate) async fn network_event(&self, kind: &'static str, note: Option<String>) {
+        self.tell(Message::NetworkEvent(self.boot, kind, note)).await;
+    }
+
     pub(crate) async fn tell_and_wait(&self, message: impl FnOnce(oneshot::Sender<()>) -> Message) {
         let (done, wait) = oneshot::channel();
         self.tell(message(done)).await;

@@ -22,6 +22,7 @@ use aegis_policy::{Action, Because, Direction, Protocol, Ruling};
 use mio::{Registry, Token};
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{Bound, Bounds};
 use crate::flow::tcp::Surroundings;
 use crate::flow::terminal::Clock;
 use crate::groups::Groups;
@@ -116,6 +117,8 @@ pub(crate) struct Gateway {
     proxy: Option<Proxy>,
     pub(crate) journal: Journal,
     limits: Limits,
+    /// Those that were met.
+    pub(crate) bounds: Bounds,
     shaper: Shaper,
     packets: Bucket,
     clock: Clock,
@@ -143,6 +146,7 @@ impl Gateway {
             proxy: None,
             journal: Journal::default(),
             limits: Limits::default(),
+            bounds: Bounds::default(),
             shaper: Shaper::new(None, now),
             packets: Bucket::new(None, 1, now),
             clock: Clock::new(),
@@ -211,6 +215,7 @@ impl Gateway {
         loop {
             if self.packets.available(now) == 0 {
                 self.counters.limited += u64::from(!self.choked);
+                self.bounds.met(Bound::Packets, now);
                 self.choked = true;
                 free = false;
                 break;
@@ -291,6 +296,9 @@ impl Gateway {
             self.deliver(delivery);
         }
         self.run_flows(now);
+        if self.shaper.held {
+            self.bounds.met(Bound::Bandwidth, now);
+        }
     }
 
     /// Sends frames to the guest.
@@ -415,6 +423,10 @@ impl Gateway {
         let sockets = Sockets { registry: &self.registry, token: name_token };
         let (asked, delivery) = self.names.ask(asker, question, &mut self.judge, &sockets, now);
         if let Some(asked) = asked {
+            if matches!(asked.ruling.because, Because::Limit(_)) {
+                self.counters.limited += 1;
+                self.bounds.met(Bound::Names, now);
+            }
             self.note_name(&asked);
         }
         self.deliver(delivery);
@@ -424,6 +436,7 @@ impl Gateway {
     fn bound(&mut self, case: &mut Case) {
         if case.ruling.allows() && self.is_full() {
             self.counters.limited += 1;
+            self.bounds.met(Bound::Flows, Instant::now());
             case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
         }
     }

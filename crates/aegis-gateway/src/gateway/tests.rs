@@ -320,6 +320,7 @@ fn there_are_no_more_flows_than_the_bound() {
     other[14 + 20] ^= 1; // another port of the guest
     assert!(is_reset(&bench.answers(&other)[0]));
     assert_eq!(bench.last().because, "limit: 1 flows at a time");
+    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(Bound::Flows));
 }
 
 #[test]
@@ -339,6 +340,7 @@ fn a_guest_that_sends_too_many_packets_waits_and_loses_none() {
     }
     assert_eq!(bench.gateway.counters().packets_out, 60);
     assert!(begun.elapsed() >= Duration::from_millis(300) && bench.gateway.counters().limited > 0);
+    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(Bound::Packets));
 }
 
 #[test]
@@ -367,6 +369,8 @@ fn names_are_refused_where_nothing_is_open_and_failed_where_nobody_answers() {
         .map(|_| bench.answers(&datagram(GATEWAY_V4.into(), 53, question))[0][14 + 20 + 8 + 3] & 15)
         .collect();
     assert_eq!((codes[0], codes[5]), (2, 5), "{codes:?}");
+    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(Bound::Names));
+    assert!(bench.gateway.counters().limited >= 1);
 }
 
 #[test]

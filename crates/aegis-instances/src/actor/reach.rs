@@ -4,10 +4,24 @@ use std::sync::Arc;
 
 use super::Actor;
 use crate::error::InstanceError;
+use crate::events::{Detail, event};
 use crate::groups::Membership;
+use crate::lifecycle::Boot;
 use crate::network::NetworkChange;
 
 impl Actor {
+    /// Stores that something happened to the network.
+    pub(super) async fn network_event(&mut self, boot: Boot, kind: &str, note: Option<String>) {
+        if boot != self.record.life.boot() {
+            return;
+        }
+        let detail = Detail { note, ..Detail::of(&self.record) };
+        let event = event(&self.record.id, kind, &detail);
+        if let Err(error) = self.context.registry.update(self.row(), Some(event)).await {
+            tracing::error!(id = self.record.id, %error, kind, "an event was not stored");
+        }
+    }
+
     /// Changes the network: stored first, and then in force at once if there is a machine.
     pub(super) async fn change_network(&mut self, change: NetworkChange) -> Result<(), InstanceError> {
         let before = self.record.spec.network.groups.clone();

@@ -145,6 +145,7 @@ fn told(happening: Happening) -> Bytes {
         boot: happening.detail.boot,
         stop_reason: happening.detail.reason.as_ref().map(reason),
         exit_code: happening.detail.exit_code,
+        note: happening.detail.note,
     };
     frame(event.seq, &event.kind, &event)
 }
