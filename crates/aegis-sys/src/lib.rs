@@ -1,4 +1,4 @@
-//! The only crate with unsafe code: system calls that no library wraps safely.
+//! The only crate with unsafe code: system calls and instructions that no library wraps safely.
 //!
 //! Each function is safe to call with any arguments; what makes it so is said at its `unsafe` block.
 
@@ -9,6 +9,7 @@ pub mod child;
 pub mod guest;
 pub mod listening;
 pub mod ready;
+pub mod ticks;
 
 /// Turns the C convention (-1 and errno) into a result.
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -30,9 +30,25 @@ fn accelerator(accelerator: Accelerator, guest: Architecture) -> (String, &'stat
 }
 
 /// The kernel's command line. A panic ends the machine at once; nothing else is said here, secrets least of all.
-fn kernel_arguments(guest: Architecture, accelerator: Accelerator) -> String {
-    let (console, more) = (guest.console(), guest.kernel_arguments(accelerator));
-    format!("console={console} quiet panic=-1 oops=panic{more}")
+fn kernel_arguments(guest: Architecture, with: Acceleration) -> String {
+    let (console, more) = (guest.console(), guest.kernel_arguments(with.accelerator));
+    // Left to itself the kernel compares the counter with an emulated timer, and on a busy host gives up: then its clock
+    // is as coarse as its ticks, and late when those are.
+    let counter = match (guest, with.accelerator, with.ticks) {
+        (Architecture::X86_64, Accelerator::Tcg, Some(ticks)) => {
+            format!(" tsc_early_khz={ticks} tsc=reliable")
+        }
+        _ => String::new(),
+    };
+    format!("console={console} quiet panic=-1 oops=panic{more}{counter}")
+}
+
+/// What a guest runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acceleration {
+    pub(crate) accelerator: Accelerator,
+    /// How many times in a millisecond the host's counter ticks, which emulated guests of its architecture read.
+    pub(crate) ticks: Option<u32>,
 }
 
 /// Where the descriptor of a root disk is that consists of several files.
@@ -64,8 +80,8 @@ fn socket(id: &str, fd: i32) -> String {
 }
 
 /// All arguments for a machine.
-pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerator) -> Vec<OsString> {
-    let (accel, cpu) = accelerator(with, guest);
+pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Acceleration) -> Vec<OsString> {
+    let (accel, cpu) = accelerator(with.accelerator, guest);
     let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory_mib);
     let kernel: OsString = spec.kernel.clone().into();
     let initramfs: OsString = spec.initramfs.clone().into();
@@ -159,7 +175,7 @@ mod tests {
             files: false,
             card: None,
         };
-        let words = arguments(&spec, guest, accelerator);
+        let words = arguments(&spec, guest, Acceleration { accelerator, ticks: Some(2_600_000) });
         words.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
     }
 
@@ -187,6 +203,8 @@ mod tests {
         assert_eq!(kernel, "console=ttyAMA0 quiet panic=-1 oops=panic mitigations=off");
         let kernel = after(x86, Accelerator::Kvm, "-append");
         assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic reboot=t");
+        let kernel = after(x86, Accelerator::Tcg, "-append");
+        assert!(kernel.ends_with(" no_timer_check tsc_early_khz=2600000 tsc=reliable"), "{kernel}");
     }
 
     #[test]

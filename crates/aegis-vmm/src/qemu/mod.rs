@@ -23,7 +23,7 @@ use crate::{
     VmmError,
 };
 pub use accelerator::{Accelerator, Choice};
-use arguments::{BULK_FD, CARD_FD, CONSOLE_FD, CONTROL_FD, FILES_FD, QMP_FD};
+use arguments::{Acceleration, BULK_FD, CARD_FD, CONSOLE_FD, CONTROL_FD, FILES_FD, QMP_FD};
 
 /// Name of this backend.
 pub const NAME: &str = "qemu";
@@ -33,6 +33,7 @@ pub const NAME: &str = "qemu";
 pub struct Qemu {
     guest: Architecture,
     choice: Choice,
+    ticks: Option<u32>,
 }
 
 impl Qemu {
@@ -40,7 +41,8 @@ impl Qemu {
     /// the user's word (`AEGIS_ACCEL`).
     #[must_use]
     pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
-        Qemu { guest, choice: accelerator::choose(wanted, &accelerator::look(), guest) }
+        let choice = accelerator::choose(wanted, &accelerator::look(), guest);
+        Qemu { guest, choice, ticks: aegis_sys::ticks::per_millisecond() }
     }
 
     fn executable(&self) -> Result<PathBuf, VmmError> {
@@ -99,7 +101,8 @@ impl Vmm for Qemu {
                 .map_err(VmmError::io("join the root disk"))?;
         }
         let mut command = Command::new(executable);
-        command.args(arguments::arguments(spec, self.guest, self.choice.accelerator));
+        let with = Acceleration { accelerator: self.choice.accelerator, ticks: self.ticks };
+        command.args(arguments::arguments(spec, self.guest, with));
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
         let files = spec.files.then_some((socket_name(Endpoint::Files), FILES_FD));
         let card = spec.card.map(|_| (socket_name(Endpoint::Network), CARD_FD));
