@@ -61,7 +61,9 @@ fn without_a_daemon_every_other_command_names_the_remedy() {
     let findings: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
     let names: Vec<&str> =
         findings.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
-    for name in ["qemu", "accelerator", "kernel", "base-rootfs", "e2fsprogs", "memory", "disk", "daemon"] {
+    let expected =
+        ["qemu", "accelerator", "kernel", "base-rootfs", "gateway", "e2fsprogs", "memory", "disk", "daemon"];
+    for name in expected {
         assert!(names.contains(&name), "{names:?}");
     }
 }

@@ -250,11 +250,19 @@ print(count, sent.digest() == got.digest())";
         let id = daemon.info(name).unwrap()["id"].as_str().unwrap().to_owned();
         eventually("the gateway gives its memory back", DEADLINE, || private_kib(&id) < 1024);
     }
+    // Many at once, each with words of its own.
+    let many = "import socket
+all = [socket.socket() for _ in range(300)]
+for s in all: s.setblocking(False); s.connect_ex(('b.crew', 80))
+for s in all: s.setblocking(True); s.settimeout(60)
+for n, s in enumerate(all): f = s.makefile('rwb'); f.readline(); f.write(b'%d\\n' % n); f.flush(); assert f.readline() == b'%d\\n' % n
+print('all')";
+    assert_eq!(python(&daemon, "a", many), "all\n");
     // Half an answer is not taken for a whole one: a reset arrives as one, both ways.
     let resets = "import socket, struct, sys
 s = socket.create_server(('0.0.0.0', 82))
 for _ in range(2):
-    c, _a = s.accept(); c.sendall(b'half'); c.recv(1)
+    c, _a = s.accept(); c.sendall(b'half'); c.recv(1); c.sendall(b'ok')
     try: more = c.recv(1)
     except ConnectionResetError: print('reset by a', flush=True); continue
     c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); c.close()";
@@ -265,7 +273,7 @@ for reset in (False, True):
     for _ in range(100):
         try: s = socket.create_connection(('b.crew', 82), 60); break
         except ConnectionRefusedError: time.sleep(0.1)
-    print(s.recv(9)); s.sendall(b'1')
+    print(s.recv(9)); s.sendall(b'1'); s.recv(2)
     if reset:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); s.close(); break
     s.sendall(b'2')

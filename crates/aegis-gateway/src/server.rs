@@ -19,7 +19,7 @@ use crate::gateway::{Gateway, Kind, Machine, of_token, token};
 const MACHINE: usize = 0;
 const LISTENER: usize = 1;
 const FIRST_CLIENT: usize = 2;
-/// Most connections of the daemon at a time.
+/// Most connections of the daemon at a time. More wait until one of them ends.
 const MOST_CLIENTS: usize = 16;
 /// Most events that are taken at a time.
 const EVENTS: usize = 256;
@@ -106,6 +106,8 @@ impl Server {
                     && client.read(&mut self.gateway).is_err()
                 {
                     self.clients.remove(index);
+                    // Who has waited is not announced again.
+                    self.accept();
                 }
             }
             (kind, index) => self.gateway.ready(kind, index, readable, writable),
@@ -114,10 +116,9 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        while let Ok((mut stream, _)) = self.control.accept() {
-            if self.clients.len() >= MOST_CLIENTS {
-                continue;
-            }
+        while self.clients.len() < MOST_CLIENTS
+            && let Ok((mut stream, _)) = self.control.accept()
+        {
             let entry = self.clients.vacant_entry();
             let token: Token = token(Kind::Fixed, FIRST_CLIENT + entry.key());
             if self
@@ -133,6 +134,10 @@ impl Server {
 
     fn serve_clients(&mut self) {
         let gateway = &mut self.gateway;
+        let before = self.clients.len();
         self.clients.retain(|_, client| client.write(gateway).is_ok());
+        if self.clients.len() < before {
+            self.accept();
+        }
     }
 }

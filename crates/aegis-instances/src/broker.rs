@@ -20,7 +20,7 @@ use crate::live::Live;
 use crate::manager::Context;
 use crate::usage::{Stay, User};
 
-/// Most connections of one gateway that are seen to at a time.
+/// Most connections of one gateway that are seen to at a time. More wait with it.
 const MOST_AT_A_TIME: usize = 256;
 /// How long a gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -119,13 +119,12 @@ impl Broker {
         let mut visitors = None;
         loop {
             tokio::select! {
-                said = gateway.next() => match said? {
+                said = gateway.next(), if under_way.len() < MOST_AT_A_TIME => match said? {
                     Reply::Visitors { open, .. } => self.count(&mut visitors, open),
                     Reply::Wanted(wanted) => match gateway.ends.pop_front() {
-                        Some(end) if under_way.len() < MOST_AT_A_TIME => {
+                        Some(end) => {
                             under_way.spawn(connect(Arc::clone(&self.context), self.id.clone(), wanted, end));
                         }
-                        Some(end) => give_up(&end),
                         None => return Err(io::ErrorKind::InvalidData.into()),
                     },
                     Reply::Limited(bound) => {

@@ -24,7 +24,7 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
     let (qemu, guest) = (environment.qemu(), environment.guest);
     let mut findings = vec![architecture(guest), monitor(&qemu, guest), accelerator(&qemu, guest)];
     findings.extend(assets(home, guest));
-    findings.extend([filesystem_tools(home), memory(), disk(home), daemon(home)]);
+    findings.extend([gateway(), filesystem_tools(home), memory(), disk(home), daemon(home)]);
     findings
 }
 
@@ -80,6 +80,15 @@ fn assets(home: &Home, guest: Architecture) -> [Finding; 3] {
         check("initramfs", home.initramfs(), "harness"),
         check("base-rootfs", home.base_rootfs(), "base-rootfs"),
     ]
+}
+
+fn gateway() -> Finding {
+    let found = match std::env::current_exe().map(|program| program.with_file_name(crate::GATEWAY)) {
+        Ok(program) if program.is_file() => Ok(program.display().to_string()),
+        Ok(program) => Err(format!("there is no {}", program.display())),
+        Err(error) => Err(error.to_string()),
+    };
+    finding("gateway", found.map_err(|error| (error, "build it: make aegisd")))
 }
 
 fn filesystem_tools(home: &Home) -> Finding {

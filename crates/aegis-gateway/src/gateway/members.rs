@@ -24,7 +24,7 @@ use crate::journal::What;
 use crate::judge::Case;
 
 /// Most connections that wait for the daemon.
-const MOST_WANTED: usize = 256;
+const MOST_WANTED: usize = 1024;
 /// How long the guest's refusals may be no last word, at most.
 const MOST_PATIENCE: Duration = Duration::from_secs(60);
 /// First of the ports that a visitor gets whose own is taken (RFC 6335).
