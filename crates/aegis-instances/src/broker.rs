@@ -23,7 +23,7 @@ use crate::usage::{Stay, User};
 /// Most connections of one gateway that are seen to at a time. More wait with it.
 const MOST_AT_A_TIME: usize = 256;
 /// How long a gateway may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before a gateway is asked again that is just being replaced.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -155,13 +155,29 @@ impl Broker {
 
 /// Sees to one connection.
 async fn connect(context: Arc<Context>, id: String, wanted: Wanted, end: OwnedFd) {
-    if let Err(error) = hand_over(&context, &id, wanted, &end).await {
-        tracing::debug!(id, to = %wanted.to, port = wanted.port, %error, "a member of a group was not reached");
-        give_up(&end);
+    let failed = match reach(&context, &id, wanted).await {
+        // The visit keeps the member awake until its gateway has counted the connection in.
+        Ok((_visit, mut gateway, visitor)) => {
+            // The end is the other gateway's from the moment at which it is sent, whatever becomes of the answer.
+            let admitted = tokio::time::timeout(PATIENCE, admit(&mut gateway, visitor, &end)).await;
+            admitted.unwrap_or_else(|late| Err(late.into())).map_err(|error| error.to_string())
+        }
+        Err(error) => {
+            give_up(&end);
+            Err(error.to_string())
+        }
+    };
+    if let Err(error) = failed {
+        tracing::debug!(id, to = %wanted.to, port = wanted.port, error, "a member of a group was not reached");
     }
 }
 
-async fn hand_over(context: &Context, id: &str, wanted: Wanted, end: &OwnedFd) -> Result<(), InstanceError> {
+/// Wakes the member that a connection is for, and begins to speak to its gateway. With these comes whom to announce.
+async fn reach(
+    context: &Context,
+    id: &str,
+    wanted: Wanted,
+) -> Result<(Visit, Conversation, Visitor), InstanceError> {
     let directory = context.groups.directory();
     // Whatever a gateway says that it wants, it gets no further than to members of its instance's groups.
     let found = directory.find(id, wanted.to);
@@ -170,20 +186,26 @@ async fn hand_over(context: &Context, id: &str, wanted: Wanted, end: &OwnedFd) -
     let until = tokio::time::Instant::now() + WAKE_TIMEOUT;
     loop {
         visit.wake().await?;
-        let visitor = Visitor { from, own: member.address, wanted, patience_ms: visit.patience_ms() };
-        match tokio::time::timeout(PATIENCE, admit(&visit, &visitor, end)).await {
-            Ok(Ok(())) => return Ok(()),
+        match speak_to(&visit).await {
+            Ok(gateway) => {
+                let patience_ms = visit.patience_ms();
+                let visitor = Visitor { from, own: member.address, wanted, patience_ms };
+                return Ok((visit, gateway, visitor));
+            }
             // Its machine is ending, or its gateway is being replaced.
-            _ if tokio::time::Instant::now() < until => tokio::time::sleep(AGAIN).await,
-            _ => return Err(InstanceError::NotReady(WAKE_TIMEOUT.as_secs())),
+            Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            Err(_) => return Err(InstanceError::NotReady(WAKE_TIMEOUT.as_secs())),
         }
     }
 }
 
-async fn admit(visit: &Visit, visitor: &Visitor, end: &OwnedFd) -> io::Result<()> {
+async fn speak_to(visit: &Visit) -> io::Result<Conversation> {
     let network = visit.network().ok_or(io::ErrorKind::NotConnected)?;
-    let mut gateway = Conversation::open(&network.socket).await?;
-    gateway.ask(&Request::Admit(*visitor), Some(end)).await?;
+    Conversation::open(&network.socket).await
+}
+
+async fn admit(gateway: &mut Conversation, visitor: Visitor, end: &OwnedFd) -> io::Result<()> {
+    gateway.ask(&Request::Admit(visitor), Some(end)).await?;
     match gateway.next().await? {
         Reply::Done => Ok(()),
         other => Err(io::Error::other(format!("{other:?}"))),
