@@ -69,6 +69,11 @@ fn what_nobody_uses_is_paused_then_stopped_and_each_time_the_next_connection_is_
 
 #[test]
 fn the_clock_is_finer_than_its_ticks_however_busy_the_host_is() {
+    let counters = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
+    if std::fs::read_to_string(counters).is_ok_and(|all| !all.contains("tsc")) {
+        // A host that has found its own counter to be unreliable makes no guest rely on it.
+        return;
+    }
     let daemon = Daemon::start();
     // Several at once: a kernel that measures the processor's counter by itself then fails every few times.
     let script = "import time
