@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
+use crate::network::{gateway, is_refused};
+use crate::resting::becomes;
+
 /// A server of TCP (port 80: tells who has come, then says everything again) and UDP (port 81), after a while.
 const SERVER: &str = r#"
 import socket, sys, threading, time
@@ -79,6 +82,11 @@ fn tell(daemon: &Daemon, handle: &str, places: &[&str]) -> String {
     done.out()
 }
 
+/// What a client says of a place that it reaches in every way, as who it is there.
+fn reached(place: &str, own: &str) -> String {
+    format!("{place} tcp as {own}\n{place} udp as {own}, 9000\n{place} echo\n")
+}
+
 fn python(daemon: &Daemon, handle: &str, script: &str) -> String {
     let done = daemon.aegis(&["exec", handle, "--", "python3", "-c", script]);
     format!("{}{}", done.out(), done.err())
@@ -142,12 +150,10 @@ fn members_reach_each_other_by_name_and_nobody_else_reaches_them() {
         "{listed}"
     );
     // Whatever else it may reach, and as whom it is in that group.
-    let all =
-        |place: &str, own: &str| format!("{place} tcp as {own}\n{place} udp as {own}, 9000\n{place} echo\n");
-    assert_eq!(tell(&daemon, "a", &["b.crew"]), all("b.crew", "198.19.0.1"));
+    assert_eq!(tell(&daemon, "a", &["b.crew"]), reached("b.crew", "198.19.0.1"));
     let said = tell(&daemon, "b", &["a.crew", "c.other"]);
-    assert_eq!(said, all("a.crew", "198.19.0.2") + &all("c.other", "198.19.1.1"));
-    assert_eq!(tell(&daemon, "a", &["a.crew"]), all("a.crew", "198.19.0.1"));
+    assert_eq!(said, reached("a.crew", "198.19.0.2") + &reached("c.other", "198.19.1.1"));
+    assert_eq!(tell(&daemon, "a", &["a.crew"]), reached("a.crew", "198.19.0.1"));
     // Members of members are strangers, and so is everybody else; by name and by address.
     let closed = |place: &str| format!("{place} refused\n{place} refused\n{place} no echo\n");
     assert_eq!(
@@ -167,9 +173,9 @@ fn members_reach_each_other_by_name_and_nobody_else_reaches_them() {
         tell(&daemon, "a", &["b.crew"]),
         "b.crew refused\nb.crew udp as 198.19.0.1, 9000\nb.crew echo\n"
     );
-    assert_eq!(tell(&daemon, "b", &["a.crew"]), all("a.crew", "198.19.0.2"));
+    assert_eq!(tell(&daemon, "b", &["a.crew"]), reached("a.crew", "198.19.0.2"));
     assert_eq!(tell(&daemon, "c", &["b.other"]), closed("b.other"));
-    assert_eq!(tell(&daemon, "b", &["c.other"]), all("c.other", "198.19.1.1"));
+    assert_eq!(tell(&daemon, "b", &["c.other"]), reached("c.other", "198.19.1.1"));
     let check = daemon.aegis(&["network", "check", "c", "b.other:80"]);
     assert_eq!((check.code, check.out().as_str()), (1, "deny  b.other  rule: deny group\n"));
     for (arguments, words) in [
@@ -177,8 +183,7 @@ fn members_reach_each_other_by_name_and_nobody_else_reaches_them() {
         (["network", "join", "a", "aegis"], "no group can be named"),
         (["network", "leave", "a", "other"], "no member of a group"),
     ] {
-        let done = daemon.aegis(&arguments);
-        assert!(done.code != 0 && done.err().contains(words), "{}", done.err());
+        is_refused(&daemon, &arguments, words);
     }
 }
 
@@ -190,11 +195,8 @@ fn a_member_that_rests_is_woken_and_stays_awake_as_long_as_it_is_used() {
         &["instance", "start", "--name", "a", "--group", "crew", "--memory", "192", "--", "sleep", "1000"],
     );
     serve(&daemon, "b", &["--group", "crew", "--idle-pause", "1s", "--idle-stop", "2s"], "1");
-    let becomes = |state: &str| {
-        eventually(&format!("b is {state}"), DEADLINE, || daemon.state("b") == state);
-    };
-    let own = "b.crew tcp as 198.19.0.1\nb.crew udp as 198.19.0.1, 9000\nb.crew echo\n";
-    becomes("paused");
+    let own = reached("b.crew", "198.19.0.1");
+    becomes(&daemon, "b", "paused");
     assert_eq!(tell(&daemon, "a", &["b.crew"]), own);
     // A conversation of datagrams counts for a while, a connection as long as it is open.
     begin_chat(&daemon, "a", "b.crew");
@@ -204,7 +206,7 @@ fn a_member_that_rests_is_woken_and_stays_awake_as_long_as_it_is_used() {
     // Down to the end of the ladder, and up from there, where the server takes its time. With a member go its
     // connections, and its datagrams are forgotten.
     done(&daemon, &["instance", "restart", "a"]);
-    becomes("stopped");
+    becomes(&daemon, "b", "stopped");
     assert_eq!(tell(&daemon, "a", &["b.crew"]), own);
     done(&daemon, &["instance", "disable", "b"]);
     let begun = Instant::now();
@@ -215,8 +217,7 @@ fn a_member_that_rests_is_woken_and_stays_awake_as_long_as_it_is_used() {
 
 /// Memory that the gateway of an instance has for itself, KiB.
 fn private_kib(id: &str) -> u64 {
-    let list = std::process::Command::new("pgrep").args(["-f", &format!("aegis-gateway {id}")]).output();
-    let pid = String::from_utf8(list.unwrap().stdout).unwrap().trim().to_owned();
+    let pid = gateway(id).unwrap();
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = rollup.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -296,9 +297,7 @@ fn instances_join_and_leave_while_they_run_and_connections_outlive_the_daemon() 
     done(&daemon, &["instance", "pause", "b"]);
     assert_eq!(daemon.ok(&["network", "join", "b", "crew"]), "in crew as 198.19.0.2\n");
     assert_eq!(daemon.ok(&["network", "join", "b", "crew"]), "in crew as 198.19.0.2\n");
-    let own =
-        |place: &str, own: &str| format!("{place} tcp as {own}\n{place} udp as {own}, 9000\n{place} echo\n");
-    assert_eq!(tell(&daemon, "a", &["b.crew"]), own("b.crew", "198.19.0.1"));
+    assert_eq!(tell(&daemon, "a", &["b.crew"]), reached("b.crew", "198.19.0.1"));
     assert_eq!(
         (addresses(&daemon, "a").as_str(), addresses(&daemon, "b").as_str()),
         ("10.63.0.2 198.19.0.1", "10.63.0.2 198.19.0.2")
@@ -308,7 +307,7 @@ fn instances_join_and_leave_while_they_run_and_connections_outlive_the_daemon() 
     daemon.crash();
     daemon.up();
     goes_on(&daemon, "a");
-    assert_eq!(tell(&daemon, "b", &["a.crew"]), own("a.crew", "198.19.0.2"));
+    assert_eq!(tell(&daemon, "b", &["a.crew"]), reached("a.crew", "198.19.0.2"));
     goes_on(&daemon, "a");
     assert_eq!(daemon.info("b").unwrap()["active_connections"], 1);
     // Who leaves is left at once.
@@ -319,7 +318,7 @@ fn instances_join_and_leave_while_they_run_and_connections_outlive_the_daemon() 
     // What was joined lasts, and what is deleted is gone.
     done(&daemon, &["network", "join", "b", "crew"]);
     done(&daemon, &["instance", "restart", "b"]);
-    assert_eq!(tell(&daemon, "a", &["b.crew"]), own("b.crew", "198.19.0.1"));
+    assert_eq!(tell(&daemon, "a", &["b.crew"]), reached("b.crew", "198.19.0.1"));
     done(&daemon, &["instance", "delete", "b"]);
     assert_eq!(daemon.ok(&["network", "groups"]).lines().count(), 2);
     assert_eq!(tell(&daemon, "a", &["b.crew"]), "b.crew no name\n");

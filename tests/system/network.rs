@@ -43,6 +43,18 @@ E",
     )
 }
 
+/// The process of an instance's gateway.
+pub(crate) fn gateway(id: &str) -> Option<i32> {
+    let list = std::process::Command::new("pgrep").args(["-f", &format!("aegis-gateway {id}")]).output();
+    String::from_utf8(list.unwrap().stdout).unwrap().trim().parse().ok()
+}
+
+/// A command fails, and says so in these words.
+pub(crate) fn is_refused(daemon: &Daemon, arguments: &[&str], words: &str) {
+    let done = daemon.aegis(arguments);
+    assert!(done.code != 0 && done.err().contains(words), "{}", done.err());
+}
+
 /// Answers each connection by what it is sent, until that ends.
 pub(crate) fn echo(listener: TcpListener) {
     // Ends with the test.
@@ -273,8 +285,7 @@ E";
         (["network", "deny", "a", "x:99999"], "expected a port"),
         (["network", "allow", "nobody", "x.example"], "there is no instance"),
     ] {
-        let done = daemon.aegis(&arguments);
-        assert!(done.code != 0 && done.err().contains(words), "{}", done.err());
+        is_refused(&daemon, &arguments, words);
     }
 }
 
@@ -286,10 +297,7 @@ fn a_gateway_that_is_killed_is_back_and_says_so_and_outlives_the_daemon() {
     start(&daemon, "a", &[]);
     converse(&daemon, "a");
     let id = daemon.info("a").unwrap()["id"].as_str().unwrap().to_owned();
-    let gateway = || {
-        let list = std::process::Command::new("pgrep").args(["-f", &format!("aegis-gateway {id}")]).output();
-        String::from_utf8(list.unwrap().stdout).unwrap().trim().parse::<i32>().ok()
-    };
+    let gateway = || gateway(&id);
     let first = gateway().unwrap();
     // Its daemon's crash is no event for what is connected.
     daemon.crash();

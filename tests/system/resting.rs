@@ -44,7 +44,8 @@ fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-fn becomes(daemon: &Daemon, handle: &str, state: &str) {
+/// An instance gets into a state.
+pub(crate) fn becomes(daemon: &Daemon, handle: &str, state: &str) {
     eventually(&format!("{handle} is {state}"), DEADLINE, || daemon.state(handle) == state);
 }
 

@@ -1,19 +1,17 @@
 //! Brings members of groups together: takes the end of a connection that one machine's gateway wants, wakes who it is
 //! for, and hands it to that machine's gateway. From then on it is theirs, and outlives the daemon.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_gateway::control::{MOST_LINE, Reply, Request, Visitor, Wanted};
-use aegis_gateway::{Verdict, descriptors};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
+use aegis_gateway::Verdict;
+use aegis_gateway::control::{Reply, Request, Visitor, Wanted};
 use tokio::task::JoinSet;
 
+use crate::conversation::Conversation;
 use crate::error::InstanceError;
 use crate::ingress::{Visit, WAKE_TIMEOUT};
 use crate::live::Live;
@@ -34,62 +32,6 @@ pub(crate) struct Broker {
     id: String,
     socket: PathBuf,
     live: Arc<Live>,
-}
-
-/// A conversation with a gateway in which descriptors travel.
-#[derive(Debug)]
-struct Conversation {
-    stream: UnixStream,
-    line: Vec<u8>,
-    ends: VecDeque<OwnedFd>,
-}
-
-impl Conversation {
-    async fn open(socket: &Path) -> io::Result<Conversation> {
-        let stream = UnixStream::connect(socket).await?;
-        Ok(Conversation { stream, line: Vec::new(), ends: VecDeque::new() })
-    }
-
-    /// Asks for something; an end of a connection may go with it.
-    async fn ask(&self, request: &Request, end: Option<&OwnedFd>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(request)?;
-        line.push(b'\n');
-        let mut rest = line.as_slice();
-        let mut end = end;
-        while !rest.is_empty() {
-            let sent = match end {
-                Some(one) => {
-                    let send = || descriptors::send(&self.stream, rest, one.as_fd());
-                    self.stream.async_io(Interest::WRITABLE, send).await?
-                }
-                None => self.stream.async_io(Interest::WRITABLE, || self.stream.try_write(rest)).await?,
-            };
-            end = None;
-            rest = rest.get(sent..).unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    /// The next thing that the gateway says. Nothing is lost if this is given up.
-    async fn next(&mut self) -> io::Result<Reply> {
-        loop {
-            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.line.drain(..=end).collect();
-                return Ok(serde_json::from_slice(&line)?);
-            }
-            let Conversation { stream, line, ends } = self;
-            let mut buffer = [0; 4096];
-            let receive = || descriptors::receive(&*stream, &mut buffer, ends);
-            let count = stream.async_io(Interest::READABLE, receive).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            line.extend_from_slice(buffer.get(..count).unwrap_or_default());
-            if line.len() > MOST_LINE {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-        }
-    }
 }
 
 /// Tells who waits at the other end that nothing comes of it.
@@ -120,8 +62,8 @@ impl Broker {
         loop {
             tokio::select! {
                 said = gateway.next(), if under_way.len() < MOST_AT_A_TIME => match said? {
-                    Reply::Visitors { open, .. } => self.count(&mut visitors, open),
-                    Reply::Wanted(wanted) => match gateway.ends.pop_front() {
+                    Reply::Visitors { open } => self.count(&mut visitors, open),
+                    Reply::Wanted(wanted) => match gateway.take_end() {
                         Some(end) => {
                             under_way.spawn(connect(Arc::clone(&self.context), self.id.clone(), wanted, end));
                         }

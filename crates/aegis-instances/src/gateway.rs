@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_gateway::Settings;
-use aegis_gateway::control::{MOST_LINE, Reply, Request};
+use aegis_gateway::control::{Reply, Request};
 use aegis_vmm::{Endpoint, Machine, Process};
 use async_trait::async_trait;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use crate::broker::Broker;
+use crate::conversation::Conversation;
 use crate::groups::Directory;
 use crate::helper::{Helper, Traces, look_after};
 use crate::live::Live;
@@ -82,18 +81,18 @@ impl Network {
     /// Asks the gateway something.
     pub(crate) async fn ask(&self, request: &Request) -> io::Result<Reply> {
         let asked = async {
-            let mut stream = UnixStream::connect(&self.socket).await?;
-            send(&mut stream, request).await?;
-            Follower(BufReader::new(stream)).next().await
+            let mut conversation = Conversation::open(&self.socket).await?;
+            conversation.ask(request, None).await?;
+            conversation.next().await
         };
         tokio::time::timeout(PATIENCE, asked).await?
     }
 
     /// Its decisions, those that are kept, and with `follow` all that are made from then on.
-    pub(crate) async fn entries(&self, follow: bool) -> io::Result<Follower> {
-        let mut stream = UnixStream::connect(&self.socket).await?;
-        send(&mut stream, &Request::Entries { follow }).await?;
-        Ok(Follower(BufReader::new(stream)))
+    pub(crate) async fn entries(&self, follow: bool) -> io::Result<Conversation> {
+        let mut conversation = Conversation::open(&self.socket).await?;
+        conversation.ask(&Request::Entries { follow }, None).await?;
+        Ok(conversation)
     }
 
     /// Whether frames have somewhere to go.
@@ -102,38 +101,11 @@ impl Network {
     }
 }
 
-async fn send(stream: &mut UnixStream, request: &Request) -> io::Result<()> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line).await
-}
-
-/// What a gateway says, line by line.
-#[derive(Debug)]
-pub struct Follower(BufReader<UnixStream>);
-
-impl Follower {
-    /// The next thing that it says.
-    ///
-    /// # Errors
-    /// If it is gone, or says something that makes no sense.
-    pub async fn next(&mut self) -> io::Result<Reply> {
-        let mut line = Vec::new();
-        let most = u64::try_from(MOST_LINE).unwrap_or(u64::MAX);
-        (&mut self.0).take(most).read_until(b'\n', &mut line).await?;
-        if line.last() != Some(&b'\n') {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(serde_json::from_slice(&line)?)
-    }
-}
-
 /// What it takes to run one machine's gateway.
 #[derive(Debug)]
 pub(crate) struct GatewayProcess {
     program: PathBuf,
     traces: Traces,
-    id: String,
     network: Arc<Network>,
     context: Arc<Context>,
     /// Whose log tells when it is gone.
@@ -164,7 +136,6 @@ impl GatewayProcess {
         Some(GatewayProcess {
             program: context.gateway.clone(),
             traces: Traces::of(KIND, &run_dir),
-            id: id.to_owned(),
             network: Arc::new(network),
             context: Arc::clone(context),
             live: Arc::clone(live),
@@ -193,9 +164,7 @@ impl GatewayProcess {
         let (network, live) = (Arc::clone(&self.network), Arc::clone(&self.live));
         live.keep_network(network, tokio::spawn(look_after(self, process, Arc::clone(machine))));
     }
-}
 
-impl GatewayProcess {
     /// Tells it what to do, again and again when that changes. Returns if it does not listen.
     async fn instruct(&self, again: bool) {
         let network = &self.network;
@@ -206,7 +175,7 @@ impl GatewayProcess {
             directory.mark_unchanged();
             wanted.mark_unchanged();
             if let Err(error) = network.configure(&mut told).await {
-                tracing::warn!(id = self.id, %error, "a gateway does not take its settings");
+                tracing::warn!(id = self.id(), %error, "a gateway does not take its settings");
                 return;
             }
             if !network.up.send_replace(true) && again {
@@ -231,7 +200,7 @@ impl Helper for GatewayProcess {
     }
 
     fn id(&self) -> &str {
-        &self.id
+        &self.network.id
     }
 
     fn traces(&self) -> &Traces {
@@ -242,17 +211,17 @@ impl Helper for GatewayProcess {
         let frames = machine.dial(Endpoint::Network).await.map_err(io::Error::other)?.into_std()?;
         let control = aegis_vmm::listen(&self.network.socket)?;
         let mut command = Command::new(&self.program);
-        command.arg(&self.id).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
+        command.arg(self.id()).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
         self.traces.spawn(command)
     }
 
     /// Tells it what to do, what changes on the host, and sees to connections between members of groups.
     async fn attend(&self, _process: &Process, again: bool) {
-        let broker = Broker::new(&self.context, &self.id, &self.network.socket, &self.live);
+        let broker = Broker::new(&self.context, self.id(), &self.network.socket, &self.live);
         tokio::select! {
             () = self.instruct(again) => {}
             error = broker.serve() => {
-                tracing::warn!(id = self.id, %error, "a gateway does not say what its guest wants");
+                tracing::warn!(id = self.id(), %error, "a gateway does not say what its guest wants");
             }
         }
     }

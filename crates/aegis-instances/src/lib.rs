@@ -13,6 +13,7 @@
 mod actor;
 mod boot;
 mod broker;
+mod conversation;
 mod create;
 pub mod error;
 pub mod events;
@@ -46,8 +47,8 @@ pub mod upkeep;
 pub mod usage;
 pub mod view;
 
+pub use conversation::Conversation;
 pub use error::InstanceError;
-pub use gateway::Follower;
 pub use ingress::Visit;
 pub use manager::{Config, Instances, Surroundings};
 pub use reason::StopReason;

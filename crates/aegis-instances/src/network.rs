@@ -15,8 +15,8 @@ use aegis_vmm::Card;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Message;
+use crate::conversation::Conversation;
 use crate::error::InstanceError;
-use crate::gateway::Follower;
 use crate::groups::{Directory, Membership};
 use crate::manager::InstanceHandle;
 use crate::resolvers::Resolvers;
@@ -203,7 +203,7 @@ impl InstanceHandle {
 
     /// The decisions of its gateway, those that are kept, and with `follow` all that are made from then on; `None` without
     /// one.
-    pub async fn follow_network(&self, follow: bool) -> Option<Follower> {
+    pub async fn follow_network(&self, follow: bool) -> Option<Conversation> {
         self.live()?.network()?.entries(follow).await.ok()
     }
 }

@@ -103,8 +103,8 @@ impl Gateway {
         now: Instant,
     ) {
         // A member that can be connected to answers, whether it is awake or not.
-        let case = self.judge.case(Protocol::Icmp, packet.other, 0, now);
-        let is_member = case.zone == Zone::Group && case.ruling.allows();
+        let is_member = self.judge.groups.other(packet.other).is_some()
+            && self.judge.case(Protocol::Icmp, packet.other, 0, now).ruling.allows();
         if is_gateway(packet.other) || is_member {
             return packet::send_echo(&mut self.out, packet.other, packet.guest, ident, sequence, data);
         }

@@ -42,7 +42,8 @@ impl Qemu {
     #[must_use]
     pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
         let choice = accelerator::choose(wanted, &accelerator::look(), guest);
-        Qemu { guest, choice, ticks: aegis_sys::ticks::per_millisecond() }
+        let reads_it = guest == Architecture::X86_64 && choice.accelerator == Accelerator::Tcg;
+        Qemu { guest, choice, ticks: reads_it.then(aegis_sys::ticks::per_millisecond).flatten() }
     }
 
     fn executable(&self) -> Result<PathBuf, VmmError> {

@@ -12,7 +12,7 @@ use aegis_api::network::{
 };
 use aegis_gateway::control::Reply;
 use aegis_gateway::{Counters, Entry, Limits, Settings, What};
-use aegis_instances::Follower;
+use aegis_instances::Conversation;
 use aegis_instances::groups::{Member, Membership};
 use aegis_instances::manager::InstanceHandle;
 use aegis_instances::network::{NetworkChange, NetworkSpec};
@@ -332,8 +332,8 @@ pub(super) async fn log(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
 }
 
-async fn tell(mut follower: Follower, sender: &mut Sender<Bytes>) {
-    while let Ok(Reply::Entry(entry)) = follower.next().await {
+async fn tell(mut gateway: Conversation, sender: &mut Sender<Bytes>) {
+    while let Ok(Reply::Entry(entry)) = gateway.next().await {
         let mut json = serde_json::to_vec(&told(entry)).unwrap_or_default();
         json.push(b'\n');
         if sender.send_data(json.into()).await.is_err() {
