@@ -1,6 +1,6 @@
 //! `make bench`: measures, each figure beside its yardstick in the same run, prints a table and writes JSON.
 //!
-//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, wake, router, copies, images,
+//! `ROUNDS=5` for a quick look, `ONLY=wake,router` for some of its parts: machines, instant, wake, router, copies, images,
 //! workspace, network.
 //!
 //! Machines are shared and noisy: look at the ratios. Samples of a figure and of its yardstick alternate, so that
@@ -16,6 +16,7 @@ mod bare;
 mod copies;
 mod daemon;
 mod images;
+mod instant;
 mod network;
 mod report;
 mod router;
@@ -44,6 +45,10 @@ fn main() {
         throughput(&mut report, &bare, rounds.div_ceil(3));
         ten_instances(&mut report);
         long_list(&mut report, rounds * 2);
+    }
+    if wanted("instant") {
+        instant::templates(&mut report, &Bare::prepare(), rounds);
+        instant::hibernation(&mut report, rounds);
     }
     if wanted("wake") {
         wake::measure(&mut report, rounds);
@@ -79,7 +84,7 @@ fn timed(work: impl FnOnce()) -> f64 {
 
 fn boot(report: &mut Report, bare: &Bare, rounds: usize) {
     let daemon = Daemon::start();
-    let run = || drop(daemon.aegis(&["run", "--", "true"]));
+    let run = || drop(daemon.aegis(&["run", "--no-template", "--", "true"]));
     run();
     let (mut ours, mut yardstick) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -87,7 +92,7 @@ fn boot(report: &mut Report, bare: &Bare, rounds: usize) {
         ours.push(timed(run));
     }
     report.ratio(
-        "aegis run -- true, whole command",
+        "aegis run --no-template -- true, whole command",
         "ms",
         ours,
         "bare QEMU to the first user instruction",
@@ -183,12 +188,12 @@ fn ten_instances(report: &mut Report) {
     let machines = daemon.machines();
     let each = |field: &str| machines.iter().map(|pid| daemon::status_mib(*pid, field)).collect::<Vec<_>>();
     report.add(Figure::plain(
-        "idle instance: guest memory in use (shared memory of QEMU)",
+        "idle instance: memory of its template in use (shared by all)",
         "MiB",
         each("RssShmem"),
     ));
     report.add(Figure::plain(
-        "idle instance: QEMU's heap and translated code (anonymous)",
+        "idle instance: memory of its own (guest, QEMU's heap, translated code)",
         "MiB",
         each("RssAnon"),
     ));

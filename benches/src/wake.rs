@@ -23,6 +23,11 @@ while True:
 "#;
 
 fn start(daemon: &Daemon, handle: &str) -> u16 {
+    start_with(daemon, handle, "")
+}
+
+/// Starts the server, with these lines before it.
+pub(crate) fn start_with(daemon: &Daemon, handle: &str, before: &str) -> u16 {
     let out = daemon.aegis(&[
         "instance",
         "start",
@@ -37,14 +42,14 @@ fn start(daemon: &Daemon, handle: &str) -> u16 {
         "--",
         "python3",
         "-c",
-        SERVER,
+        &format!("{before}{SERVER}"),
     ]);
     let line = out.lines().find(|line| line.starts_with(":80 ")).expect("an endpoint");
     line.split([':', ' ']).filter_map(|word| word.parse().ok()).nth(1).expect("a port")
 }
 
 /// From the connection to the first byte of the reply.
-fn first_byte_ms(port: u16) -> f64 {
+pub(crate) fn first_byte_ms(port: u16) -> f64 {
     let begun = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("ask");

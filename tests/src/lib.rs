@@ -82,6 +82,26 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
+/// Cuts a file short of most of what is in it.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn cut_short(file: &Path) {
+    let file = std::fs::File::options().write(true).open(file).expect("open the file");
+    file.set_len(3_000_000).expect("cut it short");
+}
+
+/// Changes one bit in the middle of a file.
+///
+/// # Panics
+/// If it cannot be read or written.
+pub fn flip_a_bit(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("read the file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).expect("write it");
+}
+
 /// Waits for a child, killing it when the deadline has passed.
 ///
 /// # Panics
@@ -110,6 +130,9 @@ pub fn wait(mut child: Child, input: Option<Vec<u8>>) -> Done {
     assert!(!late, "not done within {DEADLINE:?}; stderr: {}", done.err());
     done
 }
+
+/// What the names of machines begin with that are to become templates.
+const TEMPLATE: &str = "inst-template";
 
 impl Daemon {
     /// Starts a daemon in a new home.
@@ -216,6 +239,14 @@ impl Daemon {
         if !config.exists() {
             std::fs::create_dir_all(&self.root).expect("make the home");
             std::fs::write(config, "[router]\nlisten = \"127.0.0.1:0\"\n").expect("write the settings");
+        }
+        let templates = self.root.join("templates");
+        if !templates.exists() {
+            // Shared, so that not every daemon makes one; those of the tests about templates have a directory.
+            let shared = bin().join("../target/test-templates");
+            std::fs::create_dir_all(&shared).expect("make a directory");
+            let shared = shared.canonicalize().expect("its path");
+            std::os::unix::fs::symlink(shared, templates).expect("share the templates");
         }
         let done = self.aegis(&["up"]);
         assert_eq!(done.code, 0, "up: {} {}", done.err(), self.report());
@@ -338,13 +369,23 @@ impl Daemon {
         info.and_then(|info| info["state"].as_str().map(str::to_owned)).unwrap_or_else(|| "gone".to_owned())
     }
 
-    /// Machines of this daemon that run now: process ids.
+    /// Machines of this daemon's instances that run now: process ids.
     #[must_use]
     pub fn machines(&self) -> Vec<i32> {
+        self.monitors(|line| !line.contains(TEMPLATE))
+    }
+
+    /// Machines of this daemon that are to become templates: process ids.
+    #[must_use]
+    pub fn future_templates(&self) -> Vec<i32> {
+        self.monitors(|line| line.contains(TEMPLATE))
+    }
+
+    fn monitors(&self, wanted: impl Fn(&str) -> bool) -> Vec<i32> {
         let home = self.home.path().to_string_lossy().into_owned();
         processes(|process| {
             let line = read_lossy(&process.join("cmdline"));
-            line.contains("qemu-system") && line.contains(&home)
+            line.contains("qemu-system") && line.contains(&home) && wanted(&line)
         })
     }
 
@@ -402,7 +443,7 @@ impl Drop for Daemon {
         {
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
-        let left = self.machines().into_iter().chain(self.fake_guests());
+        let left = self.monitors(|_| true).into_iter().chain(self.fake_guests());
         for pid in left.filter_map(rustix::process::Pid::from_raw) {
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

@@ -40,7 +40,8 @@ fn ask(port: u16) -> f64 {
     answer.parse().unwrap_or_else(|_| panic!("no time in {answer:?}"))
 }
 
-fn now() -> f64 {
+/// The host's clock, seconds since 1970.
+pub(crate) fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }
 

@@ -119,6 +119,9 @@ pub struct CreateInstance {
     /// Disable the instance for good this many milliseconds after its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_lifetime_ms: Option<u64>,
+    /// Boot its machines, even where a template would start them sooner.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_template: bool,
     /// Give the command a terminal of this size.
     pub tty: Option<TerminalSize>,
     /// Connect the command's standard input to whoever attaches.
@@ -130,6 +133,10 @@ pub struct CreateInstance {
     /// From the last use to the pause; default 60 s for an instance with ports, else never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_pause_ms: Option<IdleTime>,
+    /// From the pause until the machine goes to disk; default 10 min for an instance with ports, else never. One with
+    /// secrets never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_hibernate_ms: Option<IdleTime>,
     /// From the pause to the stop; default 20 min for an instance with ports, else never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_stop_ms: Option<IdleTime>,
@@ -182,6 +189,8 @@ pub enum State {
     Running,
     /// The machine stands still, its memory kept.
     Paused,
+    /// The machine is on disk, with its memory.
+    Hibernated,
 }
 
 impl State {
@@ -193,6 +202,7 @@ impl State {
             State::Starting => "starting",
             State::Running => "running",
             State::Paused => "paused",
+            State::Hibernated => "hibernated",
         }
     }
 }
@@ -277,6 +287,9 @@ pub struct Instance {
     /// When its command was last executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
+    /// Where the time of its last start went; absent if the daemon that started it runs no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
     /// When it stopped, if it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<String>,
@@ -399,4 +412,22 @@ mod tests {
             let _parsed = text.parse::<Restart>();
         }
     }
+}
+
+/// Where the time of a start went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Timings {
+    /// `template` if the machine was started from one, else `boot`.
+    pub start: String,
+    /// The steps, in order.
+    pub steps: Vec<TimedStep>,
+}
+
+/// A step of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimedStep {
+    /// What it is called.
+    pub name: String,
+    /// How long it took, microseconds.
+    pub us: u64,
 }

@@ -17,6 +17,7 @@ pub mod secret;
 pub mod size;
 pub mod status;
 pub mod stream;
+pub mod template;
 pub mod workspace;
 
 /// Version of this API, the first segment of every path.

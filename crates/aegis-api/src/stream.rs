@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::error::ApiError;
-use crate::instance::{StopReason, TerminalSize};
+use crate::instance::{StopReason, TerminalSize, Timings};
 
 /// Value of the `Upgrade` header.
 pub const UPGRADE: &str = "aegis-stream";
@@ -59,6 +59,9 @@ pub struct Exit {
     /// Why, where there is more to say than the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<StopReason>,
+    /// Where the time of the start went, if it is an instance's own command and the daemon that started it still runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
 }
 
 /// The bytes are no frame.
@@ -167,7 +170,7 @@ mod tests {
             ".{0,9}".prop_map(|id| Frame::Started(Started { id })),
             bytes().prop_map(Frame::Stdout),
             bytes().prop_map(Frame::Stderr),
-            any::<i32>().prop_map(|code| Frame::Exit(Exit { code, reason: None })),
+            any::<i32>().prop_map(|code| Frame::Exit(Exit { code, reason: None, timings: None })),
             ".{0,9}".prop_map(|text| Frame::Error(ApiError::new(ErrorCode::Internal, text))),
         ]
     }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::network::NetworkCommand;
 pub use crate::settings::{Pull, Settings};
+use crate::template::TemplateCommand;
 use crate::values::{self, Environment, Ports};
 
 /// Runs commands in microVMs of their own.
@@ -73,6 +74,12 @@ pub enum Command {
         #[command(subcommand)]
         command: WorkspaceCommand,
     },
+    /// Manage templates: machines that have just come up, from which others are started
+    Template {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: TemplateCommand,
+    },
     /// Show kits: presets for instances
     Kit {
         /// What to do with them.
@@ -111,7 +118,9 @@ pub enum InstanceCommand {
     Delete(Names),
     /// Make instances stand still, keeping their memory
     Pause(Names),
-    /// Let paused instances go on
+    /// Put instances on disk with their memory, from where they go on
+    Hibernate(Names),
+    /// Let paused or hibernated instances go on
     Resume(Names),
     /// Stop and start instances
     Restart(Names),
@@ -356,6 +365,9 @@ pub struct Run {
     /// Its streams.
     #[command(flatten)]
     pub interaction: Interaction,
+    /// Say at the end where the time went
+    #[arg(long)]
+    pub timings: bool,
     /// The command and its arguments
     #[arg(last = true, required_unless_present = "kit", value_name = "COMMAND")]
     pub command: Vec<String>,

@@ -19,6 +19,7 @@ pub mod secret;
 pub mod session;
 pub mod settings;
 pub mod stats;
+pub mod template;
 pub mod terminal;
 pub mod values;
 pub mod workspace;

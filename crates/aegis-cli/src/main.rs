@@ -6,7 +6,7 @@ use aegis_cli::arguments::{
 use aegis_cli::failure::Failure;
 use aegis_cli::{
     Context, copy, daemon, events, exec, image, instance, kit, logs, markdown, network, output, run, secret,
-    stats, workspace,
+    stats, template, workspace,
 };
 use clap::{CommandFactory, Parser};
 
@@ -47,6 +47,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             InstanceCommand::Disable(names) => instance::act(context, &names, "disable", "disabled").await,
             InstanceCommand::Delete(names) => instance::act(context, &names, "delete", "deleted").await,
             InstanceCommand::Pause(names) => instance::act(context, &names, "pause", "paused").await,
+            InstanceCommand::Hibernate(names) => {
+                instance::act(context, &names, "hibernate", "hibernated").await
+            }
             InstanceCommand::Resume(names) => instance::act(context, &names, "resume", "resumed").await,
             InstanceCommand::Prune(arguments) => instance::prune(context, &arguments).await,
             InstanceCommand::Expose(arguments) => instance::expose(context, arguments).await,
@@ -69,6 +72,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             SecretCommand::Delete(keys) => secret::delete(context, &keys).await,
             SecretCommand::Rekey => secret::rekey(context).await,
         },
+        Command::Template { command } => template::template(context, command).await,
         Command::Workspace { command } => match command {
             WorkspaceCommand::List(format) => workspace::list(context, format).await,
             WorkspaceCommand::Create(name) => workspace::create(context, &name).await,

@@ -152,6 +152,7 @@ mod tests {
             updated_at: "2026-01-02T03:04:05Z".into(),
             last_active_at: "2026-01-02T03:04:06Z".into(),
             started_at: None,
+            timings: None,
             stopped_at: None,
             exit_code: Some(3),
             stop_reason: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aegis_api::image::PullPolicy;
-use aegis_api::instance::CreateInstance;
+use aegis_api::instance::{CreateInstance, TimedStep, Timings};
 use aegis_api::stream::{Exit, Frame};
 use aegis_client::{Client, ClientError};
 use tokio::time::Instant;
@@ -57,8 +57,10 @@ pub fn request(settings: Settings, command: Vec<String>) -> Result<CreateInstanc
         kit: settings.kit,
         timeout_ms: settings.timeout,
         max_lifetime_ms: settings.max_lifetime,
+        no_template: settings.no_template,
         exposes: settings.expose.into_iter().flat_map(|ports| ports.0).collect(),
         idle_pause_ms: settings.idle_pause,
+        idle_hibernate_ms: settings.idle_hibernate,
         idle_stop_ms: settings.idle_stop,
         idle_connections_after_ms: settings.idle_connections_after,
         ..CreateInstance::default()
@@ -92,6 +94,7 @@ pub async fn fetch_image(client: &mut Client, request: &mut CreateInstance) -> R
 /// # Errors
 /// If Aegis fails; the instance is deleted.
 pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
+    let begun = Instant::now();
     let Interaction { interactive, tty } = arguments.interaction;
     let mut request = CreateInstance {
         ephemeral: true,
@@ -110,10 +113,19 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
         say(&format!("Serving on {}", render::url(endpoint)));
     }
     let raw = if tty && interactive { Changed::to_raw()? } else { None };
-    let mut belonging =
-        Belonging { client, id: instance.id, passed: [0; 2], input: interactive.then(Input::start), tty };
+    let mut belonging = Belonging {
+        client,
+        id: instance.id,
+        passed: [0; 2],
+        input: interactive.then(Input::start),
+        tty,
+        timings: None,
+    };
     let outcome = belonging.follow(&mut interrupts).await;
     drop(raw);
+    if let Some(timings) = belonging.timings.filter(|_| arguments.timings) {
+        say(&told(&timings, begun.elapsed()));
+    }
     outcome
 }
 
@@ -124,6 +136,8 @@ struct Belonging {
     passed: [u64; 2],
     input: Option<Input>,
     tty: bool,
+    /// Where the time of its start went, once that is known.
+    timings: Option<Timings>,
 }
 
 impl Belonging {
@@ -132,7 +146,8 @@ impl Belonging {
         loop {
             let end = self.attend(interrupts, &mut interrupted).await;
             let code = match end {
-                Ok(End::Exit(exit)) => {
+                Ok(End::Exit(mut exit)) => {
+                    self.timings = exit.timings.take();
                     explain(&exit);
                     Ok(exit_code(&exit))
                 }
@@ -225,6 +240,16 @@ fn exit_code(exit: &Exit) -> i32 {
     let timed_out =
         exit.reason.as_ref().is_some_and(|reason| matches!(reason.code.as_str(), "timeout" | "lifetime"));
     if timed_out { TIMED_OUT } else { exit.code }
+}
+
+/// Where the time went, in one line.
+fn told(timings: &Timings, whole: Duration) -> String {
+    let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1000.0;
+    let step = |step: &TimedStep| format!("{} {:.1}", step.name, ms(step.us));
+    let steps: Vec<String> = timings.steps.iter().map(step).collect();
+    let start: u64 = timings.steps.iter().map(|step| step.us).sum();
+    let (how, whole) = (&timings.start, whole.as_secs_f64() * 1000.0);
+    format!("ms: started by {how} in {:.1} ({}); whole command {whole:.1}", ms(start), steps.join(", "))
 }
 
 /// Says why a command ended where its exit code does not.

@@ -77,6 +77,9 @@ pub struct Settings {
     /// Disable the instance for good this long after its creation, however it is used
     #[arg(long, value_name = "DURATION", value_parser = values::duration_ms)]
     pub max_lifetime: Option<u64>,
+    /// Boot its machines, even where a template would start them sooner
+    #[arg(long)]
+    pub no_template: bool,
     /// Make a port of the guest reachable: [[ADDRESS:]PUBLIC:]GUEST[/PROTOCOL], protocol http, tcp, grpc or ws; ranges
     /// too; may be repeated
     #[arg(long, value_name = "PORT", value_parser = values::ports)]
@@ -84,6 +87,9 @@ pub struct Settings {
     /// Pause after this time without use, or never [default: 60s with ports, else never]
     #[arg(long, value_name = "DURATION", value_parser = values::idle)]
     pub idle_pause: Option<IdleTime>,
+    /// Put the machine on disk after this time of pause, or never [default: 10m with ports, else never]
+    #[arg(long, value_name = "DURATION", value_parser = values::idle)]
+    pub idle_hibernate: Option<IdleTime>,
     /// Stop after this time of pause, or never [default: 20m with ports, else never]
     #[arg(long, value_name = "DURATION", value_parser = values::idle)]
     pub idle_stop: Option<IdleTime>,

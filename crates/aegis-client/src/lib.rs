@@ -17,6 +17,7 @@ use aegis_api::network::{CheckReply, CheckRequest, Group, NetworkInfo, NetworkPo
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
 use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
+use aegis_api::template::Template;
 use aegis_api::workspace::{CreateWorkspace, Workspace, WorkspaceReply};
 use hyper::Method;
 use serde::Serialize;
@@ -254,6 +255,22 @@ impl Client {
     /// [`ClientError`].
     pub async fn leave_group(&mut self, name: &str, group: &str) -> Result<NetworkInfo, ClientError> {
         self.send(Method::DELETE, &group_path(name, group), None::<&()>).await
+    }
+
+    /// All templates.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn templates(&mut self) -> Result<Vec<Template>, ClientError> {
+        self.get("/v1/templates").await
+    }
+
+    /// Removes all templates, and returns them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn prune_templates(&mut self) -> Result<Vec<Template>, ClientError> {
+        self.send(Method::POST, "/v1/templates/prune", None::<&()>).await
     }
 
     /// All groups.

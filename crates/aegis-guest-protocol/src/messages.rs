@@ -10,7 +10,7 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 5;
+pub const NEWEST_VERSION: u32 = 6;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -254,7 +254,16 @@ pub struct Resize {
 /// Makes all processes of the guest stand still, before its machine does. The next [`Hello`], [`Health`] or [`Shutdown`]
 /// lets them go on, after the clock is right: none of them sees a clock that stood still. Since version 2.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Freeze {}
+pub struct Freeze {
+    /// Whether all that they have written is to be on the disks when this is answered. Since version 6.
+    #[serde(default)]
+    pub sync: bool,
+}
+
+/// The machine is about to be saved, for others to be started from it, each with disks of its own: the guest lets go of
+/// what those do not share. Before [`Prepare`] and [`Run`], which take it up again. Since version 6.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle {}
 
 /// Asks whether the guest is well; also sets the clock and stirs entropy after a pause, and then lets its processes go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -386,6 +395,7 @@ calls! {
     Signal, "signal" => Done;
     Resize, "resize" => Done;
     Freeze, "freeze" => Done;
+    Settle, "settle" => Done;
     Health, "health" => HealthReply;
     Shutdown, "shutdown" => Done;
     Addresses, "addresses" => Done;

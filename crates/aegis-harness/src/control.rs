@@ -9,7 +9,7 @@ use std::time::Duration;
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
     self, ACK, AckNote, Addresses, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health, HealthReply,
-    Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Share, Shutdown, Signal,
+    Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Settle, Share, Shutdown, Signal,
     Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
@@ -275,9 +275,20 @@ impl Shared {
                 reply::<Resize>(&Done {})
             }
             Freeze::METHOD => {
-                let Freeze {} = parse(params)?;
+                let Freeze { sync } = parse(params)?;
                 self.platform.freeze(true);
+                if sync {
+                    self.platform.sync();
+                }
                 reply::<Freeze>(&Done {})
+            }
+            Settle::METHOD => {
+                let Settle {} = parse(params)?;
+                if self.root_taken.get() {
+                    return Err(RpcError::new(code::WRONG_STATE, "the root is mounted already"));
+                }
+                self.platform.settle()?;
+                reply::<Settle>(&Done {})
             }
             Health::METHOD => {
                 let health: Health = parse(params)?;

@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 
 use crate::card;
+use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
 use crate::shares;
 
@@ -70,6 +71,8 @@ pub(crate) fn mount_early() -> io::Result<()> {
     mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
     // A process that floods its pipe fills it before we empty it: each of our turns carries more.
     aegis_sys::guest::yield_to_others()?;
+    // Here, so that it has been done in a guest that others are started from.
+    let _without_loopback = aegis_sys::guest::loopback_up();
     aegis_sys::guest::protect_memory()
 }
 
@@ -114,18 +117,6 @@ pub(crate) fn open_port(number: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// The block device with this serial number.
-fn disk(serial: &str) -> io::Result<PathBuf> {
-    for entry in fs::read_dir("/sys/block")? {
-        let entry = entry?;
-        let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-        if found.trim() == serial {
-            return Ok(Path::new("/dev").join(entry.file_name()));
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("no disk with serial {serial}")))
-}
-
 /// The machine that the harness is PID 1 of.
 #[derive(Debug)]
 pub(crate) struct Guest {
@@ -135,12 +126,14 @@ pub(crate) struct Guest {
     freezer: RefCell<Freezer>,
     /// Whether directories of the host are mounted.
     shares: Cell<bool>,
+    /// Disks that were let go of.
+    settled: RefCell<Settled>,
 }
 
 impl Default for Guest {
     fn default() -> Guest {
         let freezer = RefCell::new(Freezer::new(Path::new(CGROUPS)));
-        Guest { mounts: RefCell::default(), freezer, shares: Cell::new(false) }
+        Guest { mounts: RefCell::default(), freezer, shares: Cell::new(false), settled: RefCell::default() }
     }
 }
 
@@ -167,10 +160,11 @@ impl Guest {
         for dir in [lower, upper, root] {
             fs::create_dir_all(dir).map_err(failed("create mount points"))?;
         }
-        let image = disk(ROOT_SERIAL).map_err(failed("find the root disk"))?;
+        self.settled.take().take_up().map_err(failed("take up the disks"))?;
+        let image = disks::find(ROOT_SERIAL).map_err(failed("find the root disk"))?;
         mount(&image, lower, "erofs", MountFlags::RDONLY, None)
             .map_err(|error| failed("mount the root disk")(error.into()))?;
-        let data = disk(DATA_SERIAL).map_err(failed("find the instance's disk"))?;
+        let data = disks::find(DATA_SERIAL).map_err(failed("find the instance's disk"))?;
         mount(&data, upper, "ext4", MountFlags::NOATIME, None)
             .map_err(|error| failed("mount the instance's disk")(error.into()))?;
         for dir in ["root", "work"] {
@@ -239,9 +233,13 @@ impl Platform for Guest {
         mount_system(Path::new("/mnt/root")).map_err(failed("mount the system's file systems"))?;
         enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
         name_machine(hostname).map_err(failed("name the machine"))?;
-        let _without_loopback = aegis_sys::guest::loopback_up();
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), RpcError> {
+        *self.settled.borrow_mut() = Settled::all().map_err(failed("let go of the disks"))?;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! `/init` of the guest: sets the machine up as far as the host need not decide, then serves the host.
 
 mod card;
+mod disks;
 mod freezer;
 mod machine;
 mod shares;

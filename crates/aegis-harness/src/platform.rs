@@ -18,6 +18,14 @@ pub trait Platform: Debug {
     /// [`aegis_guest_protocol::messages::code::ROOT`] with what failed.
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError>;
 
+    /// Lets go of the disks, which will be others when the root is prepared. Called before that, if at all.
+    ///
+    /// # Errors
+    /// [`code::ROOT`] with what failed.
+    fn settle(&self) -> Result<(), RpcError> {
+        Err(RpcError::new(code::ROOT, "this guest has no disks"))
+    }
+
     /// Sets up the network card. Called once, when the root is there; without a network there is none.
     ///
     /// # Errors
@@ -64,6 +72,11 @@ pub trait Platform: Debug {
 
     /// Makes all processes but the harness stand still, without their noticing; or lets them go on.
     fn freeze(&self, frozen: bool);
+
+    /// Writes everything to disk.
+    fn sync(&self) {
+        rustix::fs::sync();
+    }
 
     /// Sets the wall clock, nanoseconds since 1970.
     fn set_clock(&self, unix_time_ns: u64);

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use aegis_guest_protocol::frame::MAX_DATA;
 use rustix::event::epoll;
@@ -14,6 +15,10 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// For how long a port may say that no host is connected before that is believed. The kernel learns of a host that has
+/// come by another queue than that of the host's bytes, and may hand out the first of these before it knows.
+pub const HANG_UP: Duration = Duration::from_secs(1);
 
 /// One direction of interest in a port.
 #[derive(Debug)]
@@ -59,18 +64,21 @@ impl Port {
         }
     }
 
-    /// Reads what is there; 0 means that no host is connected.
+    /// Reads what is there; 0 means that no host is connected, and has not been for [`HANG_UP`].
     ///
     /// # Errors
     /// The system's.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match rustix::io::read(&*self.fd, &mut *buffer) {
+                // A socket says by a reset what a port says by reading nothing.
+                Ok(0) | Err(Errno::CONNRESET) => match tokio::time::timeout(HANG_UP, self.changed()).await {
+                    Ok(changed) => changed?,
+                    Err(_) => return Ok(0),
+                },
                 Ok(count) => return Ok(count),
                 Err(Errno::AGAIN) => self.changed().await?,
                 Err(Errno::INTR) => {}
-                // How a socket says what a port says by reading nothing.
-                Err(Errno::CONNRESET) => return Ok(0),
                 Err(error) => return Err(error.into()),
             }
         }

@@ -21,7 +21,8 @@ use aegis_guest_protocol::frame::{
 };
 use aegis_guest_protocol::messages::{Share, code};
 use aegis_guest_protocol::rpc::RpcError;
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use aegis_harness::port::HANG_UP;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
@@ -74,10 +75,17 @@ impl Pipe {
     }
 
     fn wait(&self) -> io::Result<()> {
+        self.wait_at_most(None).map(drop)
+    }
+
+    /// Returns whether the port's state has changed before the time was up.
+    fn wait_at_most(&self, time: Option<Duration>) -> io::Result<bool> {
         let mut event =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
-        match epoll::wait(&self.changes, &mut event, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        match epoll::wait(&self.changes, &mut event, time.as_ref()) {
+            Ok(changes) => Ok(changes > 0),
+            Err(Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -90,12 +98,13 @@ impl Pipe {
         }
     }
 
-    /// Reads what is there; 0 if no host is connected.
+    /// Reads what is there; 0 if no host is connected, and has not been for [`HANG_UP`].
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             // Asked first, because there is mostly nothing yet.
             self.wait_for_input()?;
             match rustix::io::read(&*self.fd, &mut *buffer) {
+                Ok(0) if self.wait_at_most(Some(HANG_UP))? => {}
                 Err(Errno::AGAIN) => {}
                 Err(Errno::INTR) => {}
                 other => return Ok(other?),

@@ -4,6 +4,7 @@
 //! effects. Boot, guest session and teardown are tasks; they belong to a [`Live`], which lasts from one boot to its
 //! teardown, and report back by message.
 
+mod perform;
 mod reach;
 
 use std::collections::HashMap;
@@ -14,13 +15,13 @@ use aegis_vmm::Machine;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::boot::{self, Order};
 use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
 use crate::files::FileServer;
 use crate::gateway::GatewayProcess;
-use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
-use crate::live::{Live, adopt_guest, pause, resume};
+use crate::hibernate;
+use crate::lifecycle::{Boot, Effect, Event, Reply, Request, State, Waiter};
+use crate::live::{Live, adopt_guest};
 use crate::manager::Context;
 use crate::measures::Measures;
 use crate::network::NetworkChange;
@@ -33,7 +34,7 @@ use crate::rest::Lease;
 use crate::restart::{Attempts, Ended, RestartPolicy};
 use crate::secret::SecretValues;
 use crate::session::News;
-use crate::teardown;
+use crate::timings::Timings;
 use crate::upkeep::DiskUse;
 use crate::usage::Usage;
 use crate::view::View;
@@ -50,6 +51,8 @@ pub(crate) enum Message {
     Happened(Event),
     /// The machine of this boot is there; to be stored, then confirmed.
     MachineUp(Boot, oneshot::Sender<()>),
+    /// Where the time of this boot went.
+    Took(Boot, Timings),
     /// News from the guest of this boot.
     Guest(Boot, News),
     /// The daemon is ready to serve ports. To be confirmed when they are open.
@@ -110,17 +113,14 @@ impl Actor {
         let ports = Ports::new(Arc::clone(&context.ingress), &record.id, name, mappings);
         let usage = Arc::<Usage>::default();
         usage.set_awake(record.life.is_running());
-        let view = watch::Sender::new(Arc::new(record.view(
-            &ports,
-            &usage,
-            &Passing::default(),
-            &context.config.rest,
-        )));
+        let passing =
+            Passing { no_hibernation: hibernate::refusal(&context, &record.spec), ..Passing::default() };
+        let view = watch::Sender::new(Arc::new(record.view(&ports, &usage, &passing, &context.config.rest)));
         let actor = Actor {
             record,
             ports,
             usage,
-            passing: Passing::default(),
+            passing,
             mailbox,
             own_mailbox: own_mailbox.clone(),
             waiters: HashMap::new(),
@@ -162,9 +162,7 @@ impl Actor {
         if let Some(in_use) = self.disk.try_begin() {
             live.hold_disk(in_use);
         }
-        if let Err(error) = self.output.resume(self.record.life.boot()) {
-            tracing::warn!(id = self.record.id, %error, "log not opened");
-        }
+        self.go_on();
         // The last daemon may have died before it told.
         let addresses = self.record.spec.network.addresses();
         if !addresses.is_empty() {
@@ -174,6 +172,13 @@ impl Actor {
             adopt_guest(&live);
         }
         self.live.send_replace(Some(live));
+    }
+
+    /// Goes on with the log and the time of a run that an earlier daemon began.
+    pub(crate) fn go_on(&mut self) {
+        if let Err(error) = self.output.resume(self.record.life.boot()) {
+            tracing::warn!(id = self.record.id, %error, "log not opened");
+        }
         self.start_timer();
     }
 
@@ -224,6 +229,10 @@ impl Actor {
                     let _gave_up = reply.send(Reply::LifeOver);
                     return;
                 }
+                if let Some(reason) = self.passing.no_hibernation.filter(|_| request == Request::Hibernate) {
+                    let _gave_up = reply.send(Reply::Refused(reason.to_owned()));
+                    return;
+                }
                 if matches!(request, Request::Stop | Request::Disable) {
                     self.stay_stopped().await;
                 }
@@ -232,14 +241,7 @@ impl Actor {
                 self.step(Event::Wanted(request, self.next_waiter)).await;
             }
             Message::Happened(event) => {
-                if event == Event::TornDown(self.record.life.boot()) {
-                    self.after_teardown();
-                }
-                if matches!(event, Event::PauseEnded(_, Err(_))) {
-                    // Tried again when it has been idle for as long once more.
-                    self.record.active_ms = now_ms();
-                    self.publish();
-                }
+                self.note(&event);
                 self.step(event).await;
             }
             Message::MachineUp(boot, done) => {
@@ -247,6 +249,12 @@ impl Actor {
                     self.store(Some("machine_started")).await;
                 }
                 let _gone = done.send(());
+            }
+            Message::Took(boot, timings) => {
+                if boot == self.record.life.boot() {
+                    self.passing.timings = Some(timings);
+                    self.publish();
+                }
             }
             Message::Guest(boot, News::Exited { status, out_of_memory, stored }) => {
                 if boot == self.record.life.boot() {
@@ -289,6 +297,25 @@ impl Actor {
                 let stored = if removed.is_some() { self.store_ports().await } else { Ok(()) };
                 let _gave_up = reply.send(stored);
             }
+        }
+    }
+
+    /// Takes from an event what is not the lifecycle's.
+    fn note(&mut self, event: &Event) {
+        let current = self.record.life.boot();
+        match event {
+            Event::TornDown(boot) if *boot == current => self.after_teardown(),
+            Event::HibernateEnded(boot, Ok(())) if *boot == current => drop(self.live.send_replace(None)),
+            Event::HibernateEnded(_, Err(error)) => {
+                tracing::warn!(id = self.record.id, error, "a machine was not put on disk");
+                self.passing.stays_in_memory = true;
+            }
+            Event::PauseEnded(_, Err(_)) => {
+                // Tried again when it has been idle for as long once more.
+                self.record.active_ms = now_ms();
+                self.publish();
+            }
+            _ => {}
         }
     }
 
@@ -378,13 +405,17 @@ impl Actor {
     fn changed(&mut self, before: State, effects: &[Effect]) {
         let now = now_ms();
         let state = self.record.life.state();
-        self.record.active_ms = now;
+        if state != State::Hibernated {
+            // The time to the stop counts from the pause.
+            self.record.active_ms = now;
+        }
         self.record.stopped_ms = (state == State::Stopped)
             .then(|| self.record.stopped_ms.filter(|_| before == state).unwrap_or(now));
         if state != before {
             self.record.since_ms = now;
         }
         if state == State::Running && before != State::Running {
+            self.passing.stays_in_memory = false;
             self.record.awake_ms = now;
         }
         if state == State::Starting && before != State::Starting {
@@ -401,6 +432,8 @@ impl Actor {
         match (before, state) {
             (State::Paused, State::Running) => self.output.log_system("resumed"),
             (State::Running, State::Paused) => self.output.log_system("paused"),
+            (State::Paused, State::Hibernated) => self.output.log_system("hibernated"),
+            (State::Hibernated, State::Running) => self.output.log_system("woken from disk"),
             (State::Starting, State::Running) => {
                 self.record.started_ms = Some(now);
                 self.start_timer();
@@ -442,118 +475,6 @@ impl Actor {
         // One that rests goes on when somebody comes; whoever is attached waits for that.
         if !self.record.life.reason().is_some_and(StopReason::is_idle) {
             self.output.finish(ending);
-        }
-    }
-
-    async fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Boot(boot) => self.boot(boot),
-            Effect::TearDown(boot, manner) => self.tear_down(boot, manner),
-            Effect::Pause(boot) => self.with_machine(boot, |live| async move {
-                let Some(machine) = live.machine() else { return };
-                let result = pause(&live, &*machine).await;
-                live.tell(Message::Happened(Event::PauseEnded(live.boot, result))).await;
-            }),
-            Effect::Resume(boot) => self.with_machine(boot, |live| async move {
-                let result = resume(&live).await;
-                live.tell(Message::Happened(Event::ResumeEnded(live.boot, result))).await;
-            }),
-            Effect::Remove => self.remove().await,
-            Effect::Reply(waiter, reply) => self.answer(waiter, reply),
-        }
-    }
-
-    fn answer(&mut self, waiter: Waiter, reply: Reply) {
-        if let Some(waiting) = self.waiters.remove(&waiter) {
-            let _gave_up = waiting.send(reply);
-        }
-    }
-
-    fn boot(&mut self, boot: Boot) {
-        let live = Live::new(boot, false, self.own_mailbox.clone(), Arc::clone(&self.output));
-        self.live.send_replace(Some(Arc::clone(&live)));
-        let order = Order {
-            id: self.record.id.clone(),
-            hostname: self.record.handle.clone().unwrap_or_else(|| self.record.id.clone()),
-            spec: Arc::clone(&self.record.spec),
-            live,
-            disk: self.disk.clone(),
-        };
-        let context = Arc::clone(&self.context);
-        // Never aborted: it may just be making a machine. Ends early when cancelled; the teardown waits for it.
-        tokio::spawn(async move {
-            let result = boot::boot(&context, &order).await;
-            order.live.end_boot();
-            let event = match result {
-                Ok(()) => Event::Booted(boot),
-                Err(reason) => Event::BootFailed(boot, reason),
-            };
-            order.live.tell(Message::Happened(event)).await;
-        });
-    }
-
-    fn tear_down(&mut self, boot: Boot, manner: Manner) {
-        let live = self.live.borrow().clone();
-        let Some(live) = live.filter(|live| live.boot == boot) else { return };
-        if manner == Manner::AtOnce {
-            live.hurry();
-        }
-        if !live.cancel() {
-            return;
-        }
-        let (context, id) = (Arc::clone(&self.context), self.record.id.clone());
-        // What an ephemeral instance leaves on its disk nobody will read.
-        let manner = if self.record.spec.ephemeral && self.record.exit_code.is_some() {
-            Manner::AtOnce
-        } else {
-            manner
-        };
-        // Reports back to this actor, which waits for it.
-        tokio::spawn(async move {
-            teardown::tear_down(&context, &id, &live, manner).await;
-            live.tell(Message::Happened(Event::TornDown(boot))).await;
-        });
-    }
-
-    fn with_machine<F: Future<Output = ()> + Send + 'static>(
-        &self,
-        boot: Boot,
-        work: impl FnOnce(Arc<Live>) -> F,
-    ) {
-        let live = self.live.borrow().clone();
-        if let Some(live) = live.filter(|live| live.boot == boot) {
-            live.keep(tokio::spawn(work(Arc::clone(&live))));
-        }
-    }
-
-    async fn remove(&mut self) {
-        self.close_ports();
-        let event = self.event("deleted");
-        if let Err(error) = self.context.registry.remove(self.record.id.clone(), Some(event)).await {
-            tracing::error!(id = self.record.id, %error, "record not removed");
-        }
-        self.context.forget(&self.record.id, self.record.handle.as_deref());
-        self.output.close();
-        self.disk.end().await;
-        let (home, id) = (self.context.home.clone(), self.record.id.clone());
-        let removal = tokio::task::spawn_blocking(move || {
-            let disk = match std::fs::remove_file(home.disk(&id)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
-                _ => Ok(()),
-            };
-            let logs = aegis_store::logs::remove_all(&home.log_dir(&id)).map_err(|error| error.to_string());
-            let sockets = home.remove_run_dir(&id).map_err(|error| error.to_string());
-            disk.and(logs).and(sockets)
-        });
-        if let Ok(Err(error)) = removal.await {
-            // The hourly sweep tries again.
-            tracing::warn!(id = self.record.id, error, "files not removed");
-        }
-        // No task would report this.
-        for effect in self.record.life.step(Event::Removed) {
-            if let Effect::Reply(waiter, reply) = effect {
-                self.answer(waiter, reply);
-            }
         }
     }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use aegis_guest_link::{LinkError, Resume};
+use aegis_guest_link::{Events, LinkError, Resume};
 use aegis_guest_protocol::messages::{Prepare, Run, code};
 use aegis_store::disk::DiskMaker;
-use aegis_vmm::{Card, End, Machine, MachineSpec, console_tail};
+use aegis_vmm::{End, Machine, MachineSpec, Origin, console_tail};
+use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
 use crate::error::chain;
@@ -21,6 +23,8 @@ use crate::network;
 use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
 use crate::spec::{InstanceSpec, check_process};
+use crate::templates::{self, Pattern};
+use crate::timings::Stopwatch;
 use crate::upkeep::DiskUse;
 
 /// Lines of the console that explain a failed boot.
@@ -30,6 +34,30 @@ const HOST_RESERVE_MIB: u64 = 128;
 /// What a guest touches until its command runs, MiB; the rest of its memory it takes when it needs it.
 const GUEST_FOOTPRINT_MIB: u64 = 96;
 
+/// How long a guest that was started from a template may take to say that it is well; else its machine is replaced by
+/// one that boots.
+const CLONE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A machine that was made.
+pub(crate) struct Made {
+    pub(crate) machine: Arc<dyn Machine>,
+    /// The session with its guest, where that has been opened already.
+    session: Option<(Arc<Session>, Events)>,
+    /// What it takes to make a template of such machines, where there is none and may be one.
+    pattern: Option<Pattern>,
+}
+
+impl Made {
+    /// The session with its guest, as soon as that is up.
+    pub(crate) async fn session(&mut self) -> Result<(Arc<Session>, Events), StopReason> {
+        if let Some(opened) = self.session.take() {
+            return Ok(opened);
+        }
+        let opened = Session::open(&*self.machine, Resume::default()).await;
+        opened.map(|(session, events, _)| (session, events)).map_err(|error| StopReason::unreachable(&error))
+    }
+}
+
 /// What a boot needs to know.
 #[derive(Debug)]
 pub(crate) struct Order {
@@ -38,22 +66,30 @@ pub(crate) struct Order {
     pub(crate) spec: Arc<InstanceSpec>,
     pub(crate) live: Arc<Live>,
     pub(crate) disk: DiskUse,
+    pub(crate) watch: Stopwatch,
 }
 
 /// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
 pub(crate) async fn boot(context: &Arc<Context>, order: &Order) -> Result<(), StopReason> {
-    let machine = start_machine(context, order).await?;
+    let mut made = start_machine(context, order).await?;
+    let machine = Arc::clone(&made.machine);
+    let pattern = made.pattern.take();
     tokio::select! {
         biased;
         () = order.live.cancelled() => Err(StopReason::stopped()),
         end = machine.ended() => Err(died_at_boot(context, order, &end)),
-        opened = tokio::time::timeout(context.config.boot_timeout, execute(context, &*machine, order)) => match opened {
+        opened = tokio::time::timeout(context.config.boot_timeout, execute(context, &mut made, order)) => match opened {
             Ok(Err(reason)) if reason.code == UNREACHABLE => {
                 // Its death, if that is the cause, explains more than the silence that came of it.
                 let end = tokio::time::timeout(LAST_BREATH, machine.ended()).await;
                 Err(end.map_or(reason, |end| died_at_boot(context, order, &end)))
             }
-            Ok(result) => result,
+            Ok(result) => {
+                if let Some(pattern) = pattern.filter(|_| result.is_ok()) {
+                    templates::make_later(context, pattern);
+                }
+                result
+            }
             Err(_) => Err(timed_out(context, order)),
         },
     }
@@ -86,44 +122,84 @@ fn available_memory_mib() -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? >> 10)
 }
 
-async fn start_machine(context: &Arc<Context>, order: &Order) -> Result<Arc<dyn Machine>, StopReason> {
+async fn start_machine(context: &Arc<Context>, order: &Order) -> Result<Made, StopReason> {
     // Somebody may be copying files of the stopped instance.
     let in_use = tokio::select! {
         in_use = order.disk.begin() => in_use,
         () = order.live.cancelled() => return Err(StopReason::stopped()),
     };
     order.live.hold_disk(in_use);
-    let card = context.vmm.capabilities().network.then(network::card);
-    let machine = make_machine(context, &order.id, &order.spec, card).await?;
+    let made = make_machine(context, &order.id, &order.spec, &order.watch, order.live.cancel_token()).await?;
+    let machine = Arc::clone(&made.machine);
     order.live.set_machine(Arc::clone(&machine));
     // Stored before anything depends on it: a daemon that dies now finds the machine again.
     order.live.tell_and_wait(|done| Message::MachineUp(order.live.boot, done)).await;
-    if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
-        order.live.keep_files(server.start(&machine).await?);
-    }
-    if let Some(gateway) = GatewayProcess::of(context, &order.id, &order.spec.network, &order.live) {
-        gateway.start(&machine).await?;
-    }
-    Ok(machine)
+    start_helpers(context, order, &machine).await?;
+    order.watch.lap("network");
+    Ok(made)
 }
 
-/// Makes the machine of an instance, with this card, and its disk if it has none yet.
+/// Starts what a machine that has just been made needs beside it: the server of its files, and its gateway.
+pub(crate) async fn start_helpers(
+    context: &Arc<Context>,
+    order: &Order,
+    machine: &Arc<dyn Machine>,
+) -> Result<(), StopReason> {
+    if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
+        order.live.keep_files(server.start(machine).await?);
+    }
+    match GatewayProcess::of(context, &order.id, &order.spec.network, &order.live) {
+        Some(gateway) => gateway.start(machine).await,
+        None => Ok(()),
+    }
+}
+
+/// Makes the machine of an instance, and its disk if it has none yet: from a template, or by booting it.
 pub(crate) async fn make_machine(
     context: &Context,
     id: &str,
     of: &InstanceSpec,
-    card: Option<Card>,
-) -> Result<Arc<dyn Machine>, StopReason> {
+    watch: &Stopwatch,
+    unwanted: &CancellationToken,
+) -> Result<Made, StopReason> {
+    check(context, of)?;
+    make_disk(context, id, of).await?;
+    let spec = machine_spec(context, id, of)?;
+    // The console begins anew with each boot.
+    let _absent = std::fs::remove_file(&spec.console_log);
+    watch.lap("disk");
+    let pattern = templates::pattern(context, of, &spec);
+    if let Some(pattern) = &pattern
+        && let Some((machine, opened)) = clone_template(context, pattern, watch, unwanted).await?
+    {
+        watch.note_template();
+        return Ok(Made { machine, session: Some(opened), pattern: None });
+    }
+    let machine = context.vmm.start(&spec).await;
+    let machine = machine.map_err(|error| failed("the machine did not start", &error))?;
+    watch.lap("machine");
+    Ok(Made { machine, session: None, pattern })
+}
+
+/// Checks that the host has what a machine needs.
+pub(crate) fn check(context: &Context, of: &InstanceSpec) -> Result<(), StopReason> {
     let needed = HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(of.memory_mib.into());
     if let Some(available) = available_memory_mib().filter(|available| *available < needed) {
-        let text = format!("the host has {available} MiB of memory left; a boot needs {needed}");
+        let text = format!("the host has {available} MiB of memory left; a machine needs {needed}");
         return Err(StopReason::new("insufficient_memory", text));
     }
-    files::check(context, of)?;
-    make_disk(context, id, of).await?;
-    let home = &context.home;
+    files::check(context, of)
+}
+
+/// The machine of an instance. Makes its run-time directory if there is none.
+pub(crate) fn machine_spec(
+    context: &Context,
+    id: &str,
+    of: &InstanceSpec,
+) -> Result<MachineSpec, StopReason> {
+    let (home, can) = (&context.home, context.vmm.capabilities());
     let missing = |error| failed("the host is not ready", &error);
-    let spec = MachineSpec {
+    Ok(MachineSpec {
         name: id.to_owned(),
         run_dir: home.run_dir(id).map_err(|error| failed("cannot make the run-time directory", &error))?,
         console_log: home.console(id),
@@ -133,12 +209,60 @@ pub(crate) async fn make_machine(
         data_disk: home.disk(id),
         memory_mib: of.memory_mib,
         vcpus: of.vcpus,
-        files: !of.mounts.is_empty(),
-        card,
+        // All that can be started from a template have everything, so that there are fewer kinds.
+        files: can.save || !of.mounts.is_empty(),
+        card: can.network.then(network::card),
+    })
+}
+
+/// Starts a machine from a template; `None` if there is none, or the guest did not say that it is well.
+async fn clone_template(
+    context: &Context,
+    pattern: &Pattern,
+    watch: &Stopwatch,
+    unwanted: &CancellationToken,
+) -> Result<Option<(Arc<dyn Machine>, (Arc<Session>, Events))>, StopReason> {
+    let Some(template) = context.templates.find(&pattern.likeness).await else { return Ok(None) };
+    let spec = &pattern.spec;
+    watch.lap("template");
+    let machine = match context.vmm.restore(spec, &template.devices, Origin::Common(&template.memory)).await {
+        Ok(machine) => {
+            watch.lap("machine");
+            machine
+        }
+        Err(error) => {
+            tracing::warn!(
+                id = spec.name,
+                error = chain(&error),
+                "no machine could be started from its template"
+            );
+            context.templates.distrust(&pattern.likeness);
+            return Ok(None);
+        }
     };
-    // The console begins anew with each boot.
-    let _absent = std::fs::remove_file(&spec.console_log);
-    context.vmm.start(&spec).await.map_err(|error| failed("the machine did not start", &error))
+    let why = tokio::select! {
+        opened = tokio::time::timeout(CLONE_TIMEOUT, Session::open(&*machine, Resume::default())) => match opened {
+            Ok(Ok((session, events, _))) => {
+                watch.lap("guest");
+                return Ok(Some((machine, (session, events))));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not answer in time".to_owned(),
+        },
+        end = machine.ended() => StopReason::died(&end).message,
+        () = unwanted.cancelled() => {
+            machine.stop().await;
+            return Err(StopReason::stopped());
+        }
+    };
+    machine.stop().await;
+    tracing::warn!(
+        id = spec.name,
+        why,
+        "a guest that was started from its template did not come up; it boots"
+    );
+    context.templates.distrust(&pattern.likeness);
+    Ok(None)
 }
 
 fn root_disk(context: &Context, spec: &InstanceSpec) -> Result<Vec<PathBuf>, StopReason> {
@@ -167,9 +291,12 @@ async fn make_disk(context: &Context, id: &str, of: &InstanceSpec) -> Result<(),
     }
 }
 
-async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Result<(), StopReason> {
-    let (session, events, _) =
-        Session::open(machine, Resume::default()).await.map_err(|error| StopReason::unreachable(&error))?;
+async fn execute(context: &Context, made: &mut Made, order: &Order) -> Result<(), StopReason> {
+    let cold = made.session.is_none();
+    let (session, events) = made.session().await?;
+    if cold {
+        order.watch.lap("guest");
+    }
     order.live.begin_session(&session, events);
     // Looked up as late as can be, and held no longer than the message is.
     let secrets = context.secrets.values(&order.spec.secrets);
@@ -191,7 +318,10 @@ async fn execute(context: &Context, machine: &dyn Machine, order: &Order) -> Res
         process,
     };
     match session.link().call(&run).await {
-        Ok(_started) => Ok(()),
+        Ok(_started) => {
+            order.watch.lap("command");
+            Ok(())
+        }
         Err(error) => Err(refused(&error)),
     }
 }

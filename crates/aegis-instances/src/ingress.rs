@@ -109,7 +109,7 @@ impl Visit {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                paused = view.wait_for(|view| view.state == State::Paused) => {
+                paused = view.wait_for(|view| matches!(view.state, State::Paused | State::Hibernated)) => {
                     if paused.is_err() {
                         return Err(InstanceError::Removed);
                     }

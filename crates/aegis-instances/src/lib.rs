@@ -11,6 +11,7 @@
 //! anybody, and performs the effects. What takes time runs in tasks that report back by message.
 
 mod actor;
+mod at_rest;
 mod boot;
 mod broker;
 mod conversation;
@@ -22,6 +23,7 @@ mod files;
 mod gateway;
 pub mod groups;
 mod helper;
+mod hibernate;
 mod ingress;
 pub mod kit;
 pub mod lifecycle;
@@ -43,6 +45,8 @@ pub mod secret;
 pub mod session;
 pub mod spec;
 mod teardown;
+pub mod templates;
+pub mod timings;
 pub mod upkeep;
 pub mod usage;
 pub mod view;

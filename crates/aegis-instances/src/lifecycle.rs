@@ -11,134 +11,17 @@
 //! ```
 //!
 //! `Pausing` and `Resuming` stand between `Running` and `Paused` while the machine is asked; whoever arrives then
-//! waits for the outcome. `Stopping` remembers what comes after it: rest, another boot, or removal.
+//! waits for the outcome. From `Paused` a machine may go on disk (`Hibernating`, `Hibernated`) and come back from there
+//! to `Running` (`Waking`); if it cannot, it boots. `Stopping` remembers what comes after it: rest, another boot, or removal.
 //!
 //! The caller owns the state, is its only writer, performs the effects in order, and feeds their results back as
 //! events. It never loses a waiter: each one that goes in with an event comes out with exactly one reply.
 
+mod words;
+
+pub use words::{Boot, Effect, Event, Manner, Reply, Request, Rung, State, Waiter};
+
 use crate::reason::StopReason;
-
-/// Somebody who waits for the outcome of a request.
-pub type Waiter = u64;
-/// How often the instance has been booted: tells late news of an earlier boot from news of this one.
-pub type Boot = u32;
-
-/// What a waiter gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// It is as wanted.
-    Done,
-    /// It was running or starting already.
-    AlreadyRunning,
-    /// It is stopped, so this cannot be done.
-    Stopped,
-    /// It is disabled, so this cannot be done.
-    Disabled,
-    /// It is being removed.
-    Removed,
-    /// Its lifetime is over.
-    LifeOver,
-    /// The daemon ends, and starts nothing any more.
-    DaemonEnds,
-    /// It came to an end before it was as wanted.
-    Failed(StopReason),
-    /// The machine refused to pause.
-    Refused(String),
-}
-
-/// What is asked of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
-    /// Run, from any rest.
-    Start,
-    /// Be running; booted for it only if it was idleness that stopped it.
-    Ensure,
-    /// Be running, booted for it unless it is disabled.
-    Wake,
-    /// Stand still.
-    Pause,
-    /// Go on.
-    Resume,
-    /// Power off, staying enabled.
-    Stop,
-    /// Power off because the daemon ends, and not be booted by it again.
-    DaemonStop,
-    /// Power off because the time is up.
-    TimeUp,
-    /// Power off, and never be started implicitly.
-    Disable,
-    /// Power off for good, because its lifetime is over.
-    LifeOver,
-    /// Power off and start.
-    Restart,
-    /// Cease to exist.
-    Delete,
-    /// Cease to exist if it is stopped at this very moment; otherwise nothing.
-    Prune,
-}
-
-/// What happens to an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Somebody wants something.
-    Wanted(Request, Waiter),
-    /// The command has been executed.
-    Booted(Boot),
-    /// The machine did not come up, or the command could not be executed.
-    BootFailed(Boot, StopReason),
-    /// The machine was asked to pause; the error if it did not.
-    PauseEnded(Boot, Result<(), String>),
-    /// The machine was asked to go on; the error if it did not.
-    ResumeEnded(Boot, Result<(), String>),
-    /// The command ended, and all its output is here.
-    Exited(Boot, StopReason),
-    /// The machine ended by itself.
-    Died(Boot, StopReason),
-    /// Nothing is left of the machine.
-    TornDown(Boot),
-    /// Nothing is left of the instance.
-    Removed,
-    /// It is time to execute a command again that ended by itself.
-    Again,
-    /// Nobody has used it for so long that it is to rest. The caller has made sure that nobody does at this moment.
-    Idle(Rung),
-}
-
-/// Where idleness leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rung {
-    /// Stand still.
-    Pause,
-    /// Power off, to be booted by whoever comes next.
-    Stop,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Make a machine and execute the command in it.
-    Boot(Boot),
-    /// End the machine and clear up after it: with a proper shutdown of the guest first, or at once. A second one
-    /// for the same boot makes a proper one hurry.
-    TearDown(Boot, Manner),
-    /// Pause the machine.
-    Pause(Boot),
-    /// Resume the machine.
-    Resume(Boot),
-    /// Remove all that is stored of the instance.
-    Remove,
-    /// Tell a waiter.
-    Reply(Waiter, Reply),
-}
-
-/// How a machine is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// The guest ends its processes and saves its files.
-    Graceful,
-    /// The plug is pulled.
-    AtOnce,
-}
 
 /// What comes after `Stopping`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,22 +39,12 @@ enum Phase {
     Pausing,
     Paused,
     Resuming,
+    Hibernating,
+    Hibernated,
+    Waking,
     Stopping(Next),
     Removing,
     Gone,
-}
-
-/// The state that users see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// No machine.
-    Stopped,
-    /// The machine boots.
-    Starting,
-    /// The command has been executed.
-    Running,
-    /// The machine stands still.
-    Paused,
 }
 
 /// The life of one instance.
@@ -189,6 +62,8 @@ pub struct Lifecycle {
     for_running: Vec<Waiter>,
     /// Wait until it is paused.
     for_pause: Vec<Waiter>,
+    /// Wait until it is on disk.
+    for_hibernation: Vec<Waiter>,
     /// Wait until it is stopped.
     for_stop: Vec<Waiter>,
     /// Wait until it is gone.
@@ -210,6 +85,7 @@ impl Lifecycle {
             reason,
             for_running: vec![],
             for_pause: vec![],
+            for_hibernation: vec![],
             for_stop: vec![],
             for_removal: vec![],
             failed: vec![],
@@ -223,6 +99,12 @@ impl Lifecycle {
         Lifecycle { phase, ..Lifecycle::stopped(enabled, boot, None) }
     }
 
+    /// An instance whose machine is on disk.
+    #[must_use]
+    pub fn hibernated(enabled: bool, boot: Boot) -> Lifecycle {
+        Lifecycle { phase: Phase::Hibernated, ..Lifecycle::stopped(enabled, boot, None) }
+    }
+
     /// What users see.
     #[must_use]
     pub fn state(&self) -> State {
@@ -230,7 +112,8 @@ impl Lifecycle {
             Phase::Stopped | Phase::Removing | Phase::Gone => State::Stopped,
             Phase::Starting => State::Starting,
             Phase::Running | Phase::Pausing => State::Running,
-            Phase::Paused | Phase::Resuming => State::Paused,
+            Phase::Paused | Phase::Resuming | Phase::Hibernating => State::Paused,
+            Phase::Hibernated | Phase::Waking => State::Hibernated,
             Phase::Stopping(_) => self.before_stop,
         }
     }
@@ -250,7 +133,7 @@ impl Lifecycle {
     /// Whether nothing is under way: it runs, stands still, or is stopped.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Running | Phase::Paused | Phase::Stopped)
+        matches!(self.phase, Phase::Running | Phase::Paused | Phase::Hibernated | Phase::Stopped)
     }
 
     /// Number of the current or last boot; 0 before the first.
@@ -292,8 +175,20 @@ impl Lifecycle {
             Event::BootFailed(boot, reason) if boot == self.boot && self.phase == Phase::Starting => {
                 self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);
             }
-            Event::PauseEnded(boot, result) if boot == self.boot => self.pause_ended(result, &mut out),
-            Event::ResumeEnded(boot, result) if boot == self.boot => self.resume_ended(result, &mut out),
+            Event::PauseEnded(boot, result) if boot == self.boot && self.phase == Phase::Pausing => {
+                self.pause_ended(result, &mut out)
+            }
+            Event::ResumeEnded(boot, result) if boot == self.boot && self.phase == Phase::Resuming => {
+                self.resume_ended(result, &mut out)
+            }
+            Event::HibernateEnded(boot, result) if boot == self.boot && self.phase == Phase::Hibernating => {
+                self.hibernate_ended(result, &mut out)
+            }
+            Event::WakeEnded(boot, result) if boot == self.boot && self.phase == Phase::Waking => {
+                self.wake_ended(&result, &mut out)
+            }
+            // One that does not come back from disk boots.
+            Event::Died(boot, _) if boot == self.boot && self.phase == Phase::Waking => {}
             Event::Exited(boot, reason) if boot == self.boot && self.is_live() => {
                 // The news of the exit may overtake that of the boot.
                 reply(&mut self.for_running, &Reply::Done, &mut out);
@@ -316,6 +211,8 @@ impl Lifecycle {
             | Event::BootFailed(..)
             | Event::PauseEnded(..)
             | Event::ResumeEnded(..)
+            | Event::HibernateEnded(..)
+            | Event::WakeEnded(..)
             | Event::Exited(..)
             | Event::Died(..)
             | Event::TornDown(_)
@@ -328,7 +225,26 @@ impl Lifecycle {
     fn is_live(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Starting | Phase::Running | Phase::Pausing | Phase::Paused | Phase::Resuming
+            Phase::Starting
+                | Phase::Running
+                | Phase::Pausing
+                | Phase::Paused
+                | Phase::Resuming
+                | Phase::Hibernating
+                | Phase::Waking
+        )
+    }
+
+    /// Whether something is under way at whose end the machine runs or rests, so that whoever wants that waits.
+    fn is_moving(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Starting
+                | Phase::Pausing
+                | Phase::Resuming
+                | Phase::Hibernating
+                | Phase::Waking
+                | Phase::Stopping(Next::Boot)
         )
     }
 
@@ -349,12 +265,21 @@ impl Lifecycle {
             Request::Start | Request::Restart | Request::Ensure | Request::Wake if self.daemon_ends => {
                 out.push(Effect::Reply(waiter, Reply::DaemonEnds));
             }
+            Request::Resume if self.daemon_ends && self.phase == Phase::Hibernated => {
+                out.push(Effect::Reply(waiter, Reply::DaemonEnds));
+            }
             Request::Start => self.start(waiter, out),
             Request::Ensure if self.stopped_by_idleness() => self.wake(waiter, out),
             Request::Ensure | Request::Resume => self.ensure(waiter, out),
             Request::Wake => self.wake(waiter, out),
             Request::Pause => self.pause(waiter, out),
+            Request::Hibernate => self.hibernate(waiter, out),
             Request::Stop => self.stop(waiter, StopReason::stopped(), out),
+            // It costs nothing there, and the next daemon finds it.
+            Request::DaemonStop if self.phase == Phase::Hibernated => {
+                self.daemon_ends = true;
+                out.push(Effect::Reply(waiter, Reply::Done));
+            }
             Request::DaemonStop => {
                 self.daemon_ends = true;
                 self.stop(waiter, StopReason::daemon_stopped(), out);
@@ -407,7 +332,12 @@ impl Lifecycle {
                 self.phase = Phase::Stopping(Next::Boot);
             }
             Phase::Stopping(Next::Boot) => self.for_running.push(waiter),
-            Phase::Paused | Phase::Pausing | Phase::Resuming => self.ensure(waiter, out),
+            Phase::Paused
+            | Phase::Pausing
+            | Phase::Resuming
+            | Phase::Hibernating
+            | Phase::Hibernated
+            | Phase::Waking => self.ensure(waiter, out),
             _ => out.push(Effect::Reply(waiter, Reply::AlreadyRunning)),
         }
     }
@@ -420,10 +350,12 @@ impl Lifecycle {
                 self.phase = Phase::Resuming;
                 out.push(Effect::Resume(self.boot));
             }
-            // While pausing, whoever needs it running has it resumed as soon as it is paused.
-            Phase::Starting | Phase::Pausing | Phase::Resuming | Phase::Stopping(Next::Boot) => {
+            Phase::Hibernated => {
                 self.for_running.push(waiter);
+                self.begin_wake(out);
             }
+            // While pausing, whoever needs it running has it resumed as soon as it is paused.
+            _ if self.is_moving() => self.for_running.push(waiter),
             _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
         }
     }
@@ -446,7 +378,8 @@ impl Lifecycle {
     fn idle(&mut self, rung: Rung, out: &mut Vec<Effect>) {
         match (rung, self.phase) {
             (Rung::Pause, Phase::Running) => self.begin_pause(out),
-            (Rung::Stop, Phase::Running | Phase::Paused) => {
+            (Rung::Hibernate, Phase::Paused) => self.begin_hibernation(out),
+            (Rung::Stop, Phase::Running | Phase::Paused | Phase::Hibernated) => {
                 self.stop_with(StopReason::idle(), Manner::Graceful, Next::Rest, out);
             }
             _ => {}
@@ -455,14 +388,30 @@ impl Lifecycle {
 
     fn pause(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Paused => out.push(Effect::Reply(waiter, Reply::Done)),
+            Phase::Paused | Phase::Hibernating | Phase::Hibernated => {
+                out.push(Effect::Reply(waiter, Reply::Done))
+            }
             Phase::Running => {
                 self.for_pause.push(waiter);
                 self.begin_pause(out);
             }
-            Phase::Starting | Phase::Pausing | Phase::Resuming | Phase::Stopping(Next::Boot) => {
-                self.for_pause.push(waiter);
+            _ if self.is_moving() => self.for_pause.push(waiter),
+            _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
+        }
+    }
+
+    fn hibernate(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Hibernated => out.push(Effect::Reply(waiter, Reply::Done)),
+            Phase::Running => {
+                self.for_hibernation.push(waiter);
+                self.begin_pause(out);
             }
+            Phase::Paused => {
+                self.for_hibernation.push(waiter);
+                self.begin_hibernation(out);
+            }
+            _ if self.is_moving() => self.for_hibernation.push(waiter),
             _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
         }
     }
@@ -479,7 +428,8 @@ impl Lifecycle {
 
     /// Ends the machine, or, if that is under way, changes what comes after. Removal is never taken back.
     fn stop_with(&mut self, reason: StopReason, manner: Manner, next: Next, out: &mut Vec<Effect>) {
-        let waiting = self.for_running.drain(..).chain(self.for_pause.drain(..));
+        let resting = self.for_pause.drain(..).chain(self.for_hibernation.drain(..));
+        let waiting = self.for_running.drain(..).chain(resting);
         self.failed.extend(waiting.map(|waiter| (waiter, Reply::Failed(reason.clone()))));
         if !matches!(self.phase, Phase::Stopping(_)) {
             self.before_stop = self.state();
@@ -503,6 +453,16 @@ impl Lifecycle {
         out.push(Effect::Pause(self.boot));
     }
 
+    fn begin_hibernation(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Hibernating;
+        out.push(Effect::Hibernate(self.boot));
+    }
+
+    fn begin_wake(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Waking;
+        out.push(Effect::Wake(self.boot));
+    }
+
     fn booted(&mut self, out: &mut Vec<Effect>) {
         if self.phase == Phase::Starting {
             self.running(out);
@@ -513,35 +473,62 @@ impl Lifecycle {
     fn running(&mut self, out: &mut Vec<Effect>) {
         self.phase = Phase::Running;
         reply(&mut self.for_running, &Reply::Done, out);
-        if !self.for_pause.is_empty() {
+        if !self.for_pause.is_empty() || !self.for_hibernation.is_empty() {
             self.begin_pause(out);
         }
     }
 
     fn pause_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
-        if self.phase != Phase::Pausing {
-            return;
-        }
         match result {
             Ok(()) => {
                 self.phase = Phase::Paused;
                 reply(&mut self.for_pause, &Reply::Done, out);
-                if !self.for_running.is_empty() {
-                    self.phase = Phase::Resuming;
-                    out.push(Effect::Resume(self.boot));
-                }
+                self.after_pause(out);
             }
             Err(error) => {
+                reply(&mut self.for_hibernation, &Reply::Refused(error.clone()), out);
                 reply(&mut self.for_pause, &Reply::Refused(error), out);
                 self.running(out);
             }
         }
     }
 
-    fn resume_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
-        if self.phase != Phase::Resuming {
-            return;
+    /// It is paused: whoever wants it running goes before those who want it to rest deeper.
+    fn after_pause(&mut self, out: &mut Vec<Effect>) {
+        if !self.for_running.is_empty() {
+            self.phase = Phase::Resuming;
+            out.push(Effect::Resume(self.boot));
+        } else if !self.for_hibernation.is_empty() {
+            self.begin_hibernation(out);
         }
+    }
+
+    fn hibernate_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
+        match result {
+            Ok(()) => {
+                self.phase = Phase::Hibernated;
+                reply(&mut self.for_hibernation, &Reply::Done, out);
+                if !self.for_running.is_empty() {
+                    self.begin_wake(out);
+                }
+            }
+            Err(error) => {
+                self.phase = Phase::Paused;
+                reply(&mut self.for_hibernation, &Reply::Refused(error), out);
+                self.after_pause(out);
+            }
+        }
+    }
+
+    /// One that cannot come back from disk is as one that idleness stopped, and that somebody wants.
+    fn wake_ended(&mut self, result: &Result<(), String>, out: &mut Vec<Effect>) {
+        match result {
+            Ok(()) => self.running(out),
+            Err(_) => self.begin_boot(out),
+        }
+    }
+
+    fn resume_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
         match result {
             Ok(()) => self.running(out),
             Err(error) => self.stop_with(StopReason::resume_failed(&error), Manner::AtOnce, Next::Rest, out),

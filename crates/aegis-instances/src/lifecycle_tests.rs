@@ -15,6 +15,10 @@ struct World {
     booting: Option<Boot>,
     pausing: bool,
     resuming: bool,
+    hibernating: bool,
+    waking: bool,
+    /// The boot whose machine is on disk.
+    on_disk: Option<Boot>,
     removing: bool,
     removed: bool,
     /// Whether the machine stands still, as it is and not as anybody believes.
@@ -60,31 +64,50 @@ impl World {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Boot(boot) => {
-                assert_eq!(self.machine, None, "a second machine beside the first");
+                assert_eq!((self.machine, self.on_disk), (None, None), "a second machine beside the first");
                 assert!(!self.removed && !self.removing, "a boot after removal");
                 self.machine = Some(boot);
                 self.booting = Some(boot);
             }
             Effect::TearDown(boot, manner) => {
-                assert_eq!(self.machine, Some(boot), "the end of a machine that is not there");
+                assert_eq!(
+                    self.machine.or(self.on_disk),
+                    Some(boot),
+                    "the end of a machine that is not there"
+                );
                 assert!(!self.tearing_down || manner == Manner::AtOnce, "a hurried end slowed down");
                 self.tearing_down = true;
             }
             Effect::Pause(boot) => {
-                assert!(self.machine == Some(boot) && !self.pausing && !self.resuming && !self.tearing_down);
+                assert!(self.is_idle(boot));
                 self.pausing = true;
             }
             Effect::Resume(boot) => {
-                assert!(self.machine == Some(boot) && !self.pausing && !self.resuming && !self.tearing_down);
+                assert!(self.is_idle(boot));
                 self.resuming = true;
             }
+            Effect::Hibernate(boot) => {
+                assert!(self.is_idle(boot) && self.frozen, "only what stands still goes to disk");
+                self.hibernating = true;
+            }
+            Effect::Wake(boot) => {
+                assert!(self.machine.is_none() && self.on_disk == Some(boot), "there is nothing to wake");
+                assert!(!self.waking && !self.tearing_down && !self.daemon_ends);
+                self.waking = true;
+            }
             Effect::Remove => {
-                assert_eq!(self.machine, None, "removal under a machine");
+                assert_eq!((self.machine, self.on_disk), (None, None), "removal under a machine");
                 assert!(!self.removing);
                 self.removing = true;
             }
             Effect::Reply(waiter, _) => assert!(self.waiting.remove(&waiter), "a second reply"),
         }
+    }
+
+    /// Whether nothing is under way with the machine of this boot.
+    fn is_idle(&self, boot: Boot) -> bool {
+        let busy = self.pausing || self.resuming || self.hibernating || self.waking || self.tearing_down;
+        self.machine == Some(boot) && !busy
     }
 
     /// The news that may come now.
@@ -105,16 +128,30 @@ impl World {
             if self.resuming {
                 all.push(Event::ResumeEnded(boot, result()));
             }
+            if self.hibernating {
+                all.push(Event::HibernateEnded(boot, result()));
+            }
             if self.tearing_down {
                 all.push(Event::TornDown(boot));
             }
             all.push(Event::Exited(boot, StopReason::stopped()));
             all.push(Event::Died(boot, StopReason::stopped()));
         }
+        if let Some(boot) = self.on_disk {
+            if self.waking {
+                all.push(Event::WakeEnded(boot, result()));
+                // It may be refused by the monitor, which then ends.
+                all.push(Event::Died(boot, StopReason::stopped()));
+            }
+            if self.tearing_down {
+                all.push(Event::TornDown(boot));
+            }
+        }
         if self.removing && !self.removed {
             all.push(Event::Removed);
         }
         all.push(Event::Idle(if ok { Rung::Pause } else { Rung::Stop }));
+        all.push(Event::Idle(Rung::Hibernate));
         // Late news of an earlier boot.
         if life.boot() > 1 {
             all.push(Event::Died(life.boot() - 1, StopReason::stopped()));
@@ -124,7 +161,7 @@ impl World {
     }
 
     fn note(&mut self, event: &Event) {
-        let current = self.machine;
+        let current = self.machine.or(self.on_disk);
         match event {
             Event::Booted(_) | Event::BootFailed(..) => self.booting = None,
             Event::PauseEnded(_, result) => {
@@ -135,8 +172,22 @@ impl World {
                 self.resuming = false;
                 self.frozen &= result.is_err();
             }
+            Event::HibernateEnded(boot, result) => {
+                self.hibernating = false;
+                if result.is_ok() {
+                    (self.machine, self.on_disk, self.frozen) = (None, Some(*boot), false);
+                }
+            }
+            Event::WakeEnded(boot, result) => {
+                self.waking = false;
+                // Whoever ends it meanwhile reports that, whatever became of it.
+                if !self.tearing_down {
+                    (self.machine, self.on_disk) = (result.is_ok().then_some(*boot), None);
+                }
+                self.frozen = false;
+            }
             Event::TornDown(boot) if Some(*boot) == current && self.tearing_down => {
-                self.machine = None;
+                (self.machine, self.on_disk, self.hibernating, self.waking) = (None, None, false, false);
                 self.tearing_down = false;
                 self.booting = None;
                 self.pausing = false;
@@ -155,11 +206,20 @@ impl World {
         self.daemon_ends = false;
         self.frozen |= self.pausing && paused_in_time;
         self.frozen &= !(self.resuming && paused_in_time);
+        if self.hibernating && paused_in_time {
+            (self.machine, self.on_disk, self.frozen) = (None, self.machine, false);
+        }
+        if self.waking && paused_in_time {
+            // Made and stored, and still standing.
+            (self.machine, self.on_disk, self.frozen) = (self.on_disk, None, true);
+        }
         (self.booting, self.pausing, self.resuming) = (None, false, false);
+        (self.hibernating, self.waking) = (false, false);
         (self.tearing_down, self.removing, self.delete_wanted) = (false, false, false);
-        match self.machine {
-            Some(boot) => Lifecycle::recovered(life.enabled(), boot, self.frozen),
-            None => Lifecycle::stopped(life.enabled(), life.boot(), life.reason().cloned()),
+        match (self.machine, self.on_disk) {
+            (Some(boot), _) => Lifecycle::recovered(life.enabled(), boot, self.frozen),
+            (None, Some(boot)) => Lifecycle::hibernated(life.enabled(), boot),
+            (None, None) => Lifecycle::stopped(life.enabled(), life.boot(), life.reason().cloned()),
         }
     }
 
@@ -182,7 +242,8 @@ fn is_late(event: &Event, life: &Lifecycle) -> bool {
     matches!(event, Event::TornDown(boot) | Event::Died(boot, _) if *boot != life.boot())
 }
 
-const REQUESTS: [Request; 13] = [
+const REQUESTS: [Request; 14] = [
+    Request::Hibernate,
     Request::LifeOver,
     Request::Start,
     Request::Ensure,
@@ -211,7 +272,7 @@ proptest! {
         for (kind, pick, ok) in steps {
             if kind == 0 && !life.is_gone() {
                 life = world.restart(&life, ok);
-                if !life.enabled() && world.machine.is_some() {
+                if !life.enabled() && world.machine.or(world.on_disk).is_some() {
                     // As the next daemon does: somebody had disabled it, and it was about to stop.
                     world.next_waiter += 1;
                     let waiter = world.next_waiter;
@@ -234,7 +295,9 @@ proptest! {
         world.settle(&mut life);
         prop_assert!(world.waiting.is_empty(), "left waiting: {:?} in {life:?}", world.waiting);
         prop_assert_eq!(life.is_gone(), world.delete_wanted, "deleted if and only if asked");
-        prop_assert_eq!(world.machine.is_some(), life.state() != State::Stopped, "the state tells of the machine");
+        let without = matches!(life.state(), State::Stopped | State::Hibernated);
+        prop_assert_eq!(world.machine.is_none(), without, "the state tells of the machine");
+        prop_assert_eq!(world.on_disk.is_some(), life.state() == State::Hibernated, "and of what is on disk");
         if !life.enabled() { prop_assert_eq!(life.state(), State::Stopped, "disabled means off"); }
     }
 }
@@ -266,6 +329,18 @@ fn each_operation_does_what_the_table_says_in_each_state() {
     assert_eq!(replies(&ask(&mut paused(), Request::Pause)), [&Reply::Done]);
     assert_eq!(replies(&ask(&mut stopped(), Request::Resume)), [&Reply::Stopped]);
     assert_eq!(replies(&ask(&mut running(), Request::Resume)), [&Reply::Done]);
+    let on_disk = || Lifecycle::hibernated(true, 1);
+    for request in [Request::Start, Request::Ensure, Request::Wake, Request::Resume] {
+        assert_eq!(ask(&mut on_disk(), request), [Effect::Wake(1)]);
+    }
+    assert_eq!(ask(&mut paused(), Request::Hibernate), [Effect::Hibernate(1)]);
+    assert_eq!(ask(&mut running(), Request::Hibernate), [Effect::Pause(1)]);
+    assert_eq!(replies(&ask(&mut stopped(), Request::Hibernate)), [&Reply::Stopped]);
+    assert_eq!(replies(&ask(&mut on_disk(), Request::Hibernate)), [&Reply::Done]);
+    assert_eq!(replies(&ask(&mut on_disk(), Request::Pause)), [&Reply::Done]);
+    assert_eq!(ask(&mut on_disk(), Request::Stop), [Effect::TearDown(1, Manner::Graceful)]);
+    assert_eq!(ask(&mut on_disk(), Request::Delete), [Effect::TearDown(1, Manner::AtOnce)]);
+    assert_eq!(replies(&ask(&mut on_disk(), Request::DaemonStop)), [&Reply::Done]);
     assert_eq!(replies(&ask(&mut stopped(), Request::Ensure)), [&Reply::Stopped]);
     assert_eq!(ask(&mut paused(), Request::Ensure), [Effect::Resume(1)]);
     assert_eq!(ask(&mut stopped(), Request::Wake), [Effect::Boot(2)]);
@@ -301,6 +376,29 @@ fn a_pause_that_races_with_an_exec_ends_running() {
     let effects = life.step(Event::PauseEnded(1, Ok(())));
     assert_eq!(effects, [Effect::Reply(1, Reply::Done), Effect::Resume(1)]);
     assert_eq!(life.step(Event::ResumeEnded(1, Ok(()))), [Effect::Reply(2, Reply::Done)]);
+}
+
+#[test]
+fn whoever_comes_while_a_machine_goes_to_disk_has_it_woken_as_soon_as_it_is_there() {
+    let mut life = Lifecycle::recovered(true, 1, true);
+    assert_eq!(life.step(Event::Idle(Rung::Hibernate)), [Effect::Hibernate(1)]);
+    assert_eq!(life.step(Event::Wanted(Request::Wake, 1)), []);
+    assert_eq!(life.step(Event::HibernateEnded(1, Ok(()))), [Effect::Wake(1)]);
+    assert_eq!(life.step(Event::WakeEnded(1, Ok(()))), [Effect::Reply(1, Reply::Done)]);
+}
+
+#[test]
+fn what_cannot_go_to_disk_stays_paused_and_what_does_not_come_back_boots() {
+    let mut life = Lifecycle::recovered(true, 1, true);
+    assert_eq!(ask(&mut life, Request::Hibernate), [Effect::Hibernate(1)]);
+    let refused = Effect::Reply(1, Reply::Refused("full".to_owned()));
+    assert_eq!(life.step(Event::HibernateEnded(1, Err("full".to_owned()))), [refused]);
+    assert_eq!(life.state(), State::Paused);
+    let mut life = Lifecycle::hibernated(true, 1);
+    assert_eq!(ask(&mut life, Request::Wake), [Effect::Wake(1)]);
+    assert_eq!(life.step(Event::Died(1, StopReason::stopped())), []);
+    assert_eq!(life.step(Event::WakeEnded(1, Err("damaged".to_owned()))), [Effect::Boot(2)]);
+    assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
 }
 
 #[test]

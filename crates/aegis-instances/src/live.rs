@@ -50,6 +50,8 @@ pub(crate) struct Live {
     disk: Mutex<Option<OwnedMutexGuard<()>>>,
     /// Whether the session with an earlier daemon's guest is being opened.
     adopting: AtomicBool,
+    /// Held while its machine is on its way to disk.
+    on_its_way: tokio::sync::Mutex<()>,
 }
 
 impl Live {
@@ -76,6 +78,7 @@ impl Live {
             untold: Mutex::default(),
             disk: Mutex::default(),
             adopting: AtomicBool::new(false),
+            on_its_way: tokio::sync::Mutex::default(),
         })
     }
 
@@ -94,6 +97,21 @@ impl Live {
     /// Notes that the boot is over, well or not.
     pub(crate) fn end_boot(&self) {
         self.boot_over.cancel();
+    }
+
+    /// Cancelled when the end begins.
+    pub(crate) fn cancel_token(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Whether the end has begun.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Returns as soon as its machine is not on its way to disk, and keeps others from sending it there.
+    pub(crate) async fn on_its_way(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.on_its_way.lock().await
     }
 
     pub(crate) async fn cancelled(&self) {
@@ -332,7 +350,8 @@ pub(crate) async fn pause(live: &Live, machine: &dyn Machine) -> Result<(), Stri
     let session = live.session();
     if let Some(session) = &session {
         // A guest that does not answer is paused all the same.
-        let _unfrozen = tokio::time::timeout(FREEZE_TIMEOUT, session.link().call(&Freeze {})).await;
+        let _unfrozen =
+            tokio::time::timeout(FREEZE_TIMEOUT, session.link().call(&Freeze { sync: false })).await;
     }
     let paused = machine.pause().await.map_err(|error| error.to_string());
     if let (Err(_), Some(session)) = (&paused, session) {

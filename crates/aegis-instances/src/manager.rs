@@ -29,6 +29,7 @@ use crate::root::RootDisks;
 use crate::secret::SecretValues;
 use crate::session::{ExecHandle, Session};
 use crate::spec::{InstanceSpec, check_process};
+use crate::templates::{self, Templates};
 use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
 use crate::view::{View, word};
@@ -48,6 +49,8 @@ pub struct Config {
     pub log_limits: LogLimits,
     /// When instances rest that were told nothing else.
     pub rest: RestDefaults,
+    /// Most that templates take on disk, bytes; without any room there are none.
+    pub templates: u64,
 }
 
 impl Default for Config {
@@ -56,6 +59,7 @@ impl Default for Config {
             boot_timeout: Duration::from_secs(60),
             log_limits: LogLimits::default(),
             rest: RestDefaults::default(),
+            templates: templates::DEFAULT_BUDGET,
         }
     }
 }
@@ -102,8 +106,9 @@ pub(crate) struct Context {
     pub(crate) gateway: PathBuf,
     pub(crate) resolvers: watch::Receiver<Arc<Resolvers>>,
     pub(crate) groups: Groups,
+    pub(crate) templates: Arc<Templates>,
     pub(crate) measures: Measures,
-    /// Machines of stopped instances.
+    /// Machines of stopped instances, and of templates that are being made.
     pub(crate) upkeep: TaskTracker,
     /// None of them is wanted any more.
     pub(crate) upkeep_over: CancellationToken,
@@ -188,7 +193,9 @@ impl Instances {
     ) -> Result<Instances, InstanceError> {
         let table = RwLock::default();
         let Surroundings { ingress, roots, secrets, kits, file_server, gateway, resolvers } = surroundings;
+        let templates = Arc::new(Templates::new(home.templates(), config.templates));
         let context = Arc::new(Context {
+            templates,
             home,
             registry,
             vmm,
@@ -311,7 +318,8 @@ impl Instances {
     /// Instances that have a machine.
     #[must_use]
     pub fn live(&self) -> Vec<Arc<View>> {
-        self.list().into_iter().filter(|view| view.state != State::Stopped).collect()
+        let without = [State::Stopped, State::Hibernated];
+        self.list().into_iter().filter(|view| !without.contains(&view.state)).collect()
     }
 
     /// Refuses new instances, ends all machines, and deletes ephemeral instances. Returns when all are stopped.

@@ -49,7 +49,7 @@ impl Default for Measures {
         let bytes = Family::<Direction, Counter>::default();
         let towards = |direction| bytes.get_or_create(&Direction { direction }).clone();
         let wake = Family::new_with_constructor(latencies as fn() -> Histogram);
-        for rest in [State::Paused, State::Stopped] {
+        for rest in [State::Paused, State::Hibernated, State::Stopped] {
             // What has not happened yet is 0 and not unknown.
             drop(wake.get_or_create(&From { state: word(rest) }));
         }

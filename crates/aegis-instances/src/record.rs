@@ -13,6 +13,7 @@ use crate::reason::StopReason;
 use crate::rest::{Lease, Rest, RestDefaults};
 use crate::restart::Attempts;
 use crate::spec::InstanceSpec;
+use crate::timings::Timings;
 use crate::usage::Usage;
 use crate::view::{View, word};
 
@@ -39,6 +40,11 @@ pub(crate) struct Record {
 pub(crate) struct Passing {
     pub(crate) lease: Option<Lease>,
     pub(crate) attempts: Attempts,
+    pub(crate) timings: Option<Timings>,
+    /// Why its machine is never on disk.
+    pub(crate) no_hibernation: Option<&'static str>,
+    /// Whether that was tried and failed since it last ran; the stop comes in its time all the same.
+    pub(crate) stays_in_memory: bool,
 }
 
 impl Record {
@@ -66,10 +72,16 @@ impl Record {
             stopped_ms: self.stopped_ms,
             started_ms: self.started_ms,
             awake_ms: self.awake_ms,
-            rest: Rest::of(&self.spec.rest, !endpoints.is_empty(), defaults),
+            rest: Rest::of(
+                &self.spec.rest,
+                !endpoints.is_empty(),
+                passing.no_hibernation.is_none() && !passing.stays_in_memory,
+                defaults,
+            ),
             endpoints,
             lease: passing.lease.clone(),
             attempts: passing.attempts,
+            timings: passing.timings.clone(),
             usage: Arc::clone(usage),
             since_ms: self.since_ms,
             lifetime_ends_ms: self.end_of_life_ms(),

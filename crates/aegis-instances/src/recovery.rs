@@ -6,6 +6,7 @@ use aegis_store::registry::InstanceRow;
 use aegis_vmm::{Machine, MachineHandle};
 
 use crate::actor::Actor;
+use crate::hibernate;
 use crate::lifecycle::{Lifecycle, Request, State};
 use crate::manager::Instances;
 use crate::now_ms;
@@ -45,8 +46,18 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         None => false,
     };
     let was_live = row.state != "stopped";
+    let rested = matches!(row.state.as_str(), "paused" | "hibernated");
+    let on_disk = machine.is_none() && rested && hibernate::is_there(&context.home, &row.id, row.boot);
+    if !on_disk && let Err(error) = hibernate::forget(&context.home, &row.id) {
+        tracing::warn!(id = row.id, %error, "a machine's memory was not removed");
+    }
     let life = match &machine {
         Some(_) => Lifecycle::recovered(row.enabled, row.boot, paused),
+        None if on_disk => Lifecycle::hibernated(row.enabled, row.boot),
+        // What is on disk is a cache.
+        None if row.state == "hibernated" => {
+            Lifecycle::stopped(row.enabled, row.boot, Some(StopReason::idle()))
+        }
         None if was_live => Lifecycle::stopped(row.enabled, row.boot, Some(lost(&row))),
         None => {
             let reason = row.stop_reason.as_deref().and_then(|json| serde_json::from_str(json).ok());
@@ -68,14 +79,19 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         created_ms: row.created_at_ms,
         // Whoever used it when the last daemon ended is about to come back.
         active_ms: if machine.is_some() && !paused { now } else { row.last_active_at_ms },
-        stopped_ms: if machine.is_some() { None } else { row.stopped_at_ms.or(Some(now)) },
+        stopped_ms: if machine.is_some() || on_disk { None } else { row.stopped_at_ms.or(Some(now)) },
         started_ms: row.started_at_ms,
-        since_ms: if machine.is_some() { row.updated_at_ms } else { row.stopped_at_ms.unwrap_or(now) },
+        since_ms: if machine.is_some() || on_disk {
+            row.updated_at_ms
+        } else {
+            row.stopped_at_ms.unwrap_or(now)
+        },
         awake_ms: row.started_at_ms.unwrap_or(0),
     };
     let (mut actor, reference) = Actor::new(Arc::clone(context), record, mappings);
     match machine {
         Some(machine) => actor.adopt(machine, paused),
+        None if on_disk => actor.go_on(),
         None if was_live => {
             actor.plan_restart();
             reference.output.log_system("stopped: the machine was gone when the daemon started");

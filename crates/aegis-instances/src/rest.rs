@@ -1,7 +1,8 @@
 //! When an instance that nobody uses rests: a pure function of its use and its settings.
 //!
 //! ```text
-//!   RUNNING ──── pause_after idle ────► PAUSED ──── stop_after ────► STOPPED
+//!   RUNNING ── pause ──► PAUSED ── hibernate ──► HIBERNATED ──► STOPPED
+//!                          └───────────────── stop ───────────────┘
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use crate::usage::Counts;
 
 /// Idle time before a pause, unless set otherwise, milliseconds.
 pub const DEFAULT_PAUSE_MS: u64 = 60_000;
+/// Time from the pause until the machine goes to disk, unless set otherwise, milliseconds.
+pub const DEFAULT_HIBERNATE_MS: u64 = 10 * 60_000;
 /// Time from the pause to the stop, unless set otherwise, milliseconds.
 pub const DEFAULT_STOP_MS: u64 = 20 * 60_000;
 
@@ -41,6 +44,8 @@ impl After {
 pub struct RestSpec {
     /// From the last use to the pause.
     pub pause: Option<After>,
+    /// From the pause until the machine goes to disk.
+    pub hibernate: Option<After>,
     /// From the pause to the stop.
     pub stop: Option<After>,
     /// From a connection's last byte until it does not count as use any more.
@@ -52,6 +57,8 @@ pub struct RestSpec {
 pub struct RestDefaults {
     /// See [`RestSpec::pause`].
     pub pause: After,
+    /// See [`RestSpec::hibernate`].
+    pub hibernate: After,
     /// See [`RestSpec::stop`].
     pub stop: After,
     /// See [`RestSpec::connections`].
@@ -62,6 +69,7 @@ impl Default for RestDefaults {
     fn default() -> Self {
         RestDefaults {
             pause: After::Ms(DEFAULT_PAUSE_MS),
+            hibernate: After::Ms(DEFAULT_HIBERNATE_MS),
             stop: After::Ms(DEFAULT_STOP_MS),
             connections: After::Never,
         }
@@ -73,6 +81,8 @@ impl Default for RestDefaults {
 pub struct Rest {
     /// From the last use to the pause, milliseconds.
     pub pause_ms: Option<u64>,
+    /// From the pause until the machine goes to disk, milliseconds.
+    pub hibernate_ms: Option<u64>,
     /// From the pause to the stop, or, if it is never paused, from the last use; milliseconds.
     pub stop_ms: Option<u64>,
     /// From a connection's last byte until it counts no more, milliseconds.
@@ -80,14 +90,16 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// What holds for an instance: without ports it runs to its end, unless it was told otherwise.
+    /// What holds for an instance: without ports it runs to its end, unless it was told otherwise, and only one that can
+    /// be put on disk hibernates.
     #[must_use]
-    pub fn of(spec: &RestSpec, has_ports: bool, defaults: &RestDefaults) -> Rest {
-        if !has_ports && spec.pause.is_none() && spec.stop.is_none() {
+    pub fn of(spec: &RestSpec, has_ports: bool, hibernates: bool, defaults: &RestDefaults) -> Rest {
+        if !has_ports && spec.pause.is_none() && spec.hibernate.is_none() && spec.stop.is_none() {
             return Rest::default();
         }
         Rest {
             pause_ms: spec.pause.unwrap_or(defaults.pause).ms(),
+            hibernate_ms: spec.hibernate.unwrap_or(defaults.hibernate).ms().filter(|_| hibernates),
             stop_ms: spec.stop.unwrap_or(defaults.stop).ms(),
             silent_ms: spec.connections.unwrap_or(defaults.connections).ms(),
         }
@@ -158,7 +170,13 @@ pub fn next(rest: &Rest, state: State, usage: &Use) -> Option<Due> {
     let idle_since = usage.active_ms.max(silent).max(usage.lease_until_ms.unwrap_or(i64::MIN));
     let (rung, after) = match (state, rest.pause_ms) {
         (State::Running, Some(after)) => (Rung::Pause, after),
-        (State::Running, None) | (State::Paused, _) => (Rung::Stop, rest.stop_ms?),
+        (State::Paused, _) => match (rest.hibernate_ms, rest.stop_ms) {
+            (Some(hibernate), stop) if stop.is_none_or(|stop| hibernate < stop) => {
+                (Rung::Hibernate, hibernate)
+            }
+            (_, stop) => (Rung::Stop, stop?),
+        },
+        (State::Running, None) | (State::Hibernated, _) => (Rung::Stop, rest.stop_ms?),
         (State::Stopped | State::Starting, _) => return None,
     };
     Some(Due { rung, at_ms: later(idle_since, after) })
@@ -200,16 +218,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LADDER: Rest = Rest { pause_ms: Some(60), stop_ms: Some(1200), silent_ms: None };
+    const LADDER: Rest =
+        Rest { pause_ms: Some(60), hibernate_ms: Some(600), stop_ms: Some(1200), silent_ms: None };
 
     fn idle(active_ms: i64) -> Use {
         Use { active_ms, ..Use::default() }
     }
 
     #[test]
-    fn the_ladder_has_two_rungs() {
+    fn the_ladder_has_three_rungs_and_each_may_be_missing() {
         assert_eq!(next(&LADDER, State::Running, &idle(1000)), Some(Due { rung: Rung::Pause, at_ms: 1060 }));
-        assert_eq!(next(&LADDER, State::Paused, &idle(2000)), Some(Due { rung: Rung::Stop, at_ms: 3200 }));
+        let due = |rung, at_ms| Some(Due { rung, at_ms });
+        assert_eq!(next(&LADDER, State::Paused, &idle(2000)), due(Rung::Hibernate, 2600));
+        // The stop counts from the pause.
+        assert_eq!(next(&LADDER, State::Hibernated, &idle(2000)), due(Rung::Stop, 3200));
+        let to_disk_for_good = Rest { stop_ms: None, ..LADDER };
+        assert_eq!(next(&to_disk_for_good, State::Paused, &idle(0)), due(Rung::Hibernate, 600));
+        assert_eq!(next(&to_disk_for_good, State::Hibernated, &idle(0)), None);
+        for hibernate_ms in [None, Some(1200), Some(1300)] {
+            let without = Rest { hibernate_ms, ..LADDER };
+            assert_eq!(next(&without, State::Paused, &idle(2000)), due(Rung::Stop, 3200));
+        }
         assert_eq!(next(&LADDER, State::Stopped, &idle(0)), None);
         assert_eq!(next(&LADDER, State::Starting, &idle(0)), None);
         let unpaused = Rest { pause_ms: None, ..LADDER };
@@ -220,11 +249,18 @@ mod tests {
     #[test]
     fn it_applies_to_instances_with_ports_or_with_settings_of_their_own() {
         let defaults = RestDefaults::default();
-        assert_eq!(Rest::of(&RestSpec::default(), false, &defaults), Rest::default());
-        let usual = Rest { pause_ms: Some(60_000), stop_ms: Some(1_200_000), silent_ms: None };
-        assert_eq!(Rest::of(&RestSpec::default(), true, &defaults), usual);
+        assert_eq!(Rest::of(&RestSpec::default(), false, true, &defaults), Rest::default());
+        let usual = Rest {
+            pause_ms: Some(60_000),
+            hibernate_ms: Some(600_000),
+            stop_ms: Some(1_200_000),
+            silent_ms: None,
+        };
+        assert_eq!(Rest::of(&RestSpec::default(), true, true, &defaults), usual);
+        let without = Rest { hibernate_ms: None, ..usual };
+        assert_eq!(Rest::of(&RestSpec::default(), true, false, &defaults), without);
         let told = RestSpec { stop: Some(After::Never), ..RestSpec::default() };
-        assert_eq!(Rest::of(&told, false, &defaults), Rest { stop_ms: None, ..usual });
+        assert_eq!(Rest::of(&told, false, true, &defaults), Rest { stop_ms: None, ..usual });
     }
 
     #[test]

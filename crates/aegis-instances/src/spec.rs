@@ -83,6 +83,9 @@ pub struct InstanceSpec {
     /// How long it may exist, milliseconds from its creation; then it is disabled for good.
     #[serde(default)]
     pub max_lifetime_ms: Option<u64>,
+    /// Whether its machines always boot.
+    #[serde(default)]
+    pub no_template: bool,
     /// When its command is executed again.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -236,6 +239,7 @@ pub(crate) mod tests {
             network: NetworkSpec::default(),
             restart: RestartPolicy::No,
             max_lifetime_ms: None,
+            no_template: false,
         }
     }
 

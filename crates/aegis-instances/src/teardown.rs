@@ -6,6 +6,7 @@ use std::time::Duration;
 use aegis_guest_protocol::messages::Shutdown;
 use aegis_vmm::Machine;
 
+use crate::hibernate;
 use crate::lifecycle::Manner;
 use crate::live::Live;
 use crate::manager::Context;
@@ -35,6 +36,9 @@ pub(crate) async fn tear_down(context: &Context, id: &str, live: &Arc<Live>, man
     // The pipes are closed now; what is still in them is taken, unless a client holds it up.
     let _late = tokio::time::timeout(LAST_OUTPUT, live.guest_ended()).await;
     live.abort_tasks();
+    if let Err(error) = hibernate::forget(&context.home, id) {
+        tracing::warn!(id, %error, "a machine's memory was not removed");
+    }
     if let Err(error) = context.home.remove_run_dir(id) {
         tracing::warn!(id, %error, "run-time directory not removed");
     }
@@ -42,6 +46,7 @@ pub(crate) async fn tear_down(context: &Context, id: &str, live: &Arc<Live>, man
 }
 
 async fn shut_down(machine: &Arc<dyn Machine>, live: &Arc<Live>) {
+    let _here = live.on_its_way().await;
     // A paused guest hears nothing; one that runs does not mind.
     if machine.is_paused().await.unwrap_or(false) && machine.resume().await.is_err() {
         return;

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_guest_link::{Events, Resume};
+use aegis_guest_link::Events;
 use aegis_vmm::Machine;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::boot;
+use crate::boot::{self, Made};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
 use crate::files::FileServer;
@@ -22,6 +22,7 @@ use crate::reason::StopReason;
 use crate::session::{ExecHandle, Session};
 use crate::spec::check_process;
 use crate::teardown;
+use crate::timings::Stopwatch;
 use crate::usage::{MOST_CONNECTIONS, User};
 use crate::view::View;
 
@@ -126,7 +127,7 @@ impl Instances {
                     () = removed.cancelled() => {}
                 }
             };
-            match begin(&context, &view, unwanted).await {
+            match begin(&context, &view, &over, unwanted).await {
                 Ok(held) => {
                     // One who is not there any more has dropped the upkeep too.
                     let _gone = ready.send(Ok(Arc::clone(&held.session)));
@@ -152,8 +153,14 @@ impl Instances {
 }
 
 /// Boots a machine of a stopped instance. One that does not come up is gone when that is told.
-async fn begin(context: &Context, view: &View, end: impl Future<Output = ()>) -> Result<Held, StopReason> {
-    let machine = boot::make_machine(context, &view.id, &view.spec, None).await?;
+async fn begin(
+    context: &Context,
+    view: &View,
+    over: &CancellationToken,
+    end: impl Future<Output = ()>,
+) -> Result<Held, StopReason> {
+    let mut made = boot::make_machine(context, &view.id, &view.spec, &Stopwatch::start(), over).await?;
+    let machine = Arc::clone(&made.machine);
     let files = match FileServer::of(context, &view.id, &view.spec) {
         Some(server) => server.start(&machine).await.map(Some),
         None => Ok(None),
@@ -162,7 +169,7 @@ async fn begin(context: &Context, view: &View, end: impl Future<Output = ()>) ->
         Err(reason) => (None, Err(reason)),
         Ok(files) => {
             let opened = tokio::select! {
-                opened = tokio::time::timeout(context.config.boot_timeout, open(&*machine, view)) => {
+                opened = tokio::time::timeout(context.config.boot_timeout, open(&mut made, view)) => {
                     opened.unwrap_or_else(|_| Err(StopReason::new("boot_timeout", "the guest did not come up in time")))
                 }
                 ended = machine.ended() => Err(StopReason::died(&ended)),
@@ -180,10 +187,10 @@ async fn begin(context: &Context, view: &View, end: impl Future<Output = ()>) ->
     }
 }
 
-async fn open(machine: &dyn Machine, view: &View) -> Result<(Arc<Session>, Events), StopReason> {
-    let unreachable = |error| StopReason::unreachable(&error);
-    let (session, events, _) = Session::open(machine, Resume::default()).await.map_err(unreachable)?;
-    session.link().call(&boot::preparation(view.name(), &view.spec)).await.map_err(unreachable)?;
+async fn open(made: &mut Made, view: &View) -> Result<(Arc<Session>, Events), StopReason> {
+    let (session, events) = made.session().await?;
+    let prepared = session.link().call(&boot::preparation(view.name(), &view.spec)).await;
+    prepared.map_err(|error| StopReason::unreachable(&error))?;
     Ok((session, events))
 }
 

@@ -8,6 +8,7 @@ use crate::reason::StopReason;
 use crate::rest::{self, Due, Lease, Rest, Use};
 use crate::restart::Attempts;
 use crate::spec::InstanceSpec;
+use crate::timings::Timings;
 use crate::usage::Usage;
 
 /// A snapshot of an instance. Times are milliseconds since 1970.
@@ -53,6 +54,8 @@ pub struct View {
     pub lease: Option<Lease>,
     /// How its command fares, and when it is executed again.
     pub attempts: Attempts,
+    /// Where the time of its last start went, if this daemon started it.
+    pub timings: Option<Timings>,
     /// Who uses it; goes on counting.
     pub usage: Arc<Usage>,
 }
@@ -101,5 +104,6 @@ pub fn word(state: State) -> &'static str {
         State::Starting => "starting",
         State::Running => "running",
         State::Paused => "paused",
+        State::Hibernated => "hibernated",
     }
 }

@@ -93,6 +93,8 @@ pub struct Limits {
 pub struct Idle {
     /// From the last use to the pause.
     pub pause: Option<String>,
+    /// From the pause until the machine goes to disk.
+    pub hibernate: Option<String>,
     /// From the pause to the stop.
     pub stop: Option<String>,
     /// From a connection's last byte until it counts no more.

@@ -9,12 +9,14 @@
 //! - [`disk`]: making an instance's writable disk.
 //! - [`secrets`]: sealed values, and the key that seals them.
 //! - [`workspaces`]: directories that instances share with the host, by name.
+//! - [`saved`]: machines at rest, in files.
 //! - [`sweep`]: removing what belongs to no instance.
 
 pub mod disk;
 pub mod home;
 pub mod logs;
 pub mod registry;
+pub mod saved;
 pub mod secrets;
 pub mod sweep;
 pub mod workspaces;

@@ -80,6 +80,9 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
         // SAFETY: plain system calls on integers; sources are owned by this closure and open.
         unsafe {
             check(libc::setsid())?;
+            // Whoever may read this process's memory need not have started it: the daemon that did may be gone. Without
+            // Yama there is no such rule, and nothing to lift.
+            libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0);
             for (slot, (source, _)) in staged.iter_mut().zip(&fds) {
                 *slot = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor);
                 check(*slot)?;

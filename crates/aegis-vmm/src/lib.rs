@@ -15,6 +15,7 @@ mod architecture;
 mod console;
 pub mod fake;
 mod listen;
+mod memory;
 mod process;
 pub mod qemu;
 mod resources;
@@ -31,6 +32,7 @@ use tokio::net::UnixStream;
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
 pub use listen::listen;
+pub use memory::{Draft, Memory, PAGE};
 pub use process::{Process, ProcessId};
 pub use resources::Resources;
 
@@ -53,7 +55,7 @@ pub enum Endpoint {
 pub struct Capabilities {
     /// Whether machines can be paused and resumed.
     pub pause: bool,
-    /// Whether a paused machine's memory can be saved to disk.
+    /// Whether machines can be saved, and others started from them.
     pub save: bool,
     /// Whether machines can have a network card of their own.
     #[serde(default)]
@@ -107,6 +109,25 @@ pub struct Card {
     pub mac: [u8; 6],
     /// Longest packet, bytes.
     pub mtu: u16,
+}
+
+/// A machine at rest: all that another one needs to go on where it stood, but its disks.
+#[derive(Debug)]
+pub struct Saved {
+    /// Its processors and devices, in the backend's own words.
+    pub devices: Vec<u8>,
+    /// Its memory.
+    pub memory: Memory,
+}
+
+/// What a machine that is restored has for its memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// Memory that others use, too, which it has for itself where it writes to it. It goes on at once.
+    Common(&'a Memory),
+    /// Memory that is its own from now on, and may be filled until [`Machine::take_up`]. It is paused, until
+    /// [`Machine::resume`].
+    Own(&'a Draft),
 }
 
 /// What finds a machine again after a restart of the daemon. Stored as JSON.
@@ -189,6 +210,28 @@ pub trait Vmm: Debug + Send + Sync {
     /// If the monitor cannot be started; nothing is left behind but the run directory.
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError>;
 
+    /// Makes a machine that stands where one stood that was saved. Its spec may differ in names, paths and disks; a guest
+    /// that had looked at its disks sees others behind them.
+    ///
+    /// # Errors
+    /// As of [`Vmm::start`]; [`VmmError::Refused`] if it cannot do that. A machine that does not understand what was
+    /// saved ends.
+    async fn restore(
+        &self,
+        _spec: &MachineSpec,
+        _devices: &[u8],
+        _memory: Origin<'_>,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        let message = "no machine can be restored here".to_owned();
+        Err(VmmError::Refused { action: "restore the machine", message })
+    }
+
+    /// What all machines have in common that can be restored from each other's state: the same text, or it cannot be
+    /// done. `None` if none can.
+    fn likeness(&self, _spec: &MachineSpec) -> Option<String> {
+        None
+    }
+
     /// Finds a machine that an earlier daemon started; `None` if it is gone.
     ///
     /// # Errors
@@ -217,6 +260,14 @@ pub trait Machine: Debug + Send + Sync {
     /// If the machine is gone.
     async fn dial(&self, endpoint: Endpoint) -> Result<UnixStream, VmmError>;
 
+    /// Takes up the state of its devices, if it was restored from memory of its own, which is filled.
+    ///
+    /// # Errors
+    /// If the monitor refuses or is gone.
+    async fn take_up(&self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     /// Stops the guest's processors, and the monitor itself.
     ///
     /// # Errors
@@ -228,6 +279,16 @@ pub trait Machine: Debug + Send + Sync {
     /// # Errors
     /// If the monitor refuses or is gone.
     async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Stops the guest's processors, if they run, and takes what there is of the machine, which has this much memory.
+    /// Its disks are written, and it stays stopped until [`Machine::resume`].
+    ///
+    /// # Errors
+    /// If the monitor refuses or is gone, or its memory cannot be read.
+    async fn save(&self, _memory_mib: u32) -> Result<Saved, VmmError> {
+        let message = "this machine cannot be saved".to_owned();
+        Err(VmmError::Refused { action: "save the machine", message })
+    }
 
     /// Whether the machine is paused.
     ///

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::rest::{After, RestDefaults};
+use aegis_instances::templates;
 use aegis_policy::{Policy, Preset, Rule};
 use serde::Deserialize;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub proxy: Option<String>,
     /// Whether the session's keyring may keep what opens the secrets.
     pub keyring: bool,
+    /// Most that templates take on disk, bytes.
+    pub templates: u64,
 }
 
 /// What the file says of images.
@@ -61,6 +64,7 @@ struct File {
     images: ImageFile,
     secrets: SecretFile,
     network: NetworkFile,
+    templates: TemplateFile,
     registry: BTreeMap<String, Registry>,
 }
 
@@ -70,6 +74,12 @@ struct NetworkFile {
     default: Preset,
     rules: Vec<Rule>,
     proxy: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TemplateFile {
+    budget: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,6 +107,7 @@ struct Registry {
 #[serde(default, deny_unknown_fields)]
 struct Idle {
     pause: Option<String>,
+    hibernate: Option<String>,
     stop: Option<String>,
     connections_after: Option<String>,
 }
@@ -121,7 +132,7 @@ fn after(name: &str, text: Option<&str>, default: After) -> Result<After, String
 fn bytes(name: &str, text: Option<&str>) -> Result<Option<u64>, String> {
     let parse = |text: &str| {
         let parsed = size::mebibytes(text).map(|mebibytes| mebibytes.saturating_mul(1 << 20));
-        parsed.map_err(|error| format!("images.{name} = {text:?}: {error}"))
+        parsed.map_err(|error| format!("{name} = {text:?}: {error}"))
     };
     text.map(parse).transpose()
 }
@@ -143,11 +154,12 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router, images, secrets, network, registry } =
+        let File { idle, router, images, secrets, network, templates, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = RestDefaults::default();
         let rest = RestDefaults {
             pause: after("pause", idle.pause.as_deref(), defaults.pause)?,
+            hibernate: after("hibernate", idle.hibernate.as_deref(), defaults.hibernate)?,
             stop: after("stop", idle.stop.as_deref(), defaults.stop)?,
             connections: after("connections_after", idle.connections_after.as_deref(), defaults.connections)?,
         };
@@ -164,13 +176,25 @@ impl Config {
         let images = ImageConfig {
             registries: registries.collect::<Result<_, _>>()?,
             proxy: images.proxy,
-            disk_budget: bytes("disk_budget", images.disk_budget.as_deref())?,
-            max_unpacked: bytes("max_unpacked", images.max_unpacked.as_deref())?,
+            disk_budget: bytes("images.disk_budget", images.disk_budget.as_deref())?,
+            max_unpacked: bytes("images.max_unpacked", images.max_unpacked.as_deref())?,
         };
         let NetworkFile { default, rules, proxy } = network;
         let network = Policy { default, rules };
         network.check().map_err(|error| format!("network: {error}"))?;
-        Ok(Config { rest, names, images, network, proxy, keyring: secrets.keyring.unwrap_or(true) })
+        let budget = match templates.budget.as_deref() {
+            Some("off") => Some(0),
+            text => bytes("templates.budget", text)?,
+        };
+        Ok(Config {
+            rest,
+            names,
+            images,
+            network,
+            proxy,
+            keyring: secrets.keyring.unwrap_or(true),
+            templates: budget.unwrap_or(templates::DEFAULT_BUDGET),
+        })
     }
 }
 
@@ -185,16 +209,22 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.rest, RestDefaults::default());
         assert_eq!(config.names.unwrap().to_string(), DEFAULT_LISTEN);
+        assert_eq!(config.templates, 2 << 30);
+        assert_eq!(Config::parse("[templates]\nbudget = \"off\"").unwrap().templates, 0);
         assert_eq!(Config::read(Path::new("/nonexistent/config.toml")).unwrap(), config);
     }
 
     #[test]
     fn everything_can_be_set() {
-        let text = "[idle]\npause = \"5s\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false\n\
-            [network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+        let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false\n\
+            [templates]\nbudget = \"1g\"\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
-        let rest =
-            RestDefaults { pause: After::Ms(5000), stop: After::Never, connections: After::Ms(3_600_000) };
+        let rest = RestDefaults {
+            pause: After::Ms(5000),
+            hibernate: After::Ms(60_000),
+            stop: After::Never,
+            connections: After::Ms(3_600_000),
+        };
         let network = Policy {
             default: aegis_policy::Preset::None,
             rules: vec!["allow *.example.org:443".parse().unwrap()],
@@ -207,7 +237,8 @@ mod tests {
                 images: ImageConfig::default(),
                 network,
                 proxy: Some("http://proxy:3128".into()),
-                keyring: false
+                keyring: false,
+                templates: 1 << 30,
             }
         );
     }

@@ -64,6 +64,7 @@ impl Environment {
         let home = Home::new(root, default);
         let file = config::Config::read(&home.root.join("config.toml")).map_err(DaemonError::Environment)?;
         instances.rest = file.rest;
+        instances.templates = file.templates;
         let text = |names: [&str; 2]| names.into_iter().find_map(|name| get(name)?.into_string().ok());
         let url = file.proxy.clone().or_else(|| text(["HTTPS_PROXY", "https_proxy"]));
         let proxy = ProxySettings::read(url.as_deref(), text(["NO_PROXY", "no_proxy"]).as_deref());

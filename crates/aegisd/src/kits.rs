@@ -138,6 +138,7 @@ fn defaults(manifest: &Manifest) -> Result<CreateInstance, String> {
         vcpus: manifest.limits.cpus,
         disk_mb: mebibytes("disk", manifest.limits.disk.as_ref())?,
         idle_pause_ms: idle(manifest.idle.pause.as_ref())?,
+        idle_hibernate_ms: idle(manifest.idle.hibernate.as_ref())?,
         idle_stop_ms: idle(manifest.idle.stop.as_ref())?,
         idle_connections_after_ms: idle(manifest.idle.connections_after.as_ref())?,
         network: network(manifest)?,
@@ -170,6 +171,7 @@ pub(crate) fn apply(
         vcpus: request.vcpus.or(kit.vcpus),
         disk_mb: request.disk_mb.or(kit.disk_mb),
         idle_pause_ms: request.idle_pause_ms.or(kit.idle_pause_ms),
+        idle_hibernate_ms: request.idle_hibernate_ms.or(kit.idle_hibernate_ms),
         idle_stop_ms: request.idle_stop_ms.or(kit.idle_stop_ms),
         idle_connections_after_ms: request.idle_connections_after_ms.or(kit.idle_connections_after_ms),
         ..request

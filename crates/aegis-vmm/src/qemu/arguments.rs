@@ -15,6 +15,8 @@ pub(crate) const QMP_FD: i32 = 12;
 pub(crate) const CONSOLE_FD: i32 = 13;
 pub(crate) const FILES_FD: i32 = 14;
 pub(crate) const CARD_FD: i32 = 15;
+pub(crate) const MEMORY_FD: i32 = 16;
+pub(crate) const DEVICES_FD: i32 = 17;
 
 /// Most memory that emulation may use for translated code, MiB. Unbounded it grows to a share of the host's.
 const TRANSLATION_CACHE_MIB: u32 = 128;
@@ -51,6 +53,17 @@ pub(crate) struct Acceleration {
     pub(crate) ticks: Option<u32>,
 }
 
+/// How a machine's life begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// With its kernel, in memory that is its own.
+    Boot,
+    /// As a machine that was saved, with that one's memory until it writes to it; it goes on at once.
+    Clone,
+    /// As a machine that was saved, in memory that is its own; it stands still.
+    Wake,
+}
+
 /// Where the descriptor of a root disk is that consists of several files.
 pub(crate) fn joined_root(spec: &MachineSpec) -> PathBuf {
     spec.run_dir.join("root.vmdk")
@@ -80,15 +93,26 @@ fn socket(id: &str, fd: i32) -> String {
 }
 
 /// All arguments for a machine.
-pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Acceleration) -> Vec<OsString> {
+pub(crate) fn arguments(
+    spec: &MachineSpec,
+    guest: Architecture,
+    with: Acceleration,
+    beginning: Beginning,
+) -> Vec<OsString> {
     let (accel, cpu) = accelerator(with.accelerator, guest);
-    let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory_mib);
-    let kernel: OsString = spec.kernel.clone().into();
-    let initramfs: OsString = spec.initramfs.clone().into();
+    let (share, machine) = match beginning {
+        Beginning::Boot => ("on", guest.machine().to_owned()),
+        // What was saved is not described, see `save`.
+        Beginning::Clone => ("off", format!("{},suppress-vmdesc=on", guest.machine())),
+        Beginning::Wake => ("on", format!("{},suppress-vmdesc=on", guest.machine())),
+    };
+    let size = spec.memory_mib;
+    let memory =
+        format!("memory-backend-file,id=ram,size={size}M,mem-path=/proc/self/fd/{MEMORY_FD},share={share}");
     let mut all: Vec<OsString> = Vec::new();
     let mut add = |flag: &str, value: &str| all.extend([flag.into(), value.into()]);
     add("-name", &spec.name);
-    add("-machine", &format!("{},memory-backend=ram", guest.machine()));
+    add("-machine", &format!("{machine},memory-backend=ram"));
     add("-accel", &accel);
     add("-cpu", cpu);
     add("-smp", &spec.vcpus.to_string());
@@ -96,7 +120,6 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
     add("-object", &memory);
     add("-display", "none");
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-    add("-append", &kernel_arguments(guest, with));
     for (id, fd) in [("control", CONTROL_FD), ("bulk", BULK_FD), ("qmp", QMP_FD), ("console", CONSOLE_FD)] {
         add("-chardev", &socket(id, fd));
     }
@@ -112,7 +135,6 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
         // A full host disk is an I/O error for the guest; the default would freeze the machine.
         "virtio-blk-device,drive=data,serial=aegis-data,werror=report,rerror=report",
         "virtio-rng-device",
-        "virtio-balloon-device,free-page-reporting=on",
         "virtio-serial-device,max_ports=4",
         "virtserialport,chardev=control,nr=1,name=aegis.control",
         "virtserialport,chardev=bulk,nr=2,name=aegis.bulk",
@@ -128,8 +150,23 @@ pub(crate) fn arguments(spec: &MachineSpec, guest: Architecture, with: Accelerat
         let mac = card.mac.map(|byte| format!("{byte:02x}")).join(":");
         add("-device", &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={}", card.mtu));
     }
+    match beginning {
+        Beginning::Boot => add("-append", &kernel_arguments(guest, with)),
+        Beginning::Clone | Beginning::Wake => {
+            add("-global", "migration.send-configuration=off");
+            // QEMU 7.2 announces a card that arrived somewhere, also to nobody, and dies of that.
+            add("-global", "migration.announce-rounds=0");
+            add("-incoming", "defer");
+        }
+    }
     all.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
-    all.extend(["-kernel".into(), kernel, "-initrd".into(), initramfs]);
+    if beginning == Beginning::Wake {
+        all.push("-S".into());
+    }
+    if beginning == Beginning::Boot {
+        let (kernel, initramfs) = (spec.kernel.clone().into(), spec.initramfs.clone().into());
+        all.extend(["-kernel".into(), kernel, "-initrd".into(), initramfs]);
+    }
     all
 }
 
@@ -162,6 +199,10 @@ mod tests {
     }
 
     fn words_of(guest: Architecture, accelerator: Accelerator) -> Vec<String> {
+        words_with(guest, accelerator, Beginning::Boot)
+    }
+
+    fn words_with(guest: Architecture, accelerator: Accelerator, beginning: Beginning) -> Vec<String> {
         let spec = MachineSpec {
             name: "inst-x".into(),
             run_dir: "/r".into(),
@@ -175,7 +216,8 @@ mod tests {
             files: false,
             card: None,
         };
-        let words = arguments(&spec, guest, Acceleration { accelerator, ticks: Some(2_600_000) });
+        let with = Acceleration { accelerator, ticks: Some(2_600_000) };
+        let words = arguments(&spec, guest, with, beginning);
         words.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
     }
 
@@ -187,6 +229,18 @@ mod tests {
                 all.iter().any(|argument| argument.starts_with("on,") && argument.contains("spawn=deny"))
             );
             assert!(!all.iter().any(|argument| argument.contains("net")));
+        }
+    }
+
+    #[test]
+    fn memory_that_others_use_too_is_mapped_privately_and_by_no_device_that_could_punch_it() {
+        let memory = |words: &[String]| words.iter().find(|word| word.starts_with("memory-backend")).cloned();
+        for guest in Architecture::ALL {
+            let booted = words_of(guest, Accelerator::Tcg);
+            let restored = words_with(guest, Accelerator::Tcg, Beginning::Clone);
+            assert!(memory(&booted).unwrap().ends_with(",share=on"));
+            assert!(memory(&restored).unwrap().ends_with(",share=off"));
+            assert!(![booted, restored].concat().iter().any(|word| word.contains("balloon")));
         }
     }
 

@@ -4,9 +4,11 @@ mod accelerator;
 mod arguments;
 mod joined;
 mod qmp;
+mod ram;
+mod saved;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -17,13 +19,17 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::console;
+use crate::memory::Draft;
 use crate::process::{Process, find_program};
 use crate::{
-    Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm,
-    VmmError,
+    Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
+    Saved, Vmm, VmmError,
 };
 pub use accelerator::{Accelerator, Choice};
-use arguments::{Acceleration, BULK_FD, CARD_FD, CONSOLE_FD, CONTROL_FD, FILES_FD, QMP_FD};
+use arguments::{
+    Acceleration, BULK_FD, Beginning, CARD_FD, CONSOLE_FD, CONTROL_FD, DEVICES_FD, FILES_FD, MEMORY_FD,
+    QMP_FD,
+};
 
 /// Name of this backend.
 pub const NAME: &str = "qemu";
@@ -34,6 +40,8 @@ pub struct Qemu {
     guest: Architecture,
     choice: Choice,
     ticks: Option<u32>,
+    /// What the host's processor is, see [`saved::likeness`].
+    processor: String,
 }
 
 impl Qemu {
@@ -43,7 +51,8 @@ impl Qemu {
     pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
         let choice = accelerator::choose(wanted, &accelerator::look(), guest);
         let reads_it = guest == Architecture::X86_64 && choice.accelerator == Accelerator::Tcg;
-        Qemu { guest, choice, ticks: reads_it.then(aegis_sys::ticks::per_millisecond).flatten() }
+        let ticks = reads_it.then(aegis_sys::ticks::per_millisecond).flatten();
+        Qemu { guest, choice, ticks, processor: saved::processor() }
     }
 
     fn executable(&self) -> Result<PathBuf, VmmError> {
@@ -77,7 +86,7 @@ impl Vmm for Qemu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             pause: true,
-            save: false,
+            save: self.guest == Architecture::X86_64,
             network: true,
             accelerator: self.choice.accelerator.name().to_owned(),
             accelerator_reason: self.choice.reason.clone(),
@@ -93,36 +102,39 @@ impl Vmm for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        let executable = self.executable()?;
-        let log =
-            std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
-        let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
-        if spec.root_disk.len() > 1 {
-            joined::write(&arguments::joined_root(spec), &spec.root_disk)
-                .map_err(VmmError::io("join the root disk"))?;
+        let memory = Draft::new(u64::from(spec.memory_mib) << 20)
+            .and_then(|memory| memory.as_fd().try_clone_to_owned());
+        let memory = memory.map_err(VmmError::io("make the machine's memory"))?;
+        let machine: Arc<dyn Machine> = self.spawn(spec, Beginning::Boot, vec![(memory, MEMORY_FD)]).await?;
+        Ok(machine)
+    }
+
+    async fn restore(
+        &self,
+        spec: &MachineSpec,
+        devices: &[u8],
+        memory: Origin<'_>,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        let (beginning, memory) = match memory {
+            Origin::Common(memory) => (Beginning::Clone, memory.as_fd()),
+            Origin::Own(memory) => (Beginning::Wake, memory.as_fd()),
+        };
+        let memory = memory.try_clone_to_owned().map_err(VmmError::io("pass the machine's memory"))?;
+        let devices = saved::as_file(devices).map_err(VmmError::io("pass the machine's devices"))?;
+        let fds = vec![(memory, MEMORY_FD), (devices, DEVICES_FD)];
+        let machine = self.spawn(spec, beginning, fds).await?;
+        if beginning == Beginning::Clone
+            && let Err(error) = machine.take_up().await
+        {
+            machine.process.kill().await;
+            return Err(error);
         }
-        let mut command = Command::new(executable);
-        let with = Acceleration { accelerator: self.choice.accelerator, ticks: self.ticks };
-        command.args(arguments::arguments(spec, self.guest, with));
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
-        let files = spec.files.then_some((socket_name(Endpoint::Files), FILES_FD));
-        let card = spec.card.map(|_| (socket_name(Endpoint::Network), CARD_FD));
-        let sockets = [
-            (socket_name(Endpoint::Control), CONTROL_FD),
-            (socket_name(Endpoint::Bulk), BULK_FD),
-            (QMP_SOCKET, QMP_FD),
-            (CONSOLE_SOCKET, CONSOLE_FD),
-        ];
-        // Bound here, so that they can be connected to before QEMU has got round to it.
-        let bound: io::Result<Vec<(OwnedFd, i32)>> = sockets
-            .into_iter()
-            .chain(files)
-            .chain(card)
-            .map(|(name, fd)| Ok((crate::listen(&spec.run_dir.join(name))?.into(), fd)))
-            .collect();
-        let process = Process::spawn(command, bound.map_err(VmmError::io("bind the machine's sockets"))?);
-        let process = process.map_err(VmmError::io("start QEMU"))?;
-        QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await
+        Ok(machine)
+    }
+
+    fn likeness(&self, spec: &MachineSpec) -> Option<String> {
+        let executable = self.executable().ok().filter(|_| self.capabilities().save)?;
+        saved::likeness(&executable, &self.processor, spec, self.guest, self.choice.accelerator)
     }
 
     async fn end_strays(&self, disks: &Path, known: &[i32]) -> Vec<String> {
@@ -144,9 +156,52 @@ impl Vmm for Qemu {
         match Process::adopt(&handle.process).map_err(VmmError::io("find the machine's process"))? {
             None => Ok(None),
             Some(process) => {
-                QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await.map(Some)
+                let machine = QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await?;
+                Ok(Some(machine))
             }
         }
+    }
+}
+
+impl Qemu {
+    /// Starts the monitor, with these descriptors beside its sockets.
+    async fn spawn(
+        &self,
+        spec: &MachineSpec,
+        beginning: Beginning,
+        fds: Vec<(OwnedFd, i32)>,
+    ) -> Result<Arc<QemuMachine>, VmmError> {
+        let executable = self.executable()?;
+        let log =
+            std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
+        let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
+        if spec.root_disk.len() > 1 {
+            joined::write(&arguments::joined_root(spec), &spec.root_disk)
+                .map_err(VmmError::io("join the root disk"))?;
+        }
+        let mut command = Command::new(executable);
+        let with = Acceleration { accelerator: self.choice.accelerator, ticks: self.ticks };
+        command.args(arguments::arguments(spec, self.guest, with, beginning));
+        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
+        let files = spec.files.then_some((socket_name(Endpoint::Files), FILES_FD));
+        let card = spec.card.map(|_| (socket_name(Endpoint::Network), CARD_FD));
+        let sockets = [
+            (socket_name(Endpoint::Control), CONTROL_FD),
+            (socket_name(Endpoint::Bulk), BULK_FD),
+            (QMP_SOCKET, QMP_FD),
+            (CONSOLE_SOCKET, CONSOLE_FD),
+        ];
+        // Bound here, so that they can be connected to before QEMU has got round to it.
+        let bound: io::Result<Vec<(OwnedFd, i32)>> = sockets
+            .into_iter()
+            .chain(files)
+            .chain(card)
+            .map(|(name, fd)| Ok((crate::listen(&spec.run_dir.join(name))?.into(), fd)))
+            .collect();
+        let mut bound = bound.map_err(VmmError::io("bind the machine's sockets"))?;
+        bound.extend(fds);
+        let process = Process::spawn(command, bound).map_err(VmmError::io("start QEMU"))?;
+        QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await
     }
 }
 
@@ -163,7 +218,7 @@ impl QemuMachine {
         process: Process,
         run_dir: &Path,
         console_log: &Path,
-    ) -> Result<Arc<dyn Machine>, VmmError> {
+    ) -> Result<Arc<QemuMachine>, VmmError> {
         let console = match UnixStream::connect(run_dir.join(CONSOLE_SOCKET)).await {
             Ok(stream) => Console::record(stream, console_log.to_owned()),
             Err(source) => {
@@ -176,7 +231,16 @@ impl QemuMachine {
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<serde_json::Value, VmmError> {
-        qmp::execute(&self.run_dir.join(QMP_SOCKET), action, name, &json!({})).await
+        self.command_with(action, name, &json!({})).await
+    }
+
+    async fn command_with(
+        &self,
+        action: &'static str,
+        name: &str,
+        arguments: &serde_json::Value,
+    ) -> Result<serde_json::Value, VmmError> {
+        qmp::execute(&self.run_dir.join(QMP_SOCKET), action, name, arguments).await
     }
 }
 
@@ -196,6 +260,11 @@ impl Machine for QemuMachine {
         stream.map_err(VmmError::io("connect to the machine"))
     }
 
+    async fn take_up(&self) -> Result<(), VmmError> {
+        let from = json!({ "uri": format!("fd:{DEVICES_FD}") });
+        self.command_with("restore the machine", "migrate-incoming", &from).await.map(drop)
+    }
+
     async fn pause(&self) -> Result<(), VmmError> {
         self.command("pause the machine", "stop").await?;
         self.process.signal(Signal::STOP).map_err(VmmError::io("stop QEMU"))
@@ -204,6 +273,21 @@ impl Machine for QemuMachine {
     async fn resume(&self) -> Result<(), VmmError> {
         self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
         self.command("resume the machine", "cont").await.map(drop)
+    }
+
+    async fn save(&self, memory_mib: u32) -> Result<Saved, VmmError> {
+        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.command("stop the machine", "stop").await?;
+        let file = self.run_dir.join(saved::DEVICES);
+        // Xen's word for all devices but the memory, which would go along with the ordinary one unless it were shared.
+        let arguments = json!({ "filename": file.to_string_lossy(), "live": false });
+        self.command_with("save the machine's devices", "xen-save-devices-state", &arguments).await?;
+        let (pid, bytes) = (self.process.id().pid, u64::from(memory_mib) << 20);
+        let saved = tokio::task::spawn_blocking(move || {
+            Ok(Saved { devices: saved::take(&file)?, memory: ram::copy(pid, bytes)? })
+        });
+        let saved = saved.await.map_err(io::Error::other).and_then(std::convert::identity);
+        saved.map_err(VmmError::io("read the machine's memory"))
     }
 
     async fn is_paused(&self) -> Result<bool, VmmError> {

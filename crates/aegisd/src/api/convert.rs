@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use aegis_api::handle;
 use aegis_api::instance::{
     CreateInstance, ExecRequest, IdleTime, Instance, NextStep, Restart, State, StopReason, TerminalSize,
+    TimedStep, Timings,
 };
 use aegis_api::ports::{EndpointInfo, Expose, Protocol};
 use aegis_guest_protocol::messages;
@@ -45,6 +47,7 @@ pub(super) fn state(state: lifecycle::State) -> State {
         lifecycle::State::Starting => State::Starting,
         lifecycle::State::Running => State::Running,
         lifecycle::State::Paused => State::Paused,
+        lifecycle::State::Hibernated => State::Hibernated,
     }
 }
 
@@ -104,6 +107,7 @@ fn restart(policy: RestartPolicy) -> Restart {
 fn next_step(due: Due) -> NextStep {
     let action = match due.rung {
         lifecycle::Rung::Pause => "pause",
+        lifecycle::Rung::Hibernate => "hibernate",
         lifecycle::Rung::Stop => "stop",
     };
     NextStep { action: action.to_owned(), at: timestamp(due.at_ms) }
@@ -138,6 +142,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         updated_at: timestamp(view.updated_ms),
         last_active_at: timestamp(view.active_ms),
         started_at: view.started_ms.map(timestamp),
+        timings: view.timings.as_ref().map(timings),
         stopped_at: view.stopped_ms.map(timestamp),
         exit_code: view.exit_code,
         stop_reason: view.reason.as_ref().map(reason),
@@ -155,6 +160,17 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         network: network::policy(&spec.network.policy),
         secret_keys: spec.secrets.clone(),
         kit: spec.kit.as_ref().map(|kit| kit.name.clone()),
+    }
+}
+
+pub(super) fn timings(timings: &aegis_instances::timings::Timings) -> Timings {
+    let step = |(name, took): &(&str, Duration)| TimedStep {
+        name: (*name).to_owned(),
+        us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    };
+    Timings {
+        start: if timings.template { "template" } else { "boot" }.to_owned(),
+        steps: timings.steps.iter().map(step).collect(),
     }
 }
 
@@ -179,6 +195,7 @@ pub(super) fn new_spec(
         user: request.user.clone().unwrap_or_else(|| spec::DEFAULT_USER.to_owned()),
         timeout_ms: request.timeout_ms,
         max_lifetime_ms: request.max_lifetime_ms,
+        no_template: request.no_template,
         tty: request.tty.map(size),
         stdin: request.stdin,
         ephemeral: request.ephemeral,
@@ -190,6 +207,7 @@ pub(super) fn new_spec(
         network: network::spec(request, defaults)?,
         rest: RestSpec {
             pause: request.idle_pause_ms.map(after),
+            hibernate: request.idle_hibernate_ms.map(after),
             stop: request.idle_stop_ms.map(after),
             connections: request.idle_connections_after_ms.map(after),
         },

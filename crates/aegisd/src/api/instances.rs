@@ -52,8 +52,13 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(filter): Query<ListFilter>,
 ) -> Result<Json<Vec<Instance>>, Failure> {
-    let states =
-        [InstanceState::Stopped, InstanceState::Starting, InstanceState::Running, InstanceState::Paused];
+    let states = [
+        InstanceState::Stopped,
+        InstanceState::Starting,
+        InstanceState::Running,
+        InstanceState::Paused,
+        InstanceState::Hibernated,
+    ];
     let wanted = match filter.state.as_deref() {
         None => None,
         Some(word) => {
@@ -320,7 +325,17 @@ pub(super) async fn pause(
     act(&app, &id, Request::Pause, "paused").await
 }
 
-/// Lets a paused instance go on.
+/// Puts an instance's machine on disk, with its memory, from where it goes on.
+#[utoipa::path(post, path = "/v1/instances/{id}/hibernate", params(("id" = String, description = "Id or handle.")),
+    responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn hibernate(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ActionReply>, Failure> {
+    act(&app, &id, Request::Hibernate, "hibernated").await
+}
+
+/// Lets a paused or hibernated instance go on.
 #[utoipa::path(post, path = "/v1/instances/{id}/resume", params(("id" = String, description = "Id or handle.")),
     responses((status = 200, body = ActionReply), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(super) async fn resume(

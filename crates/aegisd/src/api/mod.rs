@@ -13,6 +13,7 @@ mod processes;
 mod secrets;
 mod stats;
 mod system;
+mod templates;
 mod workspaces;
 
 use axum::Router;
@@ -46,6 +47,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(instances::stop))
         .routes(routes!(instances::disable))
         .routes(routes!(instances::pause))
+        .routes(routes!(instances::hibernate))
         .routes(routes!(instances::resume))
         .routes(routes!(ports::expose))
         .routes(routes!(ports::unexpose))
@@ -67,6 +69,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(secrets::rekey))
         .routes(routes!(workspaces::list, workspaces::create))
         .routes(routes!(workspaces::describe, workspaces::remove))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::prune))
         .routes(routes!(kits::list))
         .routes(routes!(kits::describe))
         .routes(routes!(kits::validate))

@@ -186,7 +186,7 @@ impl Running {
             }
         }
         let frame = match self.exit_code(timed_out).await {
-            Some(code) => Frame::Exit(Exit { code, reason: None }),
+            Some(code) => Frame::Exit(Exit { code, reason: None, timings: None }),
             None => Frame::Error(lost()),
         };
         // A client that has gone needs no exit code.
@@ -395,7 +395,8 @@ async fn deliver(mut attachment: Attachment, instance: &InstanceHandle, mut outg
             Piece::Stdout(bytes) => Frame::Stdout(bytes),
             Piece::Stderr(bytes) => Frame::Stderr(bytes),
             Piece::End(Ending::Exit(code, reason)) => {
-                Frame::Exit(Exit { code, reason: Some(convert::reason(&reason)) })
+                let timings = instance.view().timings.as_ref().map(convert::timings);
+                Frame::Exit(Exit { code, reason: Some(convert::reason(&reason)), timings })
             }
             Piece::End(Ending::Failed(reason)) => Frame::Error(stopped(&reason)),
         };

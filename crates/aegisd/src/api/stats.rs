@@ -110,7 +110,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let mut registry = Registry::default();
     app.instances.measures().register(&mut registry);
     let by_state = Family::<InState, Number>::default();
-    for state in [Life::Stopped, Life::Starting, Life::Running, Life::Paused] {
+    for state in [Life::Stopped, Life::Starting, Life::Running, Life::Paused, Life::Hibernated] {
         by_state.get_or_create(&InState { state: word(state) }).set(0);
     }
     let (open, disabled) = (Number::default(), Number::default());

@@ -1,0 +1,32 @@
+//! Machines at rest in files, each with a note of what it is and what it depends on.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use aegis_store::saved::{self, Head, Saved as InFile, SavedError};
+use aegis_vmm::Saved;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Writes a machine with a note. Returns the file's length, bytes. Blocks.
+///
+/// # Errors
+/// As of [`saved::write`].
+pub(crate) fn write(path: &Path, note: &impl Serialize, machine: &Saved) -> Result<u64, SavedError> {
+    let note = serde_json::to_string(note).map_err(io::Error::from)?;
+    let memory = &machine.memory;
+    let head = Head { note, devices: machine.devices.clone(), memory: memory.bytes() };
+    saved::write(path, &head, &memory.extents()?, |at, into| memory.read(at, into))
+}
+
+/// Opens a machine's file, and reads its note. Blocks.
+///
+/// # Errors
+/// As of [`saved::open`]; [`SavedError::Damaged`] if the note is another version's.
+pub(crate) fn open<N: DeserializeOwned>(path: &Path) -> Result<(N, InFile<BufReader<File>>), SavedError> {
+    let file = saved::open(path)?;
+    let note = serde_json::from_str(&file.head().note);
+    let note = note.map_err(|_| SavedError::Damaged("it was made by another version"))?;
+    Ok((note, file))
+}

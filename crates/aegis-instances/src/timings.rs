@@ -1,0 +1,67 @@
+//! Where the time of a start went.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A step of a start, for people; and how long it took.
+pub type Step = (&'static str, Duration);
+
+/// Where the time of a start went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timings {
+    /// Whether the machine was started from a template.
+    pub template: bool,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+}
+
+/// Takes the time between steps.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    inner: Mutex<(Instant, Timings)>,
+}
+
+impl Stopwatch {
+    /// One that begins now.
+    pub(crate) fn start() -> Stopwatch {
+        let timings = Timings { template: false, steps: Vec::new() };
+        Stopwatch { inner: Mutex::new((Instant::now(), timings)) }
+    }
+
+    /// Notes that a step has just ended.
+    pub(crate) fn lap(&self, step: &'static str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let took = now.saturating_duration_since(std::mem::replace(&mut inner.0, now));
+        inner.1.steps.push((step, took));
+    }
+
+    /// Notes that the machine comes from a template.
+    pub(crate) fn note_template(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.template = true;
+    }
+
+    /// What was noted so far.
+    pub(crate) fn timings(&self) -> Timings {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_follow_each_other_and_take_all_the_time() {
+        let begun = Instant::now();
+        let watch = Stopwatch::start();
+        watch.lap("one");
+        std::thread::sleep(Duration::from_millis(5));
+        watch.lap("two");
+        let timings = watch.timings();
+        let names: Vec<_> = timings.steps.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["one", "two"]);
+        assert!(timings.steps[1].1 >= Duration::from_millis(5));
+        assert!(timings.steps.iter().map(|(_, took)| *took).sum::<Duration>() <= begun.elapsed());
+    }
+}

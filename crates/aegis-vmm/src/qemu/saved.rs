@@ -1,0 +1,136 @@
+//! What QEMU says of a machine's devices, and what a machine must have in common with another to understand that.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::Accelerator;
+use super::arguments::{self, Acceleration, Beginning};
+use crate::{Architecture, MachineSpec};
+
+/// Name of the file that QEMU writes its devices to, in the run-time directory.
+pub(super) const DEVICES: &str = "devices";
+/// Most that is taken for devices, bytes. They take some 26 KB.
+const MOST: u64 = 16 << 20;
+
+/// What stands first in QEMU's file of devices (`QEMU_VM_FILE_MAGIC`).
+const MAGIC: &[u8] = b"QEVM";
+
+/// Takes the file of devices that QEMU has written.
+pub(super) fn take(path: &Path) -> io::Result<Vec<u8>> {
+    let mut devices = Vec::new();
+    File::open(path)?.take(MOST + 1).read_to_end(&mut devices)?;
+    std::fs::remove_file(path)?;
+    let whole = devices.starts_with(MAGIC) && devices.len() as u64 <= MOST;
+    if whole { Ok(devices) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// A file without a name that holds these bytes, to be read from its beginning.
+pub(super) fn as_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = memfd_create("aegis-devices", MemfdFlags::CLOEXEC)?;
+    let file: File = file.into();
+    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
+    Ok(file.into())
+}
+
+/// Which file this is, and that it has not been written since.
+fn version(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let meta = path.metadata().ok()?;
+    Some(format!("{} {} {}.{}", path.display(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// The host's processor: a guest that saw it may not be shown another one.
+pub(super) fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let telling = |line: &&str| ["model name", "flags"].iter().any(|word| line.starts_with(word));
+    info.lines().filter(telling).take(2).collect::<Vec<_>>().join("\n")
+}
+
+/// See [`crate::Vmm::likeness`]: monitor, kernel, harness, and all arguments that name no file of the machine's own.
+pub(super) fn likeness(
+    monitor: &Path,
+    processor: &str,
+    spec: &MachineSpec,
+    guest: Architecture,
+    accelerator: Accelerator,
+) -> Option<String> {
+    let alike = MachineSpec {
+        name: String::new(),
+        run_dir: "/".into(),
+        console_log: "/".into(),
+        kernel: "/".into(),
+        initramfs: "/".into(),
+        root_disk: vec!["/".into()],
+        data_disk: "/".into(),
+        ..spec.clone()
+    };
+    // The counter of the host is measured anew by each daemon, and the kernel does not mind the difference.
+    let with = Acceleration { accelerator, ticks: None };
+    let words = arguments::arguments(&alike, guest, with, Beginning::Boot);
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let files = [version(monitor)?, version(&spec.kernel)?, version(&spec.initramfs)?];
+    Some([files.join("\n").as_str(), processor, &words.join(" ")].join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(dir: &Path) -> MachineSpec {
+        for name in ["kernel", "initramfs"] {
+            std::fs::write(dir.join(name), "x").unwrap();
+        }
+        MachineSpec {
+            name: "inst-x".into(),
+            run_dir: "/r".into(),
+            console_log: "/c".into(),
+            kernel: dir.join("kernel"),
+            initramfs: dir.join("initramfs"),
+            root_disk: vec!["/root".into()],
+            data_disk: "/data".into(),
+            memory_mib: 64,
+            vcpus: 1,
+            files: true,
+            card: None,
+        }
+    }
+
+    #[test]
+    fn machines_are_alike_whatever_their_names_and_disks_and_unlike_in_all_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec(dir.path());
+        let of = |spec: &MachineSpec| {
+            likeness(Path::new("/bin/sh"), "x", spec, Architecture::X86_64, Accelerator::Tcg).unwrap()
+        };
+        let other = MachineSpec {
+            name: "inst-y".into(),
+            run_dir: "/q".into(),
+            root_disk: vec!["/a".into(), "/b".into()],
+            data_disk: "/e".into(),
+            ..spec.clone()
+        };
+        assert_eq!(of(&spec), of(&other));
+        assert_ne!(of(&spec), of(&MachineSpec { memory_mib: 65, ..spec.clone() }));
+        assert_ne!(of(&spec), of(&MachineSpec { vcpus: 2, ..spec.clone() }));
+        assert_ne!(of(&spec), of(&MachineSpec { files: false, ..spec.clone() }));
+        let before = of(&spec);
+        std::fs::write(dir.path().join("initramfs"), "newer").unwrap();
+        assert_ne!(before, of(&spec));
+    }
+
+    #[test]
+    fn devices_are_taken_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(DEVICES);
+        std::fs::write(&path, "QEVMrest").unwrap();
+        assert_eq!(take(&path).unwrap(), b"QEVMrest");
+        assert!(!path.exists());
+        std::fs::write(&path, "nothing").unwrap();
+        assert!(take(&path).is_err());
+    }
+}
