@@ -116,15 +116,24 @@ impl Daemon {
     }
 
     pub(crate) fn machines(&self) -> Vec<i32> {
+        self.processes_with("qemu-system")
+    }
+
+    /// Processes of instances: machines, and those that help them.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        self.processes_with("")
+    }
+
+    fn processes_with(&self, word: &str) -> Vec<i32> {
         let home = self.home.path().to_string_lossy().into_owned();
         let processes = std::fs::read_dir("/proc").expect("read /proc").flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
-        pids.filter(|pid: &i32| {
+        let ours = |pid: &i32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line);
-            line.contains("qemu-system") && line.contains(&home)
-        })
-        .collect()
+            line.contains(word) && line.contains(&home)
+        };
+        pids.filter(ours).collect()
     }
 
     pub(crate) fn open_connection(&self) -> Connection {
@@ -192,6 +201,16 @@ fn stored(number: usize) -> InstanceRow {
         started_at_ms: Some(at),
         ports: "[]".to_owned(),
     }
+}
+
+/// What a process takes of the host's memory, as lines of `/proc/PID/smaps_rollup` that begin like this count it, MiB.
+pub(crate) fn memory_mib(pid: i32, kinds: &[&str]) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let of = |kind: &&str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(*kind)).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap_or(0.0)
+    };
+    kinds.iter().map(of).sum::<f64>() / 1024.0
 }
 
 /// Processor time that a process has used, milliseconds.

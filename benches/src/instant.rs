@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bare::Bare;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, memory_mib};
 use crate::report::{Figure, Report};
 use crate::{timed, wake};
 
@@ -60,4 +60,41 @@ pub(crate) fn hibernation(report: &mut Report, rounds: usize) {
     report.add(Figure::at_most("  processes, and so memory, that it has afterwards", "", left, 0.0));
     report.add(Figure::at_most("wake from hibernated: connect to first byte", "ms", back, 250.0));
     report.add(Figure::plain("  against connect to first byte while running", "ms", running));
+}
+
+/// How many children at once.
+const MANY: u32 = 50;
+
+/// Memory that processes have for themselves, MiB.
+fn unique_mib(pids: &[i32]) -> f64 {
+    pids.iter().map(|pid| memory_mib(*pid, &["Private_Clean:", "Private_Dirty:"])).sum()
+}
+
+/// Measures forks of a parent that uses 100 MiB.
+pub(crate) fn forks(report: &mut Report, rounds: usize) {
+    let daemon = Daemon::start();
+    let _port = wake::start_with(&daemon, "web", BALLAST);
+    let (mut stood, mut whole, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let mut reply = String::new();
+        let begun = Instant::now();
+        whole.push(timed(|| reply = daemon.aegis(&["fork", "web", "--output", "json"])));
+        daemon.aegis(&["exec", "web-1", "--", "true"]);
+        answered.push(begun.elapsed().as_secs_f64() * 1e3);
+        let reply: serde_json::Value = serde_json::from_str(&reply).expect("JSON");
+        stood.push(reply["stood_ms"].as_f64().expect("a time"));
+        daemon.aegis(&["instance", "delete", "web-1"]);
+    }
+    report.add(Figure::at_most("fork of a parent that uses 100 MiB: its pause", "ms", stood, 60.0));
+    report.add(Figure::plain("  aegis fork, whole command", "ms", whole));
+    report.add(Figure::at_most("  fork, then exec in the child, both commands", "ms", answered, 150.0));
+    let name = format!("{MANY} forks of a 256 MiB parent, whole command");
+    let before = daemon.processes();
+    let took = timed(|| drop(daemon.aegis(&["fork", "web", "--count", &MANY.to_string()])));
+    report.add(Figure::at_most(&name, "s", vec![took / 1e3], 6.0));
+    // What an idle child does by itself, it has done by then.
+    std::thread::sleep(Duration::from_secs(5));
+    let children: Vec<i32> = daemon.processes().into_iter().filter(|pid| !before.contains(pid)).collect();
+    let each = unique_mib(&children) / f64::from(MANY);
+    report.add(Figure::at_most("  memory that each idle child has for itself", "MiB", vec![each], 35.0));
 }

@@ -49,6 +49,7 @@ fn main() {
     if wanted("instant") {
         instant::templates(&mut report, &Bare::prepare(), rounds);
         instant::hibernation(&mut report, rounds);
+        instant::forks(&mut report, rounds);
     }
     if wanted("wake") {
         wake::measure(&mut report, rounds);

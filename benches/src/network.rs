@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use aegis_tests::lab::Lab;
 use serde_json::Value;
 
-use crate::daemon::cpu_ms;
+use crate::daemon::{cpu_ms, memory_mib};
 use crate::report::{Figure, Report, percentile};
 use crate::wrapper;
 
@@ -162,24 +162,18 @@ fn gateway(dir: &Path, number: usize) -> Gateway {
     Gateway { process, _machine: machine }
 }
 
-/// What a process takes for itself and its share of what it shares, MiB.
-fn proportional_mib(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read its memory");
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a sum");
-    line.trim().trim_end_matches(" kB").trim().parse::<f64>().expect("a number") / 1024.0
-}
-
 /// What gateways take whose guests do nothing.
 pub(crate) fn idle(report: &mut Report) {
     let dir = tempfile::tempdir().expect("make a directory");
     let mut all: Vec<Gateway> = (0..IDLE).map(|number| gateway(dir.path(), number)).collect();
     std::thread::sleep(Duration::from_secs(2));
-    let pids: Vec<u32> = all.iter().map(|one| one.process.id()).collect();
-    let cpu = || pids.iter().map(|pid| cpu_ms(i32::try_from(*pid).expect("a pid"))).sum::<f64>();
+    let pid = |one: &Gateway| i32::try_from(one.process.id()).expect("a pid");
+    let pids: Vec<i32> = all.iter().map(pid).collect();
+    let cpu = || pids.iter().map(|pid| cpu_ms(*pid)).sum::<f64>();
     let (before, begun) = (cpu(), Instant::now());
     std::thread::sleep(Duration::from_secs(20));
     let used = (cpu() - before) / (begun.elapsed().as_secs_f64() * 1e3) * 100.0;
-    let memory = pids.iter().map(|pid| proportional_mib(*pid)).collect();
+    let memory = pids.iter().map(|pid| memory_mib(*pid, &["Pss:"])).collect();
     report.add(Figure::at_most("gateway memory of an idle instance (proportional)", "MiB", memory, 1.0));
     report.add(Figure::at_most("CPU of 100 idle gateways", "% of a core", vec![used], 0.1));
     for one in &mut all {

@@ -69,10 +69,17 @@ fn registry() -> Registry {
     registry
 }
 
+/// An address that nobody has, and that nobody is given who asks for any: those are of another range.
+fn free_for_long() -> std::net::SocketAddr {
+    let first = 20_000 + u16::try_from(std::process::id() % 5000).unwrap();
+    let all = (first..first + 5000).map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    all.into_iter().find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
+}
+
 /// A daemon, and the port of its name router as it stands in a URL.
 fn daemon_with_router(registry: Option<&Registry>) -> (Daemon, String) {
     let daemon = Daemon::none();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_for_long();
     let registry = registry.map(Registry::config).unwrap_or_default();
     let settings = format!("[router]\nlisten = \"{free}\"\n{registry}");
     std::fs::write(daemon.root().join("config.toml"), settings).unwrap();
@@ -87,6 +94,7 @@ fn every_command_and_output_in_the_documents_is_true() {
         "docs/QUICKSTART.md",
         "docs/AGENT_CONVENTIONS.md",
         "docs/LIFECYCLE.md",
+        "docs/SNAPSHOTS.md",
         "docs/ROUTER.md",
         "docs/IMAGES.md",
         "docs/SECRETS.md",

@@ -196,6 +196,30 @@ fn a_daemon_that_dies_while_a_machine_goes_to_disk_or_comes_back_loses_nothing()
 }
 
 #[test]
+fn a_stop_is_in_good_order_at_whatever_moment_of_the_way_to_disk_it_comes() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let port = start(&daemon, "web", &[]);
+    for delay_ms in [0, 10, 30, 60, 90, 120, 150, 250] {
+        // It is up, and hears of its end.
+        let mut answer = String::new();
+        let _length = TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut answer).unwrap();
+        let _out = daemon.ok(&["exec", "web", "--", "rm", "-f", "/root/ended"]);
+        std::thread::scope(|scope| {
+            // Whichever of the two is refused: it is stopped in the end.
+            scope.spawn(|| daemon.aegis(&["instance", "hibernate", "web"]));
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            let _out = daemon.ok(&["instance", "stop", "web"]);
+        });
+        assert_eq!(daemon.state("web"), "stopped", "{delay_ms} ms");
+        let copied = dir.path().join(format!("ended-{delay_ms}"));
+        let _out = daemon.ok(&["cp", "web:/root/ended", copied.to_str().unwrap()]);
+        assert_eq!(std::fs::read_to_string(copied).unwrap(), "in order", "{delay_ms} ms");
+        let _out = daemon.ok(&["instance", "start", "--name", "web"]);
+    }
+}
+
+#[test]
 fn one_that_cannot_go_to_disk_stays_paused_and_is_stopped_in_its_time() {
     let daemon = Daemon::start();
     let times = ["--idle-pause", "1s", "--idle-hibernate", "1s", "--idle-stop", "4s"];

@@ -176,10 +176,16 @@ fn with_other_devices(file: &Path) {
         })
         .unwrap();
     let whole = 0..head.memory;
-    let _length = saved::write(file, &head, std::slice::from_ref(&whole), |at, into| {
-        into.copy_from_slice(&memory.lock().unwrap()[place(at, into.len())]);
-        Ok(())
-    })
+    let _length = saved::write(
+        file,
+        &head,
+        std::slice::from_ref(&whole),
+        |at, into| {
+            into.copy_from_slice(&memory.lock().unwrap()[place(at, into.len())]);
+            Ok(())
+        },
+        None,
+    )
     .unwrap();
 }
 

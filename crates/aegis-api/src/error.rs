@@ -70,6 +70,12 @@ pub enum ErrorCode {
     WorkspaceExists,
     /// An instance sees the workspace.
     WorkspaceInUse,
+    /// No such snapshot.
+    SnapshotNotFound,
+    /// There is a snapshot of this name already.
+    SnapshotExists,
+    /// A copy would share what it was not said that it may share, or there is nothing to copy.
+    CopyRefused,
     /// The daemon is stopping.
     ShuttingDown,
     /// A fault of Aegis itself.
@@ -89,6 +95,7 @@ impl ErrorCode {
             | ErrorCode::ImageNotFound
             | ErrorCode::SecretNotFound
             | ErrorCode::KitNotFound
+            | ErrorCode::SnapshotNotFound
             | ErrorCode::WorkspaceNotFound => 404,
             ErrorCode::RegistryDenied => 403,
             ErrorCode::HandleExists
@@ -99,6 +106,8 @@ impl ErrorCode {
             | ErrorCode::PortTaken
             | ErrorCode::PortConflict
             | ErrorCode::ImageInUse
+            | ErrorCode::SnapshotExists
+            | ErrorCode::CopyRefused
             | ErrorCode::WorkspaceExists
             | ErrorCode::WorkspaceInUse
             | ErrorCode::Conflict => 409,

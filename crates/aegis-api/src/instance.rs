@@ -173,6 +173,13 @@ pub struct CreateInstance {
     /// More directories of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
+    /// Go on from this snapshot, with the settings of the instance that it was taken of. Beside it only a handle, ports
+    /// and `share_workspace` can be given; the reply comes when it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// With `from`: see the same directories of the host as that instance.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub share_workspace: bool,
     /// Reply when the command has been executed, or the boot has failed, instead of at once.
     pub wait: bool,
 }
@@ -417,7 +424,7 @@ mod tests {
 /// Where the time of a start went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Timings {
-    /// `template` if the machine was started from one, else `boot`.
+    /// `template`, `fork` or `snapshot` if the machine was started from one, else `boot`.
     pub start: String,
     /// The steps, in order.
     pub steps: Vec<TimedStep>,

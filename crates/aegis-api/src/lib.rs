@@ -15,6 +15,7 @@ pub mod network;
 pub mod ports;
 pub mod secret;
 pub mod size;
+pub mod snapshot;
 pub mod status;
 pub mod stream;
 pub mod template;

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::network::NetworkCommand;
 pub use crate::settings::{Pull, Settings};
+use crate::snapshot::{Fork, SnapshotCommand};
 use crate::template::TemplateCommand;
 use crate::values::{self, Environment, Ports};
 
@@ -73,6 +74,14 @@ pub enum Command {
         /// What to do with them.
         #[command(subcommand)]
         command: WorkspaceCommand,
+    },
+    /// Make running instances of one as it stands, which share its memory until they write to it
+    Fork(Fork),
+    /// Manage snapshots: instances as they stood, from which others go on
+    Snapshot {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: SnapshotCommand,
     },
     /// Manage templates: machines that have just come up, from which others are started
     Template {
@@ -382,6 +391,12 @@ pub struct Start {
     /// Execute the command again after its end: no, on-failure, on-failure:N or always [default: no]
     #[arg(long, value_name = "POLICY", value_parser = values::restart)]
     pub restart: Option<Restart>,
+    /// Go on from a snapshot, as another instance with the same settings
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from: Option<String>,
+    /// With --from: see the same directories of this host as the instance that it was taken of
+    #[arg(long, requires = "from")]
+    pub share_workspace: bool,
     /// The command and its arguments; none to start an existing instance
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,

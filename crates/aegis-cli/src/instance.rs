@@ -14,13 +14,15 @@ use crate::run::{fetch_image, request};
 /// # Errors
 /// If it does not run afterwards.
 pub async fn start(context: &Context, arguments: Start) -> Result<i32, Failure> {
-    if arguments.command.is_empty() && arguments.settings.name.is_none() {
+    if arguments.command.is_empty() && arguments.settings.name.is_none() && arguments.from.is_none() {
         let text = "a command is needed after --, or the handle of an existing instance with --name";
         return Err(Failure { exit_code: 2, ..Failure::new(text) });
     }
     let mut request = CreateInstance {
         wait: true,
         restart: arguments.restart,
+        from: arguments.from,
+        share_workspace: arguments.share_workspace,
         ..request(arguments.settings, arguments.command)?
     };
     let mut client = context.client();

@@ -18,6 +18,7 @@ pub mod run;
 pub mod secret;
 pub mod session;
 pub mod settings;
+pub mod snapshot;
 pub mod stats;
 pub mod template;
 pub mod terminal;

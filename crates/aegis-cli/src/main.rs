@@ -6,7 +6,7 @@ use aegis_cli::arguments::{
 use aegis_cli::failure::Failure;
 use aegis_cli::{
     Context, copy, daemon, events, exec, image, instance, kit, logs, markdown, network, output, run, secret,
-    stats, template, workspace,
+    snapshot, stats, template, workspace,
 };
 use clap::{CommandFactory, Parser};
 
@@ -72,6 +72,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             SecretCommand::Delete(keys) => secret::delete(context, &keys).await,
             SecretCommand::Rekey => secret::rekey(context).await,
         },
+        Command::Snapshot { command } => snapshot::snapshot(context, command).await,
+        Command::Fork(arguments) => snapshot::fork(context, arguments).await,
         Command::Template { command } => template::template(context, command).await,
         Command::Workspace { command } => match command {
             WorkspaceCommand::List(format) => workspace::list(context, format).await,

@@ -16,6 +16,7 @@ use aegis_api::kit::{Kit, ValidateKit};
 use aegis_api::network::{CheckReply, CheckRequest, Group, NetworkInfo, NetworkPolicy, RuleRequest};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
+use aegis_api::snapshot::{ForkReply, ForkRequest, Snapshot, SnapshotRequest};
 use aegis_api::status::{InstanceStats, ShutdownReply, ShutdownRequest, Status};
 use aegis_api::template::Template;
 use aegis_api::workspace::{CreateWorkspace, Workspace, WorkspaceReply};
@@ -173,6 +174,54 @@ impl Client {
     pub async fn act(&mut self, name: &str, verb: &str) -> Result<ActionReply, ClientError> {
         let path = instance_path(name, &format!("/{verb}?wait=true"));
         self.send(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Forks an instance.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn fork(&mut self, name: &str, request: &ForkRequest) -> Result<ForkReply, ClientError> {
+        self.send(Method::POST, &instance_path(name, "/fork"), Some(request)).await
+    }
+
+    /// Takes a snapshot.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn take_snapshot(&mut self, request: &SnapshotRequest) -> Result<Snapshot, ClientError> {
+        self.send(Method::POST, "/v1/snapshots", Some(request)).await
+    }
+
+    /// All snapshots.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn snapshots(&mut self) -> Result<Vec<Snapshot>, ClientError> {
+        self.get("/v1/snapshots").await
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn snapshot(&mut self, name: &str) -> Result<Snapshot, ClientError> {
+        self.get(&format!("/v1/snapshots/{}", escape(name))).await
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_snapshot(&mut self, name: &str) -> Result<ActionReply, ClientError> {
+        self.send(Method::DELETE, &format!("/v1/snapshots/{}", escape(name)), None::<&()>).await
+    }
+
+    /// Puts an instance back to where it was when a snapshot was taken of it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn restore_snapshot(&mut self, name: &str) -> Result<ActionReply, ClientError> {
+        self.send(Method::POST, &format!("/v1/snapshots/{}/restore", escape(name)), None::<&()>).await
     }
 
     /// Deletes all instances that have been stopped for this duration at least, e.g. `7d`.

@@ -11,6 +11,7 @@ mod connection;
 mod control;
 mod streams;
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use aegis_guest_protocol::flow::{CONNECTION_WINDOW, WINDOW};
@@ -60,6 +61,8 @@ pub struct Resume {
     pub stdout_held: u64,
     /// Bytes of the workload's standard error held.
     pub stderr_held: u64,
+    /// Whether the guest is to become another instance than it was, see [`Hello::another`].
+    pub another: bool,
 }
 
 /// One session with a guest. Clones share it.
@@ -93,6 +96,7 @@ impl GuestLink {
             events_seen: resume.events_seen,
             stdout_held: resume.stdout_held,
             stderr_held: resume.stderr_held,
+            another: resume.another,
         };
         let reply = link.call(&hello).await?;
         Ok((link, reply, events))
@@ -146,6 +150,16 @@ impl GuestLink {
     /// Waits until the session is over.
     pub async fn closed(&self) {
         self.streams.closed().await;
+    }
+
+    /// What makes a guest another instance.
+    #[must_use]
+    pub fn become_call(
+        hostname: String,
+        groups: Vec<(Ipv4Addr, u8)>,
+        cause: messages::Cause,
+    ) -> messages::Become {
+        messages::Become { hostname, groups, cause, entropy: entropy() }
     }
 
     /// What to say after a pause: the time, and fresh randomness.

@@ -10,7 +10,7 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 6;
+pub const NEWEST_VERSION: u32 = 7;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -67,6 +67,10 @@ pub struct Hello {
     pub stdout_held: u64,
     /// How many bytes of the workload's standard error the host holds.
     pub stderr_held: u64,
+    /// Whether this guest goes on in the machine of another instance: what it has not told yet is not for this host, its
+    /// counts begin anew, and its processes stand still until [`Become`]. Since version 7.
+    #[serde(default)]
+    pub another: bool,
 }
 
 /// Answer to [`Hello`].
@@ -260,6 +264,48 @@ pub struct Freeze {
     pub sync: bool,
 }
 
+/// Writes everything to the disks. Since version 7.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync {}
+
+/// How a machine came to stand where another one stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The other one went on, too.
+    Fork,
+    /// It was started from a snapshot.
+    Snapshot,
+}
+
+impl Cause {
+    /// The word for it, as programs in [`HOOKS`] get it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Fork => "fork",
+            Cause::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// Where a guest has programs that are executed when it has become another instance, before anything else goes on.
+pub const HOOKS: &str = "/etc/aegis/resume.d";
+
+/// Makes a guest another instance, after a [`Hello`] that said so: names, numbers and random numbers of its own, then the
+/// programs in [`HOOKS`], then its processes go on. Since version 7.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Become {
+    /// The guest's host name.
+    pub hostname: String,
+    /// See [`Addresses`].
+    pub groups: Vec<(Ipv4Addr, u8)>,
+    /// How it came about.
+    pub cause: Cause,
+    /// Fresh randomness, hexadecimal.
+    pub entropy: String,
+}
+
 /// The machine is about to be saved, for others to be started from it, each with disks of its own: the guest lets go of
 /// what those do not share. Before [`Prepare`] and [`Run`], which take it up again. Since version 6.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -396,6 +442,8 @@ calls! {
     Resize, "resize" => Done;
     Freeze, "freeze" => Done;
     Settle, "settle" => Done;
+    Sync, "sync" => Done;
+    Become, "become" => Done;
     Health, "health" => HealthReply;
     Shutdown, "shutdown" => Done;
     Addresses, "addresses" => Done;

@@ -37,6 +37,15 @@ impl<T> Outbox<T> {
         }
     }
 
+    /// Begins anew, with those that are worth telling to another host.
+    pub fn restart(&mut self, keep: impl Fn(&T) -> bool) {
+        let kept = std::mem::take(&mut self.kept);
+        self.next = 1;
+        for (_, event) in kept.into_iter().filter(|(_, event)| keep(event)) {
+            self.push(event);
+        }
+    }
+
     /// What the host has not acknowledged yet, oldest first.
     pub fn pending(&self) -> impl Iterator<Item = (u64, &T)> {
         self.kept.iter().map(|(seq, event)| (*seq, event))
@@ -49,6 +58,19 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn another_host_hears_what_is_kept_with_numbers_from_one_on(events in proptest::collection::vec(0u8..9, 0..50), acked: u8) {
+            let mut outbox = Outbox::default();
+            for event in &events {
+                outbox.push(*event);
+            }
+            outbox.acknowledge(acked.into());
+            outbox.restart(|event| event % 2 == 0);
+            let kept: Vec<u8> = events.iter().skip(acked.into()).copied().filter(|event| event % 2 == 0).collect();
+            let pending: Vec<(u64, u8)> = outbox.pending().map(|(seq, event)| (seq, *event)).collect();
+            prop_assert_eq!(pending, (1u64..).zip(kept).collect::<Vec<_>>());
+        }
+
         #[test]
         fn nothing_is_lost_or_repeated_past_an_acknowledgement(ops in proptest::collection::vec(proptest::option::of(0u64..40), 0..200)) {
             let mut outbox = Outbox::default();

@@ -1,5 +1,7 @@
 //! The control conversation: the host's requests in, answers and events out.
 
+mod another;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,9 +10,9 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Addresses, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health, HealthReply,
-    Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Settle, Share, Shutdown, Signal,
-    Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    self, ACK, AckNote, Addresses, Become, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health,
+    HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Settle, Share,
+    Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -67,6 +69,10 @@ struct Shared {
     /// Whether the workload was to be started.
     started: Cell<bool>,
     ending: Cell<bool>,
+    /// Whether it is to become another instance, and is none yet.
+    nobody: Cell<bool>,
+    /// Whether its card has addresses in groups.
+    in_groups: Cell<bool>,
 }
 
 impl Control {
@@ -91,6 +97,8 @@ impl Control {
             root_taken: Cell::new(false),
             started: Cell::new(false),
             ending: Cell::new(false),
+            nobody: Cell::new(false),
+            in_groups: Cell::new(false),
         });
         let mut children = signal(SignalKind::child())?;
         let reaper = Rc::clone(&shared);
@@ -143,6 +151,12 @@ impl Control {
             Ok(Message::Request { id, method, params }) if method == Connect::METHOD => {
                 // It may take its time; what else the host says does not wait for it.
                 tokio::task::spawn_local(Rc::clone(&self.shared).connect(epoch, id, params));
+            }
+            Ok(Message::Request { id, method, params }) if method == messages::Sync::METHOD => {
+                tokio::task::spawn_local(Rc::clone(&self.shared).sync(epoch, id, params));
+            }
+            Ok(Message::Request { id, method, params }) if method == Become::METHOD => {
+                tokio::task::spawn_local(Rc::clone(&self.shared).become_another(epoch, id, params));
             }
             Ok(Message::Request { id, method, params }) => {
                 let result = if method == Hello::METHOD {
@@ -226,10 +240,15 @@ impl Shared {
         joined.map_err(|_| RpcError::new(code::WRONG_STATE, "the bulk port was not greeted"))?;
         self.platform.set_clock(hello.unix_time_ns);
         self.platform.add_entropy(&from_hex(&hello.entropy));
-        self.platform.freeze(false);
+        if hello.another {
+            self.begin_anew();
+        }
+        if !self.nobody.get() {
+            self.platform.freeze(false);
+        }
         self.outbox.borrow_mut().acknowledge(hello.events_seen);
         let mut stdin_held = 0;
-        if let Some(workload) = &*self.workload.borrow() {
+        if let Some(workload) = self.workload.borrow().as_ref().filter(|_| !hello.another) {
             for (output, held) in
                 [(&workload.stdout, hello.stdout_held), (&workload.stderr, hello.stderr_held)]
             {
@@ -242,7 +261,7 @@ impl Shared {
         reply::<Hello>(&HelloReply {
             version,
             harness: env!("CARGO_PKG_VERSION").to_owned(),
-            workload_started: self.workload.borrow().is_some(),
+            workload_started: self.workload.borrow().is_some() && (hello.another || !self.nobody.get()),
             stdin_held,
         })
     }
@@ -294,13 +313,16 @@ impl Shared {
                 let health: Health = parse(params)?;
                 self.platform.set_clock(health.unix_time_ns);
                 self.platform.add_entropy(&from_hex(&health.entropy));
-                self.platform.freeze(false);
+                if !self.nobody.get() {
+                    self.platform.freeze(false);
+                }
                 let processes = u32::try_from(self.processes.groups().len()).unwrap_or(u32::MAX);
                 reply::<Health>(&HealthReply { processes })
             }
             Addresses::METHOD => {
                 let Addresses { groups } = parse(params)?;
                 self.platform.set_groups(&groups)?;
+                self.in_groups.set(!groups.is_empty());
                 reply::<Addresses>(&Done {})
             }
             Shutdown::METHOD => {
@@ -324,6 +346,7 @@ impl Shared {
         }
         if let Some(network) = &run.network {
             self.platform.connect(network)?;
+            self.in_groups.set(!network.groups.is_empty());
         }
         let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
         let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;

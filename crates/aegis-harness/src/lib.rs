@@ -18,6 +18,7 @@
 pub mod activity;
 pub mod connections;
 pub mod control;
+pub mod hooks;
 pub mod identity;
 pub mod keepalive;
 pub mod listening;

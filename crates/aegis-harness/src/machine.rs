@@ -19,6 +19,7 @@ use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 use crate::card;
 use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
+use crate::names;
 use crate::shares;
 
 /// Number of the control port: the host's `nr=`.
@@ -216,23 +217,12 @@ fn enter(root: &Path) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-fn name_machine(hostname: &str) -> io::Result<()> {
-    rustix::system::sethostname(hostname.as_bytes())?;
-    fs::write("/etc/hostname", format!("{hostname}\n"))?;
-    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    fs::write("/etc/hosts", hosts)?;
-    if fs::read("/etc/resolv.conf").map_or(true, |old| old.is_empty()) {
-        card::write_resolver("# This instance has no network.\n")?;
-    }
-    Ok(())
-}
-
 impl Platform for Guest {
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError> {
         self.mount_root()?;
         mount_system(Path::new("/mnt/root")).map_err(failed("mount the system's file systems"))?;
         enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
-        name_machine(hostname).map_err(failed("name the machine"))?;
+        names::give(hostname).map_err(failed("name the machine"))?;
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
@@ -241,6 +231,11 @@ impl Platform for Guest {
     fn settle(&self) -> Result<(), RpcError> {
         *self.settled.borrow_mut() = Settled::all().map_err(failed("let go of the disks"))?;
         Ok(())
+    }
+
+    fn become_another(&self, hostname: &str) -> Result<(), RpcError> {
+        names::change(hostname)
+            .map_err(|error| RpcError::new(code::SYSTEM, format!("the machine cannot be renamed: {error}")))
     }
 
     fn connect(&self, network: &Network) -> Result<(), RpcError> {

@@ -4,6 +4,7 @@ mod card;
 mod disks;
 mod freezer;
 mod machine;
+mod names;
 mod shares;
 mod tool;
 

@@ -26,6 +26,14 @@ pub trait Platform: Debug {
         Err(RpcError::new(code::ROOT, "this guest has no disks"))
     }
 
+    /// Takes the names and numbers of another instance, which this machine is to be from now on.
+    ///
+    /// # Errors
+    /// [`code::SYSTEM`] with what failed.
+    fn become_another(&self, _hostname: &str) -> Result<(), RpcError> {
+        Err(RpcError::new(code::SYSTEM, "this guest cannot be another"))
+    }
+
     /// Sets up the network card. Called once, when the root is there; without a network there is none.
     ///
     /// # Errors

@@ -205,9 +205,18 @@ impl Streams {
 
     /// Takes up a stream of the workload again, in the current session, at offsets that both ends know.
     pub fn readopt(&self, stream: &Rc<Stream>, sent: u64) {
+        let arrived = stream.receiver.borrow().offset();
+        self.adopt(stream, sent, arrived);
+    }
+
+    /// Takes up a stream of the workload in the current session, whose host counts from nothing.
+    pub fn restart(&self, stream: &Rc<Stream>) {
+        self.adopt(stream, 0, 0);
+    }
+
+    fn adopt(&self, stream: &Rc<Stream>, sent: u64, arrived: u64) {
         stream.epoch.set(self.outlet.epoch());
         *stream.sender.borrow_mut() = Sender::at(sent);
-        let arrived = stream.receiver.borrow().offset();
         *stream.receiver.borrow_mut() = Receiver::at(arrived);
         stream.reset.set(false);
         self.table.borrow_mut().insert(stream.id, Rc::clone(stream));

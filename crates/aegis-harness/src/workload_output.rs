@@ -64,6 +64,13 @@ impl Durable {
         Ok(())
     }
 
+    /// Begins anew for a host that knows nothing of what was: that is another one's.
+    pub fn restart(&self, streams: &Streams) {
+        *self.replay.borrow_mut() = Replay::default();
+        streams.restart(&self.stream);
+        self.changed.notify_waiters();
+    }
+
     /// Reads the workload's pipe into the store until it ends; waits while the store is full.
     pub async fn fill(self: Rc<Self>, from: Rc<AsyncFd<OwnedFd>>, mut ended: Ended) {
         loop {

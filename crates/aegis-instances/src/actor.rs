@@ -24,6 +24,7 @@ use crate::lifecycle::{Boot, Effect, Event, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest};
 use crate::manager::Context;
 use crate::measures::Measures;
+use crate::moment::Origin;
 use crate::network::NetworkChange;
 use crate::now_ms;
 use crate::output::{Ending, Output};
@@ -65,6 +66,8 @@ pub(crate) enum Message {
     Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
     /// Something happened to the network of this boot, with more about it.
     NetworkEvent(Boot, &'static str, Option<String>),
+    /// If it is stopped, its next machine is to go on from there, in place of booting.
+    GoOnFrom(Origin),
     /// It is to stay awake for a while; or no longer, if absent.
     Lease(Option<Lease>),
 }
@@ -143,6 +146,11 @@ impl Actor {
             disk: actor.disk.clone(),
         };
         (actor, reference)
+    }
+
+    /// Its first machine is to go on from there.
+    pub(crate) fn go_on_from(&mut self, origin: Option<Origin>) {
+        self.passing.origin = origin;
     }
 
     /// Takes over a machine that an earlier daemon started. `paused` ones are spoken to when they go on.
@@ -275,6 +283,9 @@ impl Actor {
                 }
             }
             Message::Lease(lease) => self.lease(lease),
+            Message::GoOnFrom(origin) => {
+                self.passing.origin = Some(origin).filter(|_| self.record.life.state() == State::Stopped);
+            }
             Message::Network(change, reply) => {
                 let _gave_up = reply.send(self.change_network(change).await);
             }

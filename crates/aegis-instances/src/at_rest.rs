@@ -4,20 +4,42 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use aegis_store::saved::{self, Head, Saved as InFile, SavedError};
+use aegis_store::saved::{self, Head, Key, Saved as InFile, SavedError};
 use aegis_vmm::Saved;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-/// Writes a machine with a note. Returns the file's length, bytes. Blocks.
+/// A state of a file: it is another one when it has been written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    length: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl Version {
+    /// Of the file as it is now.
+    pub(crate) fn of(path: &Path) -> io::Result<Version> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = path.metadata()?;
+        Ok(Version { length: meta.len(), modified_s: meta.mtime(), modified_ns: meta.mtime_nsec() })
+    }
+}
+
+/// Writes a machine with a note; sealed, if there is a key. Returns the file's length, bytes. Blocks.
 ///
 /// # Errors
 /// As of [`saved::write`].
-pub(crate) fn write(path: &Path, note: &impl Serialize, machine: &Saved) -> Result<u64, SavedError> {
+pub(crate) fn write(
+    path: &Path,
+    note: &impl Serialize,
+    machine: &Saved,
+    key: Option<&Key>,
+) -> Result<u64, SavedError> {
     let note = serde_json::to_string(note).map_err(io::Error::from)?;
     let memory = &machine.memory;
     let head = Head { note, devices: machine.devices.clone(), memory: memory.bytes() };
-    saved::write(path, &head, &memory.extents()?, |at, into| memory.read(at, into))
+    saved::write(path, &head, &memory.extents()?, |at, into| memory.read(at, into), key)
 }
 
 /// Opens a machine's file, and reads its note. Blocks.

@@ -24,7 +24,7 @@ use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
 use crate::spec::{InstanceSpec, check_process};
 use crate::templates::{self, Pattern};
-use crate::timings::Stopwatch;
+use crate::timings::{Start, Stopwatch};
 use crate::upkeep::DiskUse;
 
 /// Lines of the console that explain a failed boot.
@@ -172,7 +172,7 @@ pub(crate) async fn make_machine(
     if let Some(pattern) = &pattern
         && let Some((machine, opened)) = clone_template(context, pattern, watch, unwanted).await?
     {
-        watch.note_template();
+        watch.note(Start::Template);
         return Ok(Made { machine, session: Some(opened), pattern: None });
     }
     let machine = context.vmm.start(&spec).await;

@@ -5,11 +5,32 @@ use std::sync::Arc;
 use crate::actor::Actor;
 use crate::error::InstanceError;
 use crate::lifecycle::Lifecycle;
-use crate::manager::{InstanceHandle, Instances};
+use crate::manager::{Context, InstanceHandle, Instances};
+use crate::moment::{Moment, Origin};
 use crate::now_ms;
 use crate::ports::Wanted;
 use crate::record::Record;
 use crate::spec::{InstanceSpec, host_memory_mib};
+
+/// Makes what an instance has from a moment of another one.
+async fn place(
+    context: &Arc<Context>,
+    id: &str,
+    moment: Option<Arc<Moment>>,
+) -> Result<Option<Origin>, InstanceError> {
+    let Some(moment) = moment else { return Ok(None) };
+    let (home, id) = (context.home.clone(), id.to_owned());
+    let placed = tokio::task::spawn_blocking(move || moment.place(&home, &id)).await;
+    placed.map_err(|_| InstanceError::ShuttingDown)?.map_err(InstanceError::Disk)
+}
+
+/// Removes that again.
+fn remove(context: &Context, id: &str, placed: bool) {
+    if placed {
+        // What is not there need not be removed; the hourly sweep tries again.
+        let _left = (std::fs::remove_file(context.home.disk(id)), context.home.remove_run_dir(id));
+    }
+}
 
 impl Instances {
     /// Creates an instance; it is stopped, its ports are open, and it is a member of these groups.
@@ -23,12 +44,37 @@ impl Instances {
         ports: Vec<Wanted>,
         groups: Vec<String>,
     ) -> Result<InstanceHandle, InstanceError> {
+        self.create_from(handle, spec, ports, groups, None).await
+    }
+
+    /// The same for one that goes on from a moment of another one.
+    ///
+    /// # Errors
+    /// As of [`Instances::create`]; [`InstanceError::Disk`].
+    pub(crate) async fn create_from(
+        &self,
+        handle: Option<String>,
+        spec: InstanceSpec,
+        ports: Vec<Wanted>,
+        groups: Vec<String>,
+        origin: Option<Arc<Moment>>,
+    ) -> Result<InstanceHandle, InstanceError> {
         let this = self.clone();
         let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
         // Whoever asked may go away; what is begun is done whole.
         let made = tokio::spawn(async move {
-            let made = this.make(&id, handle, spec, &ports, &groups).await;
-            made.inspect_err(|_| this.context().groups.forget(&id))
+            let context = this.context();
+            // What is made of it is no stray, though nobody knows of it yet.
+            let _coming = context.announce(&id);
+            let placed = origin.is_some();
+            let made = match place(context, &id, origin).await {
+                Ok(origin) => this.make(&id, handle, spec, &ports, &groups, origin).await,
+                Err(error) => Err(error),
+            };
+            made.inspect_err(|_| {
+                context.groups.forget(&id);
+                remove(context, &id, placed);
+            })
         });
         made.await.unwrap_or(Err(InstanceError::ShuttingDown))
     }
@@ -40,6 +86,7 @@ impl Instances {
         mut spec: InstanceSpec,
         ports: &[Wanted],
         groups: &[String],
+        origin: Option<Origin>,
     ) -> Result<InstanceHandle, InstanceError> {
         if *self.closing.borrow() {
             return Err(InstanceError::ShuttingDown);
@@ -62,6 +109,8 @@ impl Instances {
             awake_ms: 0,
         };
         let (mut actor, reference) = Actor::new(Arc::clone(self.context()), record, Vec::new());
+        // Before anybody knows of it: whoever comes to its ports wakes it.
+        actor.go_on_from(origin);
         actor.open_ports(ports)?;
         actor.publish();
         let stored = self.context().registry.insert(actor.row(), Some(actor.event("created"))).await;

@@ -76,6 +76,21 @@ pub enum InstanceError {
     /// The log could not be read.
     #[error(transparent)]
     Log(#[from] aegis_store::logs::LogError),
+    /// Its disk could not be made.
+    #[error("{}", chain(.0))]
+    Disk(aegis_store::disk::DiskError),
+    /// A copy would share what it was not said that it may share.
+    #[error("{0}")]
+    NotShared(String),
+    /// It cannot be copied, or the copy cannot be kept.
+    #[error("{0}")]
+    NotCopied(String),
+    /// No snapshot has this name.
+    #[error("there is no snapshot {0:?}")]
+    NoSnapshot(String),
+    /// The name of the snapshot is taken.
+    #[error("a snapshot with the name {0:?} exists")]
+    SnapshotExists(String),
     /// The daemon ends.
     #[error("the daemon is stopping")]
     ShuttingDown,

@@ -18,7 +18,7 @@ use aegis_vmm::{Draft, Machine, Origin};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Message;
-use crate::at_rest;
+use crate::at_rest::{self, Version};
 use crate::boot::{self, Order};
 use crate::error::chain;
 use crate::lifecycle::Boot;
@@ -42,22 +42,6 @@ struct Note {
     likeness: String,
     /// The disk that belongs to its memory.
     disk: Version,
-}
-
-/// A state of a file: it is another one when it has been written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Version {
-    length: u64,
-    modified_s: i64,
-    modified_ns: i64,
-}
-
-impl Version {
-    fn of(path: &Path) -> io::Result<Version> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = path.metadata()?;
-        Ok(Version { length: meta.len(), modified_s: meta.mtime(), modified_ns: meta.mtime_nsec() })
-    }
 }
 
 /// The file of an instance's machine.
@@ -138,12 +122,13 @@ async fn write(
     let session = live.session().ok_or("its guest cannot be spoken to")?;
     let synced = tokio::time::timeout(SYNC_TIMEOUT, session.link().call(&Freeze { sync: true })).await;
     synced.map_err(|_| "its guest did not write its files in time")?.map_err(|error| error.to_string())?;
-    let saved = machine.save(spec.memory_mib).await.map_err(|error| chain(&error))?;
+    let memory = Draft::new(u64::from(spec.memory_mib) << 20).map_err(|error| error.to_string())?;
+    let saved = machine.save(memory).await.map_err(|error| chain(&error))?;
     let (path, disk, boot) = (file(&context.home, id), spec.data_disk.clone(), live.boot);
     let writing = tokio::task::spawn_blocking(move || {
         // If the host crashes later, the memory is not to be newer than the disk.
         File::open(&disk)?.sync_all()?;
-        at_rest::write(&path, &Note { boot, likeness, disk: Version::of(&disk)? }, &saved)
+        at_rest::write(&path, &Note { boot, likeness, disk: Version::of(&disk)? }, &saved, None)
     });
     let written = writing.await.map_err(|error| error.to_string())?;
     written.map(drop).map_err(|error| chain(&error))

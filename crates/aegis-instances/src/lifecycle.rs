@@ -53,6 +53,8 @@ pub struct Lifecycle {
     phase: Phase,
     /// What users saw before `Stopping`, which they do not see.
     before_stop: State,
+    /// Whether the machine is on its way to rest, and is ended in good order only when it is there.
+    settling: bool,
     enabled: bool,
     /// Whether the daemon ends: what it boots now, nobody would look after.
     daemon_ends: bool,
@@ -79,6 +81,7 @@ impl Lifecycle {
         Lifecycle {
             phase: Phase::Stopped,
             before_stop: State::Stopped,
+            settling: false,
             enabled,
             daemon_ends: false,
             boot,
@@ -175,6 +178,11 @@ impl Lifecycle {
             Event::BootFailed(boot, reason) if boot == self.boot && self.phase == Phase::Starting => {
                 self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);
             }
+            Event::CloneFailed(boot) if boot == self.boot && self.phase == Phase::Starting => {
+                let waiting = std::mem::take(&mut self.for_running);
+                self.stop_with(StopReason::restarted(), Manner::AtOnce, Next::Boot, &mut out);
+                self.for_running = waiting;
+            }
             Event::PauseEnded(boot, result) if boot == self.boot && self.phase == Phase::Pausing => {
                 self.pause_ended(result, &mut out)
             }
@@ -183,6 +191,12 @@ impl Lifecycle {
             }
             Event::HibernateEnded(boot, result) if boot == self.boot && self.phase == Phase::Hibernating => {
                 self.hibernate_ended(result, &mut out)
+            }
+            Event::PauseEnded(boot, _) | Event::HibernateEnded(boot, _)
+                if boot == self.boot && self.settling =>
+            {
+                self.settling = false;
+                out.push(Effect::TearDown(self.boot, Manner::Graceful));
             }
             Event::WakeEnded(boot, result) if boot == self.boot && self.phase == Phase::Waking => {
                 self.wake_ended(&result, &mut out)
@@ -209,6 +223,7 @@ impl Lifecycle {
             // News of an earlier boot, or of a machine that is being ended anyway.
             Event::Booted(_)
             | Event::BootFailed(..)
+            | Event::CloneFailed(_)
             | Event::PauseEnded(..)
             | Event::ResumeEnded(..)
             | Event::HibernateEnded(..)
@@ -431,11 +446,15 @@ impl Lifecycle {
         let resting = self.for_pause.drain(..).chain(self.for_hibernation.drain(..));
         let waiting = self.for_running.drain(..).chain(resting);
         self.failed.extend(waiting.map(|waiter| (waiter, Reply::Failed(reason.clone()))));
-        if !matches!(self.phase, Phase::Stopping(_)) {
+        let first = !matches!(self.phase, Phase::Stopping(_));
+        if first {
             self.before_stop = self.state();
             self.reason = Some(reason);
-            out.push(Effect::TearDown(self.boot, manner));
-        } else if manner == Manner::AtOnce {
+            // A guest that is just being stopped would hear of its end when it goes on, and not before.
+            self.settling = matches!(self.phase, Phase::Pausing | Phase::Hibernating);
+        }
+        if manner == Manner::AtOnce || (first && !self.settling) {
+            self.settling = false;
             out.push(Effect::TearDown(self.boot, manner));
         }
         self.phase = Phase::Stopping(next);

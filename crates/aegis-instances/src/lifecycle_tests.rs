@@ -76,6 +76,11 @@ impl World {
                     "the end of a machine that is not there"
                 );
                 assert!(!self.tearing_down || manner == Manner::AtOnce, "a hurried end slowed down");
+                let settling = self.pausing || self.hibernating;
+                assert!(
+                    manner == Manner::AtOnce || !settling,
+                    "a farewell to a guest that is just being stopped"
+                );
                 self.tearing_down = true;
             }
             Effect::Pause(boot) => {
@@ -121,6 +126,9 @@ impl World {
                 } else {
                     Event::BootFailed(boot, StopReason::timeout())
                 });
+                if !ok {
+                    all.push(Event::CloneFailed(boot));
+                }
             }
             if self.pausing {
                 all.push(Event::PauseEnded(boot, result()));
@@ -163,7 +171,7 @@ impl World {
     fn note(&mut self, event: &Event) {
         let current = self.machine.or(self.on_disk);
         match event {
-            Event::Booted(_) | Event::BootFailed(..) => self.booting = None,
+            Event::Booted(_) | Event::BootFailed(..) | Event::CloneFailed(_) => self.booting = None,
             Event::PauseEnded(_, result) => {
                 self.pausing = false;
                 self.frozen = result.is_ok();
@@ -465,4 +473,14 @@ fn idleness_disturbs_nothing_that_is_under_way() {
     let mut resuming = Lifecycle::recovered(true, 1, true);
     ask(&mut resuming, Request::Wake);
     assert_eq!(resuming.step(Event::Idle(Rung::Stop)), []);
+}
+
+#[test]
+fn whoever_waits_for_a_clone_that_does_not_come_up_gets_one_that_boots() {
+    let mut life = Lifecycle::stopped(true, 0, None);
+    assert_eq!(life.step(Event::Wanted(Request::Start, 1)), [Effect::Boot(1)]);
+    assert_eq!(life.step(Event::CloneFailed(1)), [Effect::TearDown(1, Manner::AtOnce)]);
+    assert_eq!(life.state(), State::Starting);
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Boot(2)]);
+    assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
 }

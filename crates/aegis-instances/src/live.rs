@@ -299,7 +299,7 @@ impl Live {
             }
             let Some(machine) = self.machine() else { return };
             let [stdout_held, stderr_held] = self.output.offsets();
-            let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
+            let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held, another: false };
             let opened = tokio::select! {
                 opened = Session::open(&*machine, resume) => opened,
                 _ = machine.ended() => return,
@@ -330,7 +330,7 @@ pub(crate) fn adopt_guest(live: &Arc<Live>) {
     live.keep(tokio::spawn(async move {
         let Some(machine) = owner.machine() else { return };
         let [stdout_held, stderr_held] = owner.output.offsets();
-        let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held };
+        let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held, another: false };
         let failure = match Session::open(&*machine, resume).await {
             Ok((session, events, true)) => {
                 owner.begin_session(&session, events);

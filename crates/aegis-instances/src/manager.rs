@@ -33,7 +33,7 @@ use crate::templates::{self, Templates};
 use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Usage, User};
 use crate::view::{View, word};
-use crate::{now_ms, recovery};
+use crate::{moment, now_ms, recovery};
 
 /// How long an `exec` waits for an instance that is starting.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,6 +68,21 @@ impl Default for Config {
 struct Table {
     by_id: BTreeMap<String, InstanceRef>,
     by_handle: HashMap<String, String>,
+    /// Ids of instances that are being made.
+    coming: HashSet<String>,
+}
+
+/// An instance that is being made.
+#[derive(Debug)]
+pub(crate) struct Coming<'a> {
+    context: &'a Context,
+    id: String,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.context.table.write().unwrap_or_else(PoisonError::into_inner).coming.remove(&self.id);
+    }
 }
 
 /// Whom instances ask for what they do not have themselves.
@@ -118,6 +133,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Notes that an instance is being made.
+    pub(crate) fn announce(&self, id: &str) -> Coming<'_> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner).coming.insert(id.to_owned());
+        Coming { context: self, id: id.to_owned() }
+    }
+
     pub(crate) fn forget(&self, id: &str, handle: Option<&str>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.by_id.remove(id);
@@ -194,6 +215,7 @@ impl Instances {
         let table = RwLock::default();
         let Surroundings { ingress, roots, secrets, kits, file_server, gateway, resolvers } = surroundings;
         let templates = Arc::new(Templates::new(home.templates(), config.templates));
+        moment::sweep(&home.snapshots());
         let context = Arc::new(Context {
             templates,
             home,
@@ -363,7 +385,9 @@ impl Instances {
 
     /// Removes files that belong to no instance.
     pub async fn sweep(&self) {
-        let (home, known) = (self.context.home.clone(), self.ids().into_iter().collect());
+        // Those that are being made first: meanwhile one of them may become one that is there.
+        let coming = self.context.table.read().unwrap_or_else(PoisonError::into_inner).coming.clone();
+        let (home, known) = (self.context.home.clone(), coming.into_iter().chain(self.ids()).collect());
         let swept = tokio::task::spawn_blocking(move || aegis_store::sweep::sweep(&home, &known)).await;
         match swept {
             Ok(Ok(removed)) if !removed.is_empty() => tracing::info!(?removed, "stray files removed"),

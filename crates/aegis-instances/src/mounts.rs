@@ -107,12 +107,20 @@ pub(crate) fn shares(mounts: &[Mount]) -> Vec<Share> {
     ordered(mounts).iter().map(|mount| Share { at: mount.at.clone(), read_only: mount.read_only }).collect()
 }
 
+/// What the names of tables of open files end with.
+const TABLE: &str = ".nodes";
+
+/// Whether this is the name of such a table.
+pub(crate) fn is_table(name: &str) -> bool {
+    name.starts_with("files-") && name.ends_with(TABLE)
+}
+
 /// The mounts as the server of their files is told of them, in the same order.
 pub(crate) fn exports(mounts: &[Mount], home: &Home, run_dir: &Path) -> Vec<ExportSpec> {
     let one = |(index, mount): (usize, &&Mount)| {
         let root = mount.source.path(home);
         let limit = mount.limit.map(|bytes| Limit { bytes, ledger: ledger(&root, home) });
-        let journal = run_dir.join(format!("files-{index}.nodes"));
+        let journal = run_dir.join(format!("files-{index}{TABLE}"));
         ExportSpec { root, read_only: mount.read_only, limit, journal }
     };
     ordered(mounts).iter().enumerate().map(one).collect()

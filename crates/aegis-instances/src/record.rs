@@ -6,6 +6,7 @@ use aegis_store::registry::InstanceRow;
 use aegis_vmm::MachineHandle;
 
 use crate::lifecycle::{Lifecycle, State};
+use crate::moment::Origin;
 use crate::now_ms;
 use crate::output::Ending;
 use crate::ports::{Endpoint, Mapping, Ports};
@@ -45,6 +46,8 @@ pub(crate) struct Passing {
     pub(crate) no_hibernation: Option<&'static str>,
     /// Whether that was tried and failed since it last ran; the stop comes in its time all the same.
     pub(crate) stays_in_memory: bool,
+    /// Where its next machine goes on, in place of booting.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Record {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use zeroize::Zeroizing;
+
 /// The name that stands for all secrets there are.
 pub const ALL: &str = "*";
 
@@ -13,4 +15,16 @@ pub trait SecretValues: Debug + Send + Sync {
     /// # Errors
     /// A sentence, if there is none of a name, or it cannot be read.
     fn values(&self, names: &[String]) -> Result<BTreeMap<String, String>, String>;
+
+    /// Seals a text so that only whoever keeps these secrets can read it.
+    ///
+    /// # Errors
+    /// A sentence, if there is no key for that.
+    fn seal(&self, text: &str) -> Result<String, String>;
+
+    /// The text that was sealed.
+    ///
+    /// # Errors
+    /// A sentence, if it was not sealed here, or the key has changed.
+    fn unseal(&self, sealed: &str) -> Result<Zeroizing<String>, String>;
 }

@@ -284,7 +284,8 @@ async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u6
     let note = Note { likeness, memory_mib: spec.memory_mib, vcpus: spec.vcpus, created_ms: now_ms() };
     let saved = saved?;
     let written = tokio::task::spawn_blocking(move || {
-        let written = at_rest::write(&templates.file(&name), &note, &saved).map_err(|error| chain(&error))?;
+        let written =
+            at_rest::write(&templates.file(&name), &note, &saved, None).map_err(|error| chain(&error))?;
         templates.keep(&name, Arc::new(saved));
         templates.trim();
         Ok(written)
@@ -313,7 +314,8 @@ async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved
     session.link().call(&Settle {}).await.map_err(|error| error.to_string())?;
     session.link().close();
     drop((session, events));
-    machine.save(memory_mib).await.map_err(|error| chain(&error))
+    let memory = Draft::new(u64::from(memory_mib) << 20).map_err(|error| error.to_string())?;
+    machine.save(memory).await.map_err(|error| chain(&error))
 }
 
 fn clear_up(context: &Context, id: &str) {
@@ -363,13 +365,13 @@ mod tests {
         };
         let note = Note { likeness: "this".into(), memory_mib: 1, vcpus: 1, created_ms: 5 };
         let path = templates.file(&name_of("this"));
-        at_rest::write(&path, &note, &saved()).unwrap();
+        at_rest::write(&path, &note, &saved(), None).unwrap();
         assert_eq!(templates.list().len(), 1);
         let loaded = templates.load(&name_of("this"), "this").unwrap();
         assert_eq!((loaded.devices.as_slice(), loaded.memory.bytes()), ([1, 2].as_slice(), 1 << 20));
         assert!(templates.load(&name_of("this"), "that").is_none());
         assert!(!path.exists() && templates.recall(&name_of("this")).is_none());
-        at_rest::write(&path, &note, &saved()).unwrap();
+        at_rest::write(&path, &note, &saved(), None).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 100;
         bytes[last] ^= 1;

@@ -6,11 +6,37 @@ use std::time::{Duration, Instant};
 /// A step of a start, for people; and how long it took.
 pub type Step = (&'static str, Duration);
 
+/// How a machine comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It boots.
+    Boot,
+    /// From a template.
+    Template,
+    /// From a machine that was forked.
+    Fork,
+    /// From a snapshot.
+    Snapshot,
+}
+
+impl Start {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Start::Boot => "boot",
+            Start::Template => "template",
+            Start::Fork => "fork",
+            Start::Snapshot => "snapshot",
+        }
+    }
+}
+
 /// Where the time of a start went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
-    /// Whether the machine was started from a template.
-    pub template: bool,
+    /// How the machine came about.
+    pub start: Start,
     /// The steps, in order.
     pub steps: Vec<Step>,
 }
@@ -24,7 +50,7 @@ pub(crate) struct Stopwatch {
 impl Stopwatch {
     /// One that begins now.
     pub(crate) fn start() -> Stopwatch {
-        let timings = Timings { template: false, steps: Vec::new() };
+        let timings = Timings { start: Start::Boot, steps: Vec::new() };
         Stopwatch { inner: Mutex::new((Instant::now(), timings)) }
     }
 
@@ -36,9 +62,9 @@ impl Stopwatch {
         inner.1.steps.push((step, took));
     }
 
-    /// Notes that the machine comes from a template.
-    pub(crate) fn note_template(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.template = true;
+    /// Notes how the machine came about.
+    pub(crate) fn note(&self, start: Start) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.start = start;
     }
 
     /// What was noted so far.

@@ -6,10 +6,14 @@
 //!   end     all ones (8)  number of pieces (4)  crc (4)
 //! ```
 //!
-//! Integers are little endian; a CRC-32 covers all that stands before it in its part and, in a piece, its bytes. Such
+//! Integers are little endian; a CRC-32 covers all that stands before it in its part and, in a piece, its bytes. In a
+//! sealed file devices and the bytes of pieces are sealed, with the numbers 0, 1 and so on; it has a magic of its own. Such
 //! a file is a cache: it is not synced, and one that a crash has cut short, or that has changed since, is refused
 //! before anything is made of it. All functions block.
 
+mod seal;
+
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::ops::Range;
@@ -17,9 +21,13 @@ use std::path::Path;
 
 use thiserror::Error;
 
+pub use seal::Key;
+use seal::{Place, TAG};
+
 use crate::sweep::PARTIAL;
 
 const MAGIC: [u8; 16] = *b"AEGIS-saved-v1\x0d\x0a";
+const SEALED_MAGIC: [u8; 16] = *b"AEGIS-seald-v1\x0d\x0a";
 /// Longest piece, bytes.
 const PIECE: usize = 256 << 10;
 /// Longest note, bytes.
@@ -65,8 +73,8 @@ fn length(bytes: &[u8]) -> [u8; 4] {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// Writes a file of which `extents` is what memory there is, and `read` gives it. Returns its length, bytes. It appears
-/// under its name when it is whole.
+/// Writes a file of which `extents` is what memory there is, and `read` gives it; sealed, if there is a key. Returns its
+/// length, bytes. It appears under its name when it is whole.
 ///
 /// # Errors
 /// The system's; [`SavedError::Damaged`] if the head is beyond the bounds.
@@ -75,11 +83,12 @@ pub fn write(
     head: &Head,
     extents: &[Range<u64>],
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    key: Option<&Key>,
 ) -> Result<u64, SavedError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}{PARTIAL}", std::process::id()));
     let partial = Path::new(&partial);
-    let written = write_to(partial, head, extents, read).and_then(|length| {
+    let written = write_to(partial, head, extents, read, key).and_then(|length| {
         std::fs::rename(partial, path)?;
         Ok(length)
     });
@@ -101,14 +110,17 @@ fn write_to(
     head: &Head,
     extents: &[Range<u64>],
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    key: Option<&Key>,
 ) -> Result<u64, SavedError> {
     if head.note.len() > MOST_NOTE || head.devices.len() > MOST_DEVICES || head.memory > MOST_MEMORY {
         return Err(SavedError::Damaged("there is more of the machine than can be saved"));
     }
     let mut file = BufWriter::with_capacity(PIECE, File::create(path)?);
     let memory = head.memory.to_le_bytes();
-    let (note, devices) = (head.note.as_bytes(), head.devices.as_slice());
-    let parts: [&[u8]; 6] = [&MAGIC, &length(note), &length(devices), &memory, note, devices];
+    let devices = sealed(key, 0, Place::Devices, &head.devices)?;
+    let (note, devices) = (head.note.as_bytes(), &*devices);
+    let magic = if key.is_some() { &SEALED_MAGIC } else { &MAGIC };
+    let parts: [&[u8]; 6] = [magic, &length(note), &length(devices), &memory, note, devices];
     for part in parts {
         file.write_all(part)?;
     }
@@ -120,8 +132,8 @@ fn write_to(
             let len = usize::try_from(extent.end - at).unwrap_or(PIECE).min(PIECE);
             let bytes = buffer.get_mut(..len).unwrap_or_default();
             read(at, bytes)?;
-            write_piece(&mut file, at, bytes)?;
             count += 1;
+            write_piece(&mut file, at, &sealed(key, count.into(), Place::Memory(at), bytes)?)?;
         }
     }
     let end = [END.to_le_bytes().as_slice(), &count.to_le_bytes()].concat();
@@ -129,6 +141,18 @@ fn write_to(
     file.write_all(&checksum(&[&end]))?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(file.metadata()?.len())
+}
+
+/// The bytes as they are written.
+fn sealed<'a>(
+    key: Option<&Key>,
+    number: u64,
+    place: Place,
+    bytes: &'a [u8],
+) -> Result<Cow<'a, [u8]>, SavedError> {
+    let Some(key) = key else { return Ok(Cow::Borrowed(bytes)) };
+    let sealed = key.seal(number, place, bytes);
+    sealed.map(Cow::Owned).ok_or(SavedError::Damaged("a piece of it cannot be sealed"))
 }
 
 fn write_piece(file: &mut impl Write, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -143,6 +167,8 @@ fn write_piece(file: &mut impl Write, at: u64, bytes: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Saved<R> {
     head: Head,
+    sealed: bool,
+    key: Option<Key>,
     rest: R,
 }
 
@@ -179,7 +205,8 @@ fn cut_short(error: io::Error) -> SavedError {
 /// The reader's; [`SavedError::Damaged`].
 pub fn parse<R: Read>(mut from: R) -> Result<Saved<R>, SavedError> {
     let damaged = SavedError::Damaged("its head is not what was written");
-    if take::<16>(&mut from)? != MAGIC {
+    let magic = take::<16>(&mut from)?;
+    if magic != MAGIC && magic != SEALED_MAGIC {
         return Err(SavedError::Damaged("it is no saved machine"));
     }
     let (note_len, devices_len) = (take::<4>(&mut from)?, take::<4>(&mut from)?);
@@ -189,16 +216,29 @@ pub fn parse<R: Read>(mut from: R) -> Result<Saved<R>, SavedError> {
         return Err(damaged);
     }
     let (note, devices) = (take_many(&mut from, note)?, take_many(&mut from, devices)?);
-    let sum = checksum(&[&MAGIC, &note_len, &devices_len, &memory, &note, &devices]);
+    let sum = checksum(&[&magic, &note_len, &devices_len, &memory, &note, &devices]);
     if take::<4>(&mut from)? != sum {
         return Err(damaged);
     }
     let note = String::from_utf8(note).map_err(|_| damaged)?;
-    Ok(Saved { head: Head { note, devices, memory: u64::from_le_bytes(memory) }, rest: from })
+    let head = Head { note, devices, memory: u64::from_le_bytes(memory) };
+    Ok(Saved { head, sealed: magic == SEALED_MAGIC, key: None, rest: from })
 }
 
 impl<R: Read> Saved<R> {
-    /// All but the memory.
+    /// Opens one that was sealed with this key.
+    ///
+    /// # Errors
+    /// [`SavedError::Damaged`] if it was not.
+    pub fn unseal(mut self, key: Key) -> Result<Saved<R>, SavedError> {
+        let damaged = SavedError::Damaged("it was not sealed with this key");
+        let opened = key.open(0, Place::Devices, &mut self.head.devices).map(<[u8]>::to_vec);
+        self.head.devices = opened.filter(|_| self.sealed).ok_or(damaged)?;
+        self.key = Some(key);
+        Ok(self)
+    }
+
+    /// All but the memory. The devices of a sealed one can be read when it was opened.
     #[must_use]
     pub fn head(&self) -> &Head {
         &self.head
@@ -210,7 +250,10 @@ impl<R: Read> Saved<R> {
     /// # Errors
     /// The reader's and the writer's; [`SavedError::Damaged`].
     pub fn fill(mut self, write: impl Fn(u64, &[u8]) -> io::Result<()>) -> Result<Head, SavedError> {
-        let mut buffer = vec![0; PIECE];
+        if self.sealed && self.key.is_none() {
+            return Err(SavedError::Damaged("it is sealed"));
+        }
+        let mut buffer = vec![0; PIECE + TAG];
         let mut count = 0u32;
         loop {
             let (at, len, sum) =
@@ -224,7 +267,9 @@ impl<R: Read> Saved<R> {
                     Err(SavedError::Damaged("its end is not what was written"))
                 };
             }
-            let within = start.checked_add(length.into()).is_some_and(|end| end <= self.head.memory);
+            let plain = (length as usize).checked_sub(if self.sealed { TAG } else { 0 });
+            let end = plain.and_then(|plain| start.checked_add(plain as u64));
+            let within = end.is_some_and(|end| end <= self.head.memory);
             let Some(bytes) = buffer.get_mut(..length as usize).filter(|_| within) else {
                 return Err(SavedError::Damaged("a piece of its memory is out of place"));
             };
@@ -232,8 +277,14 @@ impl<R: Read> Saved<R> {
             if sum != checksum(&[&at, &len, bytes]) {
                 return Err(SavedError::Damaged("a piece of its memory is not what was written"));
             }
-            write(start, bytes)?;
             count = count.wrapping_add(1);
+            let plain = match &self.key {
+                None => &*bytes,
+                Some(key) => key
+                    .open(count.into(), Place::Memory(start), bytes)
+                    .ok_or(SavedError::Damaged("a piece of its memory was not sealed with this key"))?,
+            };
+            write(start, plain)?;
         }
     }
 }
@@ -249,9 +300,13 @@ mod tests {
     const MEMORY: usize = 1 << 20;
 
     fn sample(dir: &Path) -> (Vec<u8>, Vec<u8>) {
+        sample_with(dir, None)
+    }
+
+    fn sample_with(dir: &Path, key: Option<&Key>) -> (Vec<u8>, Vec<u8>) {
         let mut memory = vec![0; MEMORY];
         memory[4096..9000].fill(7);
-        memory[500_000..900_000].fill(9);
+        memory[500_000..].fill(9);
         let head = Head { note: "{\"a\":1}".into(), devices: vec![5; 300], memory: MEMORY as u64 };
         let path = dir.join("saved");
         let read = |at: u64, into: &mut [u8]| {
@@ -259,15 +314,23 @@ mod tests {
             into.copy_from_slice(&memory[at..at + into.len()]);
             Ok(())
         };
-        let length = write(&path, &head, &[4096..9000, 500_000..900_000], read).unwrap();
+        let length = write(&path, &head, &[4096..9000, 500_000..MEMORY as u64], read, key).unwrap();
         let file = std::fs::read(&path).unwrap();
         assert_eq!((file.len() as u64, std::fs::read_dir(dir).unwrap().count()), (length, 1));
         (file, memory)
     }
 
     fn load(file: &[u8]) -> Result<(Head, Vec<u8>), SavedError> {
+        load_with(file, None)
+    }
+
+    fn load_with(file: &[u8], key: Option<Key>) -> Result<(Head, Vec<u8>), SavedError> {
         let memory = RefCell::new(vec![0; MEMORY]);
         let saved = parse(file)?;
+        let saved = match key {
+            Some(key) => saved.unseal(key)?,
+            None => saved,
+        };
         assert!(saved.head().memory <= MEMORY as u64, "the sums let another head pass");
         let head = saved.fill(|at, bytes| {
             let at = usize::try_from(at).unwrap();
@@ -294,6 +357,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sealed_is_read_with_its_key_and_by_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::random().unwrap();
+        let again = || Key::from_hex(&key.to_hex());
+        let (file, memory) = sample_with(dir.path(), Some(&key));
+        let (head, loaded) = load_with(&file, again()).unwrap();
+        assert_eq!(head.devices, [5; 300]);
+        assert!(loaded == memory);
+        let shows = |bytes: &[u8]| file.windows(bytes.len()).any(|part| part == bytes);
+        assert!(!shows(&[7; 16]) && !shows(&[9; 16]) && !shows(&[5; 16]));
+        assert!(load(&file).is_err(), "without a key");
+        assert!(load_with(&file, Key::random()).is_err(), "with another one");
+        let (clear, _) = sample(dir.path());
+        assert!(load_with(&clear, again()).is_err(), "one that is not sealed");
+        assert!(Key::from_hex("00ff").is_none() && Key::from_hex("x").is_none());
+    }
+
+    #[test]
     fn a_file_that_ends_anywhere_before_its_end_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (file, _) = sample(dir.path());
@@ -312,12 +393,18 @@ mod tests {
             let at = at.index(file.len());
             file[at] ^= 1 << bit;
             prop_assert!(load(&file).is_err());
+            let key = Key::random().unwrap();
+            let (mut file, _) = sample_with(dir.path(), Some(&key));
+            let at = at.min(file.len() - 1);
+            file[at] ^= 1 << bit;
+            prop_assert!(load_with(&file, Some(key)).is_err());
         }
 
         #[test]
-        fn arbitrary_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400), begins_well: bool) {
-            let file = if begins_well { [&MAGIC, bytes.as_slice()].concat() } else { bytes };
-            prop_assert!(load(&file).is_err());
+        fn arbitrary_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            for file in [bytes.clone(), [&MAGIC, bytes.as_slice()].concat(), [&SEALED_MAGIC, bytes.as_slice()].concat()] {
+                prop_assert!(load(&file).is_err() && load_with(&file, Key::random()).is_err());
+            }
         }
     }
 }

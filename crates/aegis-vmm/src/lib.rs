@@ -280,12 +280,21 @@ pub trait Machine: Debug + Send + Sync {
     /// If the monitor refuses or is gone.
     async fn resume(&self) -> Result<(), VmmError>;
 
-    /// Stops the guest's processors, if they run, and takes what there is of the machine, which has this much memory.
-    /// Its disks are written, and it stays stopped until [`Machine::resume`].
+    /// Room for the memory that a machine of this size has, taken while it goes on, so that [`Machine::save`] is short.
+    ///
+    /// # Errors
+    /// If there is none.
+    async fn reserve(&self, memory_mib: u32) -> Result<Draft, VmmError> {
+        let bytes = u64::from(memory_mib) << 20;
+        Draft::new(bytes).map_err(VmmError::io("find room for the machine's memory"))
+    }
+
+    /// Stops the guest's processors, if they run, and takes what there is of the machine, its memory into this draft of
+    /// the same size. Its disks are written, and it stays stopped until [`Machine::resume`].
     ///
     /// # Errors
     /// If the monitor refuses or is gone, or its memory cannot be read.
-    async fn save(&self, _memory_mib: u32) -> Result<Saved, VmmError> {
+    async fn save(&self, _memory: Draft) -> Result<Saved, VmmError> {
         let message = "this machine cannot be saved".to_owned();
         Err(VmmError::Refused { action: "save the machine", message })
     }

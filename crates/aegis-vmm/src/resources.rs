@@ -10,7 +10,8 @@ const TICK_MS: u64 = 10;
 pub struct Resources {
     /// Processor time since its start, milliseconds.
     pub cpu_ms: u64,
-    /// Memory that is resident, bytes.
+    /// Memory that it has for itself, and its share of what it has in common with others, bytes: machines that were
+    /// started from the same memory add up to what they take together, however much each has changed of it since.
     pub memory_bytes: u64,
 }
 
@@ -20,7 +21,7 @@ impl Resources {
         let read = |file: &str| std::fs::read(format!("/proc/{}/{file}", process.pid)).ok();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let (cpu_ms, start_ticks) = parse_stat(&text(read("stat")?))?;
-        let memory_bytes = parse_statm(&text(read("statm")?), rustix::param::page_size())?;
+        let memory_bytes = parse_rollup(&text(read("smaps_rollup")?))?;
         (start_ticks == process.start_ticks).then_some(Resources { cpu_ms, memory_bytes })
     }
 }
@@ -33,9 +34,10 @@ fn parse_stat(stat: &str) -> Option<(u64, u64)> {
     Some((ticks.checked_mul(TICK_MS)?, number(19)?))
 }
 
-/// The resident part (the second field, in pages).
-fn parse_statm(statm: &str, page_size: usize) -> Option<u64> {
-    statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(page_size as u64)
+/// The proportional set size (`Pss`, see proc_pid_smaps(5)).
+fn parse_rollup(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -48,13 +50,15 @@ mod tests {
     fn a_process_is_measured() {
         let stat = format!("12 (a b) c) S {}", (1..40).map(|n| n.to_string()).collect::<Vec<_>>().join(" "));
         assert_eq!(parse_stat(&stat), Some(((11 + 12) * 10, 19)));
-        assert_eq!(parse_statm("100 25 3 4 5 6 7\n", 4096), Some(102_400));
+        let rollup =
+            "5581-7ffc ---p 00000000 00:00 0 [rollup]\nRss:   3000 kB\nPss:    100 kB\nPss_Dirty: 7 kB\n";
+        assert_eq!(parse_rollup(rollup), Some(102_400));
     }
 
     proptest! {
         #[test]
         fn arbitrary_text_never_panics(text in ".{0,120}") {
-            let _parsed = (parse_stat(&text), parse_statm(&text, 4096));
+            let _parsed = (parse_stat(&text), parse_rollup(&text));
         }
     }
 }

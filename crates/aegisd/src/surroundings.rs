@@ -7,6 +7,7 @@ use aegis_images::{Digest, Images};
 use aegis_instances::root::RootDisks;
 use aegis_instances::secret::{ALL, SecretValues};
 use aegis_store::secrets::Secrets;
+use zeroize::Zeroizing;
 
 /// The images, as instances know them.
 #[derive(Debug)]
@@ -32,5 +33,13 @@ impl SecretValues for StoredSecrets {
             Ok((name, (*value).clone()))
         };
         names.into_iter().map(value).collect()
+    }
+
+    fn seal(&self, text: &str) -> Result<String, String> {
+        self.0.seal(text).map_err(|error| error.to_string())
+    }
+
+    fn unseal(&self, sealed: &str) -> Result<Zeroizing<String>, String> {
+        self.0.unseal(sealed).map_err(|error| error.to_string())
     }
 }

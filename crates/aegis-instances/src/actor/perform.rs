@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Actor, Message};
 use crate::boot::{self, Order};
+use crate::clone;
 use crate::hibernate;
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Waiter};
 use crate::live::{Live, pause, resume};
@@ -79,15 +80,29 @@ impl Actor {
     fn boot(&mut self, boot: Boot) {
         let order = self.order(boot, false);
         let context = Arc::clone(&self.context);
+        let origin = self.passing.origin.take();
         // Never aborted: it may just be making a machine. Ends early when cancelled; the teardown waits for it.
         tokio::spawn(async move {
-            let result = boot::boot(&context, &order).await;
+            let event = match origin {
+                Some(origin) => match clone::boot(&context, &order, &origin).await {
+                    Ok(()) => Event::Booted(boot),
+                    Err(error) => {
+                        tracing::warn!(
+                            id = order.id,
+                            error,
+                            "a machine did not go on where another one stood"
+                        );
+                        order.live.log(&format!("it does not go on where it was taken, and boots: {error}"));
+                        Event::CloneFailed(boot)
+                    }
+                },
+                None => match boot::boot(&context, &order).await {
+                    Ok(()) => Event::Booted(boot),
+                    Err(reason) => Event::BootFailed(boot, reason),
+                },
+            };
             order.live.end_boot();
             order.live.tell(Message::Took(boot, order.watch.timings())).await;
-            let event = match result {
-                Ok(()) => Event::Booted(boot),
-                Err(reason) => Event::BootFailed(boot, reason),
-            };
             order.live.tell(Message::Happened(event)).await;
         });
     }

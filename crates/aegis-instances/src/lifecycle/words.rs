@@ -72,6 +72,8 @@ pub enum Event {
     Booted(Boot),
     /// The machine did not come up, or the command could not be executed.
     BootFailed(Boot, StopReason),
+    /// The machine, which was to go on where another one stood, did not; it is to boot.
+    CloneFailed(Boot),
     /// The machine was asked to pause; the error if it did not.
     PauseEnded(Boot, Result<(), String>),
     /// The machine was asked to go on; the error if it did not.

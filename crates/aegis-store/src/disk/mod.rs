@@ -149,11 +149,7 @@ impl DiskMaker {
         partial.fill_from(&template, size_bytes)?;
         // Once the disk has its name it is a valid one, also after a crash of the host.
         partial.file.sync_data().map_err(failed("sync", &partial.path))?;
-        // A link, unlike a rename, never replaces a disk that somebody made meanwhile.
-        fs::hard_link(&partial.path, path).map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => DiskError::Exists { path: path.to_owned() },
-            _ => DiskError::Io { operation: "name the disk", path: path.to_owned(), source },
-        })
+        partial.link(path)
     }
 
     /// The template of this size, made if it is not there.
@@ -211,6 +207,28 @@ impl DiskMaker {
     }
 }
 
+/// Copies a disk that nobody writes meanwhile: by reflink where the file system can, else what is neither a hole nor
+/// zero. Nothing may be at `to`. The copy does not outlive a crash of the host before it is [`settle`]d.
+///
+/// # Errors
+/// [`DiskError::Exists`], [`DiskError::Io`].
+pub fn copy(from: &Path, to: &Path) -> Result<(), DiskError> {
+    let source = File::open(from).map_err(failed("open", from))?;
+    let size = source.metadata().map_err(failed("examine", from))?.len();
+    let partial = Partial::create(unique(to))?;
+    partial.fill_from(&source, size)?;
+    partial.link(to)
+}
+
+/// Makes a disk outlive a crash of the host. Others may write to it meanwhile.
+///
+/// # Errors
+/// [`DiskError::Io`].
+pub fn settle(path: &Path) -> Result<(), DiskError> {
+    let file = File::open(path).map_err(failed("open", path))?;
+    file.sync_data().map_err(failed("sync", path))
+}
+
 /// The template, unless it is missing or not of the right size.
 fn open_template(path: &Path, size: u64) -> Result<Option<File>, DiskError> {
     let file = match File::open(path) {
@@ -249,6 +267,15 @@ impl Partial {
             Ok(file) => Ok(Self { path, file }),
             Err(source) => Err(failed("create", &path)(source)),
         }
+    }
+
+    /// Gives the disk its name.
+    fn link(&self, path: &Path) -> Result<(), DiskError> {
+        // A link, unlike a rename, never replaces a disk that somebody made meanwhile.
+        fs::hard_link(&self.path, path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => DiskError::Exists { path: path.to_owned() },
+            _ => DiskError::Io { operation: "name the disk", path: path.to_owned(), source },
+        })
     }
 
     fn fill_from(&self, source: &File, size: u64) -> Result<(), DiskError> {

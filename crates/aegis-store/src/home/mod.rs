@@ -233,6 +233,12 @@ impl Home {
         self.root.join("templates")
     }
 
+    /// The directory of snapshots, and of what forks are made from.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("data/snapshots")
+    }
+
     /// The parent of the run-time directories below the home.
     #[must_use]
     pub fn run(&self) -> PathBuf {

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use keyring::Keyring;
 use keyring::Unusable;
 use seal::{Key, Sealed};
+pub(crate) use seal::{hex, unhex};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -68,6 +69,9 @@ pub enum SecretError {
     #[error("the system has no random numbers")]
     NoRandom,
 }
+
+/// The name under which other things are sealed; no secret can have it.
+const OTHER: &str = "";
 
 /// What is in the file.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -225,6 +229,33 @@ impl Secrets {
         let sealed = state.stored.secrets.get(name).ok_or_else(|| SecretError::NotFound(name.to_owned()))?;
         let opened = state.key.as_ref().and_then(|key| key.open(name, sealed));
         opened.ok_or_else(|| self.changed(name))
+    }
+
+    /// Seals something else than a secret for this home, as text; it can be opened until the key changes.
+    ///
+    /// # Errors
+    /// If there is no key, because no secret was ever set, or it cannot be had.
+    pub fn seal(&self, value: &str) -> Result<String, SecretError> {
+        let mut state = self.lock();
+        self.unlocked(&mut state)?;
+        let sealed = state.key.as_ref().and_then(|key| key.seal(OTHER, value));
+        let json = sealed.and_then(|sealed| serde_json::to_string(&sealed).ok());
+        json.ok_or_else(|| SecretError::NotFound("*".to_owned()))
+    }
+
+    /// What was sealed by [`Secrets::seal`].
+    ///
+    /// # Errors
+    /// If it was not, or with another key.
+    pub fn unseal(&self, sealed: &str) -> Result<Zeroizing<String>, SecretError> {
+        let mut state = self.lock();
+        self.unlocked(&mut state)?;
+        let parsed = serde_json::from_str::<Sealed>(sealed).ok();
+        let opened = parsed.zip(state.key.as_ref()).and_then(|(sealed, key)| key.open(OTHER, &sealed));
+        opened.ok_or_else(|| SecretError::Unreadable {
+            path: self.key_file(),
+            why: "it is not the key that this was sealed with".to_owned(),
+        })
     }
 
     fn changed(&self, name: &str) -> SecretError {

@@ -202,3 +202,17 @@ fn a_key_that_lay_open_is_wrapped_by_the_next_rekey_and_a_locked_keyring_is_no_o
     secrets.rekey().unwrap();
     assert!(matches!(open(&dir).unwrap().value("A"), Err(SecretError::Locked { .. })));
 }
+
+#[test]
+fn other_things_are_sealed_until_the_key_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let secrets = Secrets::open(dir.path(), None).unwrap();
+    assert!(secrets.seal("value").is_err(), "there is no key yet");
+    secrets.set("TOKEN", "x").unwrap();
+    let sealed = secrets.seal("value").unwrap();
+    assert!(!sealed.contains("value"));
+    assert_eq!(Secrets::open(dir.path(), None).unwrap().unseal(&sealed).unwrap().as_str(), "value");
+    assert!(secrets.unseal("{}").is_err() && secrets.unseal("no").is_err());
+    secrets.rekey().unwrap();
+    assert!(secrets.unseal(&sealed).is_err());
+}

@@ -275,16 +275,23 @@ impl Machine for QemuMachine {
         self.command("resume the machine", "cont").await.map(drop)
     }
 
-    async fn save(&self, memory_mib: u32) -> Result<Saved, VmmError> {
+    async fn reserve(&self, memory_mib: u32) -> Result<Draft, VmmError> {
+        let (pid, bytes) = (self.process.id().pid, u64::from(memory_mib) << 20);
+        let reserved = tokio::task::spawn_blocking(move || ram::reserve(pid, bytes)).await;
+        let reserved = reserved.map_err(io::Error::other).and_then(std::convert::identity);
+        reserved.map_err(VmmError::io("find room for the machine's memory"))
+    }
+
+    async fn save(&self, memory: Draft) -> Result<Saved, VmmError> {
         self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
         self.command("stop the machine", "stop").await?;
         let file = self.run_dir.join(saved::DEVICES);
         // Xen's word for all devices but the memory, which would go along with the ordinary one unless it were shared.
         let arguments = json!({ "filename": file.to_string_lossy(), "live": false });
         self.command_with("save the machine's devices", "xen-save-devices-state", &arguments).await?;
-        let (pid, bytes) = (self.process.id().pid, u64::from(memory_mib) << 20);
+        let pid = self.process.id().pid;
         let saved = tokio::task::spawn_blocking(move || {
-            Ok(Saved { devices: saved::take(&file)?, memory: ram::copy(pid, bytes)? })
+            Ok(Saved { devices: saved::take(&file)?, memory: ram::copy(pid, memory)? })
         });
         let saved = saved.await.map_err(io::Error::other).and_then(std::convert::identity);
         saved.map_err(VmmError::io("read the machine's memory"))

@@ -168,10 +168,7 @@ pub(super) fn timings(timings: &aegis_instances::timings::Timings) -> Timings {
         name: (*name).to_owned(),
         us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
-    Timings {
-        start: if timings.template { "template" } else { "boot" }.to_owned(),
-        steps: timings.steps.iter().map(step).collect(),
-    }
+    Timings { start: timings.start.as_str().to_owned(), steps: timings.steps.iter().map(step).collect() }
 }
 
 /// What a request for a new instance asks for, with everything absent filled in.
@@ -183,7 +180,7 @@ pub(super) fn new_spec(
     defaults: &Policy,
 ) -> Result<InstanceSpec, Failure> {
     if let Some(name) = &request.handle {
-        handle::check(name).map_err(|error| Failure::invalid(format!("{name:?}: {error}")))?;
+        check_handle(name)?;
     }
     Ok(InstanceSpec {
         command: request.command.clone(),
@@ -224,6 +221,10 @@ fn secret_names(wanted: &[String]) -> Result<Vec<String>, Failure> {
         return Err(Failure::invalid(refusal));
     }
     Ok(wanted.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+pub(super) fn check_handle(name: &str) -> Result<(), Failure> {
+    handle::check(name).map_err(|error| Failure::invalid(format!("{name:?}: {error}")))
 }
 
 /// Whether a request names nothing but an existing instance's handle.

@@ -66,6 +66,15 @@ impl From<InstanceError> for Failure {
             InstanceError::Registry(_) | InstanceError::Log(_) => {
                 ApiError::new(ErrorCode::Internal, text).hint("is the disk full? see: aegis doctor")
             }
+            InstanceError::Disk(_) => ApiError::new(ErrorCode::InsufficientResources, text)
+                .hint("is the disk full? see: aegis doctor"),
+            InstanceError::NotCopied(_) => ApiError::new(ErrorCode::CopyRefused, text),
+            InstanceError::NotShared(_) => ApiError::new(ErrorCode::CopyRefused, text)
+                .hint("accept that with --share-workspace or --with-secrets"),
+            InstanceError::NoSnapshot(_) => ApiError::new(ErrorCode::SnapshotNotFound, text)
+                .hint("see what there is with: aegis snapshot list"),
+            InstanceError::SnapshotExists(_) => ApiError::new(ErrorCode::SnapshotExists, text)
+                .hint("choose another name, or delete it with: aegis snapshot delete NAME"),
             InstanceError::ShuttingDown => ApiError::new(ErrorCode::ShuttingDown, text),
         })
     }

@@ -82,7 +82,11 @@ pub(super) async fn create(
     State(app): State<App>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Instance>), Failure> {
-    let (request, kit) = kits::applied(&app, parse(&body)?).await?;
+    let request: CreateInstance = parse(&body)?;
+    if let Some(from) = &request.from {
+        return start_from(&app, from, &request).await;
+    }
+    let (request, kit) = kits::applied(&app, request).await?;
     let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
     if let Some(existing) = existing {
         return start_existing(&app, &request, kit, &existing)
@@ -113,6 +117,34 @@ pub(super) async fn create(
     let created = app.instances.create(request.handle.clone(), spec, ports, groups).await?;
     begin(&created, request.wait).await?;
     Ok((StatusCode::CREATED, Json(convert::instance(&app, &created.view()))))
+}
+
+/// Creates an instance from a snapshot.
+async fn start_from(
+    app: &App,
+    from: &str,
+    request: &CreateInstance,
+) -> Result<(StatusCode, Json<Instance>), Failure> {
+    let alone = CreateInstance {
+        from: request.from.clone(),
+        handle: request.handle.clone(),
+        exposes: request.exposes.clone(),
+        share_workspace: request.share_workspace,
+        wait: request.wait,
+        ..CreateInstance::default()
+    };
+    if *request != alone {
+        let text = "an instance from a snapshot has the settings of the one that it was taken of; only a name and \
+                    ports can be given";
+        return Err(Failure::invalid(text));
+    }
+    if let Some(handle) = &request.handle {
+        convert::check_handle(handle)?;
+    }
+    let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
+    let started =
+        app.instances.start_from(from, request.handle.clone(), ports, request.share_workspace).await?;
+    Ok((StatusCode::CREATED, Json(convert::instance(app, &started.view()))))
 }
 
 /// Whether a request asks for what an instance is. What it may reach may have changed since, unless that is asked for.

@@ -11,6 +11,7 @@ mod network;
 mod ports;
 mod processes;
 mod secrets;
+mod snapshots;
 mod stats;
 mod system;
 mod templates;
@@ -69,6 +70,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(secrets::rekey))
         .routes(routes!(workspaces::list, workspaces::create))
         .routes(routes!(workspaces::describe, workspaces::remove))
+        .routes(routes!(snapshots::fork))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::describe, snapshots::delete))
+        .routes(routes!(snapshots::restore))
         .routes(routes!(templates::list))
         .routes(routes!(templates::prune))
         .routes(routes!(kits::list))

@@ -1,0 +1,231 @@
+//! Forks: running instances made of another one as it stands, which share its memory until they write to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_guest_protocol::messages::Cause;
+use aegis_store::disk;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::error::InstanceError;
+use crate::lifecycle::Request;
+use crate::live::Live;
+use crate::manager::{InstanceHandle, Instances, READY_TIMEOUT};
+use crate::moment::{self, Moment};
+use crate::ports;
+use crate::spec::InstanceSpec;
+use crate::usage::{MOST_CONNECTIONS, Stay, User};
+
+/// Most children of one fork.
+pub const MOST_CHILDREN: u32 = 256;
+/// How many children are started at once, per processor: one that waits for its guest leaves room for another.
+const AT_ONCE: usize = 2;
+
+/// What its user accepts that copies of an instance have in common with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// The directories of the host that it sees.
+    pub workspace: bool,
+    /// The values of its secrets, which are in its memory.
+    pub secrets: bool,
+}
+
+impl Sharing {
+    /// Whether an instance may be copied, with its memory or without.
+    pub(crate) fn check(self, of: &InstanceSpec, memory: bool) -> Result<(), InstanceError> {
+        if memory && !of.secrets.is_empty() && !self.secrets {
+            return Err(InstanceError::NotShared(
+                "its memory holds secrets, which the copy would have, too".to_owned(),
+            ));
+        }
+        match of.mounts.first() {
+            Some(mount) if !self.workspace => Err(InstanceError::NotShared(format!(
+                "it sees a directory of this host at {}, which both would write to",
+                mount.at
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is to be made of an instance.
+#[derive(Debug, Clone)]
+pub struct Fork {
+    /// How many children.
+    pub count: u32,
+    /// What their handles begin with, a number follows; without one they are called after their parent.
+    pub prefix: Option<String>,
+    /// Ports that each of them has.
+    pub ports: Vec<ports::Wanted>,
+    /// What they may share.
+    pub sharing: Sharing,
+}
+
+/// Children, and what they cost.
+#[derive(Debug)]
+pub struct Forked {
+    /// The children, all of them running.
+    pub children: Vec<InstanceHandle>,
+    /// For how long the processes of their parent stood still.
+    pub stood: Duration,
+}
+
+/// Handles that begin like this and are free.
+fn free_handles(prefix: &str, count: u32, is_taken: impl Fn(&str) -> bool) -> Vec<String> {
+    let all = (1u32..).map(|number| format!("{prefix}-{number}"));
+    all.filter(|handle| !is_taken(handle)).take(count as usize).collect()
+}
+
+impl InstanceHandle {
+    /// Makes sure that it runs, and goes on doing so.
+    pub(crate) async fn awake(&self) -> Result<(Stay, Arc<Live>), InstanceError> {
+        let stay = self.usage().enter(User::Exec);
+        let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
+        let late = |_| InstanceError::NotReady(READY_TIMEOUT.as_secs());
+        tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await.map_err(late)??;
+        // A daemon that has just started may still be about to connect.
+        let session = tokio::time::timeout(READY_TIMEOUT, self.next_session()).await.map_err(late)?;
+        let live = session.and_then(|_| self.live()).ok_or(InstanceError::Stopped)?;
+        Ok((stay, live))
+    }
+}
+
+impl Instances {
+    /// Forks an instance, waking it for that if need be: all children run when this returns, or none is left.
+    ///
+    /// # Errors
+    /// [`InstanceError::NotShared`] for what is not to be shared; as of [`Instances::create`].
+    pub async fn fork(&self, parent: &InstanceHandle, fork: Fork) -> Result<Forked, InstanceError> {
+        let (this, parent) = (self.clone(), parent.clone());
+        // Whoever asked may go away; what is begun is done whole.
+        let forked = tokio::spawn(async move { this.fork_whole(&parent, &fork).await });
+        forked.await.unwrap_or(Err(InstanceError::ShuttingDown))
+    }
+
+    async fn fork_whole(&self, parent: &InstanceHandle, fork: &Fork) -> Result<Forked, InstanceError> {
+        let view = parent.view();
+        fork.sharing.check(&view.spec, true)?;
+        let (moment, stood) = {
+            let (_stay, live) = parent.awake().await?;
+            let wanted = moment::Wanted { cause: Cause::Fork, machine: true };
+            let taken = moment::take(self.context(), &view.id, &view.spec, &live, wanted).await;
+            taken.map_err(InstanceError::Refused)?
+        };
+        let prefix = fork.prefix.as_ref().or(view.handle.as_ref());
+        let handles: Vec<Option<String>> = match prefix {
+            Some(prefix) => {
+                let taken = |handle: &str| self.find(handle).is_ok();
+                free_handles(prefix, fork.count, taken).into_iter().map(Some).collect()
+            }
+            None => vec![None; fork.count as usize],
+        };
+        let children = self.bear(Arc::new(moment), &view.spec, handles, &fork.ports).await?;
+        Ok(Forked { children, stood })
+    }
+
+    async fn bear(
+        &self,
+        moment: Arc<Moment>,
+        spec: &InstanceSpec,
+        handles: Vec<Option<String>>,
+        ports: &[ports::Wanted],
+    ) -> Result<Vec<InstanceHandle>, InstanceError> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let room = Arc::new(Semaphore::new(processors * AT_ONCE));
+        let mut bearing = JoinSet::new();
+        for (index, handle) in handles.into_iter().enumerate() {
+            let (this, moment, room) = (self.clone(), Arc::clone(&moment), Arc::clone(&room));
+            let (spec, ports) = (spec.clone(), ports.to_vec());
+            bearing.spawn(async move {
+                let _room = room.acquire_owned().await;
+                let child = this.go_on_from(moment, handle, &spec, ports).await;
+                (index, child)
+            });
+        }
+        drop(moment);
+        let mut children = Vec::new();
+        let mut failure = None;
+        while let Some(born) = bearing.join_next().await {
+            match born {
+                Ok((index, Ok(child))) => children.push((index, child)),
+                Ok((_, Err(error))) => failure = Some(error),
+                Err(_) => failure = Some(InstanceError::ShuttingDown),
+            }
+        }
+        children.sort_by_key(|(index, _)| *index);
+        let children: Vec<InstanceHandle> = children.into_iter().map(|(_, child)| child).collect();
+        let Some(failure) = failure else { return Ok(children) };
+        for child in children {
+            // One that cannot be deleted is listed, and can be deleted by hand.
+            let _left = child.request(Request::Delete).await;
+        }
+        Err(failure)
+    }
+
+    /// Creates an instance that goes on from a moment of another one, and starts it.
+    pub(crate) async fn go_on_from(
+        &self,
+        moment: Arc<Moment>,
+        handle: Option<String>,
+        spec: &InstanceSpec,
+        ports: Vec<ports::Wanted>,
+    ) -> Result<InstanceHandle, InstanceError> {
+        let groups = spec.network.groups.iter().map(|place| place.group.clone()).collect();
+        let spec = InstanceSpec { ephemeral: false, ..spec.clone() };
+        let child = self.create_from(handle, spec, ports, groups, Some(moment)).await?;
+        let path = self.context().home.disk(&child.view().id);
+        let settled = tokio::task::spawn_blocking(move || disk::settle(&path));
+        let started = child.request(Request::Start).await;
+        let settled = settled.await.map_err(|_| InstanceError::ShuttingDown);
+        match started.and(settled).and_then(|settled| settled.map_err(InstanceError::Disk)) {
+            Ok(()) => Ok(child),
+            Err(error) => {
+                // One that cannot be deleted is listed, and can be deleted by hand.
+                let _left = child.request(Request::Delete).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mounts::{Mount, Source};
+    use crate::spec::tests::sample;
+
+    #[test]
+    fn secrets_and_directories_of_the_host_are_shared_only_where_that_is_accepted() {
+        let secrets = InstanceSpec { secrets: vec!["KEY".into()], ..sample() };
+        let mount = Mount {
+            source: Source::Path(PathBuf::from("/x")),
+            at: "/workspace".into(),
+            read_only: false,
+            limit: None,
+        };
+        let mounts = InstanceSpec { mounts: vec![mount], ..sample() };
+        let (none, all) = (Sharing::default(), Sharing { workspace: true, secrets: true });
+        assert!(none.check(&sample(), true).is_ok());
+        assert!(none.check(&secrets, true).is_err() && all.check(&secrets, true).is_ok());
+        // Without its memory nobody gets them.
+        assert!(none.check(&secrets, false).is_ok());
+        assert!(none.check(&mounts, false).is_err() && all.check(&mounts, true).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn children_get_free_handles_in_order(taken in proptest::collection::hash_set(1u32..20, 0..15), count in 1u32..10) {
+            let taken: std::collections::HashSet<String> = taken.into_iter().map(|n| format!("web-{n}")).collect();
+            let handles = free_handles("web", count, |handle| taken.contains(handle));
+            prop_assert_eq!(handles.len(), count as usize);
+            prop_assert!(handles.iter().all(|handle| !taken.contains(handle)));
+            let numbers: Vec<u32> = handles.iter().map(|handle| handle[4..].parse().unwrap()).collect();
+            prop_assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+    }
+}
