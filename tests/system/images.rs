@@ -141,13 +141,22 @@ fn layers_are_shared_and_an_instance_stays_with_the_image_that_it_was_created_fr
         two.iter().find(|image| image["names"].as_array().unwrap().is_empty()).unwrap()["digest"].as_str();
     let in_use = refused(&daemon, &["image", "remove", digest.unwrap()]);
     assert!(
-        in_use.contains("in use by box") && in_use.contains("hint: delete the instance first"),
+        in_use.contains("in use by box") && in_use.contains("hint: delete the instance or snapshot first"),
         "{in_use}"
     );
+    let _out = daemon.ok(&["snapshot", "create", "box", "shot"]);
     for verb in ["disable", "delete"] {
         assert!(daemon.ok(&["image", "prune"]).contains("Freed: 0 B"));
         assert_eq!(daemon.aegis(&["instance", verb, "box"]).code, 0);
     }
+    // Nor does it go as long as an instance can be started from a snapshot that needs it.
+    assert!(daemon.ok(&["image", "prune"]).contains("Freed: 0 B"));
+    let in_use = refused(&daemon, &["image", "remove", digest.unwrap()]);
+    assert!(in_use.contains("in use by snapshot shot"), "{in_use}");
+    let _out = daemon.ok(&["instance", "start", "--from", "shot", "--name", "again"]);
+    assert_eq!(daemon.ok(&["exec", "again", "--", "cat", "/etc/version"]), "old\n");
+    let _out = daemon.ok(&["instance", "delete", "again"]);
+    let _out = daemon.ok(&["snapshot", "delete", "shot"]);
     assert!(daemon.ok(&["image", "prune"]).contains("Deleted: sha256:"));
     assert_eq!(images(&daemon).len(), 1);
     assert_eq!(daemon.ok(&version), "new\n");

@@ -52,7 +52,7 @@ pub enum ErrorCode {
     ImageNotFound,
     /// The image is not valid, or not for the guest's processor.
     ImageInvalid,
-    /// An instance needs the image.
+    /// An instance or a snapshot needs the image.
     ImageInUse,
     /// The registry wants other credentials.
     RegistryDenied,

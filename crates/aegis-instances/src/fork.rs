@@ -176,7 +176,8 @@ impl Instances {
         let child = self.create_from(handle, spec, ports, groups, Some(moment)).await?;
         let path = self.context().home.disk(&child.view().id);
         let settled = tokio::task::spawn_blocking(move || disk::settle(&path));
-        let started = child.request(Request::Start).await;
+        // Somebody may have come to its ports before this.
+        let started = child.request(Request::Wake).await;
         let settled = settled.await.map_err(|_| InstanceError::ShuttingDown);
         match started.and(settled).and_then(|settled| settled.map_err(InstanceError::Disk)) {
             Ok(()) => Ok(child),

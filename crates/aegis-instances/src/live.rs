@@ -50,7 +50,7 @@ pub(crate) struct Live {
     disk: Mutex<Option<OwnedMutexGuard<()>>>,
     /// Whether the session with an earlier daemon's guest is being opened.
     adopting: AtomicBool,
-    /// Held while its machine is on its way to disk.
+    /// Held while its machine is on its way to disk, or is taken for others to go on from.
     on_its_way: tokio::sync::Mutex<()>,
 }
 
@@ -109,7 +109,7 @@ impl Live {
         self.cancel.is_cancelled()
     }
 
-    /// Returns as soon as its machine is not on its way to disk, and keeps others from sending it there.
+    /// Returns as soon as its machine is neither on its way to disk nor being taken, and keeps others from either.
     pub(crate) async fn on_its_way(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.on_its_way.lock().await
     }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aegis_guest_link::GuestLink;
 use aegis_guest_protocol::messages::{Cause, Freeze, Sync};
 use aegis_store::disk::{self, DiskError};
 use aegis_store::home::Home;
@@ -18,7 +17,7 @@ use aegis_vmm::{Draft, Machine, Saved};
 use crate::at_rest::Version;
 use crate::boot;
 use crate::error::chain;
-use crate::live::Live;
+use crate::live::{Live, resume};
 use crate::manager::Context;
 use crate::mounts;
 use crate::spec::InstanceSpec;
@@ -98,10 +97,11 @@ impl Moment {
             path: self.dir.clone(),
             source,
         };
+        let Some(standing) = self.machine.clone() else { return Ok(None) };
         let to = home.run_dir(id).map_err(|error| failed(io::Error::other(error)))?;
         copy_tables(&self.dir, &to).map_err(failed)?;
         let disk = Version::of(&home.disk(id)).map_err(failed)?;
-        Ok(self.machine.clone().map(|standing| Origin { standing, disk }))
+        Ok(Some(Origin { standing, disk }))
     }
 
     /// Makes the disk outlive a crash of the host. Blocks.
@@ -201,7 +201,7 @@ pub(crate) async fn take(
     context: &Arc<Context>,
     id: &str,
     of: &InstanceSpec,
-    live: &Live,
+    live: &Arc<Live>,
     wanted: Wanted,
 ) -> Result<(Moment, Duration), String> {
     let machine = live.machine().ok_or("there is no machine")?;
@@ -233,14 +233,12 @@ pub(crate) async fn take(
         }
         Err(error) => Err(error.to_string()),
     };
-    let resumed = machine.resume().await.map_err(|error| chain(&error));
-    let woken = session.link().call(&GuestLink::health_call()).await.map_err(|error| error.to_string());
+    let resumed = resume(live).await;
     let stood = begun.elapsed();
     watch.lap("guest goes on");
     tracing::debug!(id, stood = ?watch.timings().steps, "an instance was taken");
     moment.machine = taken?;
     resumed?;
-    woken?;
     Ok((moment, stood))
 }
 

@@ -28,6 +28,7 @@ use crate::manager::{InstanceHandle, Instances};
 use crate::moment::{self, Moment, Standing};
 use crate::now_ms;
 use crate::ports;
+use crate::root::PinnedImage;
 use crate::secret::SecretValues;
 use crate::spec::InstanceSpec;
 use crate::view::View;
@@ -204,6 +205,13 @@ impl Instances {
         all
     }
 
+    /// Images that snapshots need, and by the names of which. Blocks.
+    #[must_use]
+    pub fn images_of_snapshots(&self) -> Vec<(PinnedImage, String)> {
+        let image = |one: Snapshot| Some((self.snapshot_note(&one.name).ok()?.1.spec.image?, one.name));
+        self.snapshots().into_iter().filter_map(image).collect()
+    }
+
     fn snapshot_note(&self, name: &str) -> Result<(PathBuf, Note), InstanceError> {
         let dir = self.snapshot_dir(name);
         let known = !name.contains(['/', '.']) && !name.is_empty();
@@ -295,7 +303,13 @@ impl Instances {
         machine: bool,
     ) -> Result<(Moment, Option<Duration>), InstanceError> {
         if view.state == State::Stopped {
-            let _in_use = of.disk().begin().await;
+            let mut now = of.watch();
+            let _in_use = tokio::select! {
+                in_use = of.disk().begin() => in_use,
+                _ = now.wait_for(|now| now.state != State::Stopped) => {
+                    return Err(InstanceError::AlreadyRunning(crate::view::word(of.view().state)));
+                }
+            };
             let (home, id) = (self.context().home.clone(), view.id.clone());
             if !home.disk(&id).exists() {
                 return Err(InstanceError::NotCopied(
@@ -376,7 +390,11 @@ impl Instances {
             }
         }
         if note.running {
-            instance.request(Request::Start).await?;
+            match instance.request(Request::Start).await {
+                // Somebody has come to its ports before this.
+                Err(InstanceError::AlreadyRunning(_)) => instance.request(Request::Ensure).await?,
+                started => started?,
+            }
         }
         Ok(instance)
     }

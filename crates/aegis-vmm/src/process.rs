@@ -23,6 +23,17 @@ pub struct ProcessId {
     pub executable: PathBuf,
 }
 
+impl ProcessId {
+    /// Whether its executable is still the file of that name: an update may have replaced it.
+    pub(crate) fn is_current(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        // Followed by the kernel, whatever is there under that name now.
+        let own = file(Path::new(&format!("/proc/{}/exe", self.pid)));
+        own.is_some() && own == file(&self.executable)
+    }
+}
+
 /// State letter and start time out of `/proc/PID/stat`; the name in it may hold anything, parentheses too.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
@@ -182,6 +193,23 @@ mod tests {
         fn arbitrary_stat_lines_never_panic(text in ".{0,200}") {
             let _parsed = parse_stat(&text);
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_program_was_replaced_is_not_current() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, newer) = (dir.path().join("program"), dir.path().join("newer"));
+        let sleep = find_program("sleep").unwrap();
+        std::fs::copy(&sleep, &program).unwrap();
+        std::fs::copy(&sleep, &newer).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("60");
+        let process = Process::spawn(command, Vec::new()).unwrap();
+        assert!(process.id().is_current());
+        std::fs::rename(&newer, &program).unwrap();
+        assert!(!process.id().is_current());
+        process.kill().await;
+        assert!(!process.id().is_current(), "one that is gone is not either");
     }
 
     #[tokio::test]

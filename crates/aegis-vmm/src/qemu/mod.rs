@@ -283,6 +283,11 @@ impl Machine for QemuMachine {
     }
 
     async fn save(&self, memory: Draft) -> Result<Saved, VmmError> {
+        if !self.process.id().is_current() {
+            // What it says of its devices would be taken for the words of the version that is there now.
+            let message = "QEMU has been replaced since the machine was started".to_owned();
+            return Err(VmmError::Refused { action: "save the machine", message });
+        }
         self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
         self.command("stop the machine", "stop").await?;
         let file = self.run_dir.join(saved::DEVICES);

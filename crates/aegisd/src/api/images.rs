@@ -61,7 +61,9 @@ impl From<ImageError> for Failure {
             | ImageError::Platform { .. }
             | ImageError::Mismatch { .. }
             | ImageError::Layer { .. } => of(ErrorCode::ImageInvalid),
-            ImageError::InUse { .. } => of(ErrorCode::ImageInUse).hint("delete the instance first"),
+            ImageError::InUse { .. } => {
+                of(ErrorCode::ImageInUse).hint("delete the instance or snapshot first")
+            }
             ImageError::Damaged(name, _) => of(ErrorCode::ImageInvalid)
                 .hint(format!("remove it with: aegis image remove {name}, and pull it again")),
             ImageError::Io { .. } => of(ErrorCode::Internal).hint("is the disk full? see: aegis doctor"),
@@ -82,8 +84,14 @@ fn users(app: &App) -> BTreeMap<Digest, Vec<String>> {
     all
 }
 
+/// Images that instances and snapshots need, each with one that does. Blocks.
 fn in_use(app: &App) -> InUse {
-    users(app).into_iter().filter_map(|(digest, mut names)| Some((digest, names.pop()?))).collect()
+    let of_snapshots = app.instances.images_of_snapshots();
+    let of_snapshots = of_snapshots
+        .into_iter()
+        .filter_map(|(image, name)| Some((image.digest.parse().ok()?, format!("snapshot {name}"))));
+    let of_instances = users(app).into_iter().filter_map(|(digest, mut names)| Some((digest, names.pop()?)));
+    of_snapshots.chain(of_instances).collect()
 }
 
 fn shown(listed: &Listed, users: &BTreeMap<Digest, Vec<String>>) -> Image {
