@@ -69,15 +69,21 @@ impl Port {
     /// # Errors
     /// The system's.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut waited = false;
         loop {
             match rustix::io::read(&*self.fd, &mut *buffer) {
                 // A socket says by a reset what a port says by reading nothing.
+                Ok(0) | Err(Errno::CONNRESET) if waited => return Ok(0),
                 Ok(0) | Err(Errno::CONNRESET) => match tokio::time::timeout(HANG_UP, self.changed()).await {
                     Ok(changed) => changed?,
-                    Err(_) => return Ok(0),
+                    // A host that has come and says nothing is no change: it is asked once more.
+                    Err(_) => waited = true,
                 },
                 Ok(count) => return Ok(count),
-                Err(Errno::AGAIN) => self.changed().await?,
+                Err(Errno::AGAIN) => {
+                    waited = false;
+                    self.changed().await?;
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -148,5 +154,37 @@ impl Stage {
         // A smaller one only takes more turns.
         let _smaller = rustix::pipe::fcntl_setpipe_size(&writer, MAX_DATA);
         Ok(Stage { reader, writer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// A named pipe tells as little as a port does of somebody who comes and says nothing.
+    #[tokio::test]
+    async fn a_host_that_comes_and_says_nothing_for_long_is_there_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("port");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let reading =
+            open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let (port, _writing) = Port::split(reading).unwrap();
+        let mut buffer = [0; 10];
+        assert_eq!(port.read(&mut buffer).await.unwrap(), 0, "nobody is there");
+        let host = async {
+            tokio::time::sleep(HANG_UP / 4).await;
+            let mut host = tokio::net::unix::pipe::OpenOptions::new().open_sender(&path).unwrap();
+            tokio::time::sleep(HANG_UP * 2).await;
+            host.write_all(b"here").await.unwrap();
+            host
+        };
+        let (count, host) = tokio::join!(port.read(&mut buffer), host);
+        assert_eq!(&buffer[..count.unwrap()], b"here");
+        drop(host);
+        assert_eq!(port.read(&mut buffer).await.unwrap(), 0, "it has gone");
     }
 }

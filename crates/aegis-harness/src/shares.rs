@@ -100,11 +100,13 @@ impl Pipe {
 
     /// Reads what is there; 0 if no host is connected, and has not been for [`HANG_UP`].
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut waited = false;
         loop {
             // Asked first, because there is mostly nothing yet.
             self.wait_for_input()?;
             match rustix::io::read(&*self.fd, &mut *buffer) {
-                Ok(0) if self.wait_at_most(Some(HANG_UP))? => {}
+                // A host that has come and says nothing is no change: it is asked once more.
+                Ok(0) if !waited => waited = !self.wait_at_most(Some(HANG_UP))?,
                 Err(Errno::AGAIN) => {}
                 Err(Errno::INTR) => {}
                 other => return Ok(other?),
