@@ -362,6 +362,25 @@ impl Daemon {
         (done.code == 0).then(|| serde_json::from_slice(&done.stdout).expect("JSON"))
     }
 
+    /// What a shell in an instance says to a script that must succeed, without the line end.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn shell(&self, name: &str, script: &str) -> String {
+        self.ok(&["exec", name, "--", "sh", "-c", script]).trim_end().to_owned()
+    }
+
+    /// How an instance's machine came about: `boot`, `template`, `fork` or `snapshot`.
+    ///
+    /// # Panics
+    /// If it has never been started.
+    #[must_use]
+    pub fn started_by(&self, name: &str) -> String {
+        let info = self.info(name).expect("an instance");
+        info["timings"]["start"].as_str().expect("timings").to_owned()
+    }
+
     /// An instance's state, `gone` if it does not exist.
     #[must_use]
     pub fn state(&self, name: &str) -> String {

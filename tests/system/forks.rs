@@ -54,10 +54,6 @@ fn port_of(daemon: &Daemon, handle: &str) -> u16 {
     u16::try_from(port).unwrap()
 }
 
-fn exec(daemon: &Daemon, handle: &str, script: &str) -> String {
-    daemon.ok(&["exec", handle, "--", "sh", "-c", script]).trim_end().to_owned()
-}
-
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -95,10 +91,6 @@ fn fork(daemon: &Daemon, handle: &str, options: &[&str]) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-fn start_of(daemon: &Daemon, handle: &str) -> String {
-    daemon.info(handle).unwrap()["timings"]["start"].as_str().unwrap().to_owned()
-}
-
 fn all_different(what: &str, values: &[String]) {
     let set: BTreeSet<&String> = values.iter().collect();
     assert_eq!(set.len(), values.len(), "{what}: {values:?}");
@@ -110,8 +102,7 @@ fn children_go_on_where_their_parent_stands_with_names_numbers_and_a_clock_of_th
     let parent = start(&daemon, "web", &[]);
     assert_eq!(ask(parent).asked, 1);
     let hook = "printf '#!/bin/sh\\necho $1 > /root/became\\n' > /etc/aegis/resume.d/10-note";
-    let _ready = exec(
-        &daemon,
+    let _ready = daemon.shell(
         "web",
         &format!(
             "mkdir -p /etc/aegis/resume.d; {hook}; chmod +x /etc/aegis/resume.d/10-note; \
@@ -131,7 +122,7 @@ fn children_go_on_where_their_parent_stands_with_names_numbers_and_a_clock_of_th
     assert_eq!(before.asked, 2, "the parent goes on");
 
     let everyone: Vec<String> = std::iter::once("web".to_owned()).chain(children.clone()).collect();
-    let each = |script: &str| everyone.iter().map(|handle| exec(&daemon, handle, script)).collect::<Vec<_>>();
+    let each = |script: &str| everyone.iter().map(|handle| daemon.shell(handle, script)).collect::<Vec<_>>();
     let answers: Vec<Answer> = children.iter().map(|child| ask(port_of(&daemon, child))).collect();
     for (answer, child) in answers.iter().zip(&children) {
         assert_eq!(
@@ -141,7 +132,7 @@ fn children_go_on_where_their_parent_stands_with_names_numbers_and_a_clock_of_th
         );
         assert_eq!(&answer.host, child);
         assert!((answer.time - now()).abs() < 5.0, "{answer:?}");
-        assert_eq!(start_of(&daemon, child), "fork");
+        assert_eq!(daemon.started_by(child), "fork");
     }
     all_different("random numbers", &answers.iter().map(|answer| answer.random.clone()).collect::<Vec<_>>());
     all_different("the kernel's", &each("head -c 16 /dev/urandom | od -An -tx1"));
@@ -156,7 +147,7 @@ fn children_go_on_where_their_parent_stands_with_names_numbers_and_a_clock_of_th
     assert_eq!(once, each("cat /proc/sys/kernel/random/boot_id"), "the same as long as it is up");
 
     // Each has a disk and a log of its own.
-    let _written = exec(&daemon, "web-1", "echo mine > /root/mine");
+    let _written = daemon.shell("web-1", "echo mine > /root/mine");
     assert_eq!(each("cat /root/mine 2>/dev/null || echo none"), ["none", "mine", "none", "none"]);
     let log = daemon.ok(&["logs", "web-2"]);
     assert!(log.contains("asked 2") && !log.contains("begun") && !log.contains("asked 1"), "{log}");
@@ -166,15 +157,15 @@ fn children_go_on_where_their_parent_stands_with_names_numbers_and_a_clock_of_th
     // Forks of forks, and names that are taken are passed over.
     let reply = fork(&daemon, "web-1", &["--name", "web"]);
     assert_eq!(reply["instances"][0]["handle"], "web-4");
-    assert_eq!(exec(&daemon, "web-4", "cat /root/mine"), "mine");
+    assert_eq!(daemon.shell("web-4", "cat /root/mine"), "mine");
     let ids = [
-        exec(&daemon, "web-1", "cat /proc/sys/kernel/random/boot_id"),
-        exec(&daemon, "web-4", "cat /proc/sys/kernel/random/boot_id"),
+        daemon.shell("web-1", "cat /proc/sys/kernel/random/boot_id"),
+        daemon.shell("web-4", "cat /proc/sys/kernel/random/boot_id"),
     ];
     all_different("boot ids of a fork of a fork", &ids);
     // They are instances as others are.
     let _out = daemon.ok(&["instance", "restart", "web-2"]);
-    assert_eq!(exec(&daemon, "web-2", "cat /root/became"), "fork");
+    assert_eq!(daemon.shell("web-2", "cat /root/became"), "fork");
     let _out = daemon.ok(&["instance", "delete", "web", "web-1", "web-2", "web-3", "web-4"]);
     eventually("nothing is left", DEADLINE, || daemon.machines().is_empty());
     assert_eq!(std::fs::read_dir(daemon.root().join("data/snapshots")).unwrap().count(), 0);
@@ -198,13 +189,13 @@ fn connections_stay_with_the_parent_and_children_see_them_closed() {
     let _reply = fork(&daemon, "web", &[]);
     // In the child nobody is at the other end.
     eventually("the child sees it closed", DEADLINE, || {
-        exec(&daemon, "web-1", "cat /root/held 2>/dev/null || true") == "closed"
+        daemon.shell("web-1", "cat /root/held 2>/dev/null || true") == "closed"
     });
     eventually("the child's copy of the exec is hung up", DEADLINE, || {
-        exec(&daemon, "web-1", "pgrep -f 'read [x]' || echo gone") == "gone"
+        daemon.shell("web-1", "pgrep -f 'read [x]' || echo gone") == "gone"
     });
     // In the parent nothing has happened.
-    assert_eq!(exec(&daemon, "web", "cat /root/held 2>/dev/null || echo held"), "held");
+    assert_eq!(daemon.shell("web", "cat /root/held 2>/dev/null || echo held"), "held");
     held.write_all(b"more").unwrap();
     let mut rest = String::new();
     held.read_to_string(&mut rest).unwrap();
@@ -251,7 +242,7 @@ fn directories_of_the_host_and_secrets_are_shared_only_where_that_is_accepted() 
         text.lines().any(|line| line == "web-1") && text.ends_with('\n')
     });
     std::fs::write(shared.path().join("seen"), "by both").unwrap();
-    assert_eq!(exec(&daemon, "web-1", "cat /workspace/seen"), "by both");
+    assert_eq!(daemon.shell("web-1", "cat /workspace/seen"), "by both");
 
     let _port = start(&daemon, "safe", &["--secret", "TOKEN"]);
     let refused = daemon.aegis(&["fork", "safe"]);
@@ -259,7 +250,7 @@ fn directories_of_the_host_and_secrets_are_shared_only_where_that_is_accepted() 
     assert_eq!(daemon.info("safe-1"), None);
     let _reply = fork(&daemon, "safe", &["--with-secrets"]);
     assert_eq!(
-        exec(&daemon, "safe-1", "tr '\\0' '\\n' < /proc/$(pgrep -o python3)/environ | grep TOKEN"),
+        daemon.shell("safe-1", "tr '\\0' '\\n' < /proc/$(pgrep -o python3)/environ | grep TOKEN"),
         "TOKEN=hush-hush"
     );
 }
@@ -271,13 +262,13 @@ fn a_child_that_does_not_become_itself_boots_from_its_disk() {
     assert_eq!(ask(parent).asked, 1);
     let script = "mkdir -p /etc/aegis/resume.d; printf '#!/bin/sh\\necho no key >&2; exit 3\\n' > /etc/aegis/resume.d/x; \
                   chmod +x /etc/aegis/resume.d/x; echo kept > /root/kept";
-    let _out = exec(&daemon, "web", script);
+    let _out = daemon.shell("web", script);
     let _reply = fork(&daemon, "web", &["--expose", "80/tcp"]);
-    assert_ne!(start_of(&daemon, "web-1"), "fork");
+    assert_ne!(daemon.started_by("web-1"), "fork");
     let log = daemon.ok(&["logs", "web-1"]);
     assert!(log.contains("/etc/aegis/resume.d/x failed (3): no key"), "{log}");
     assert_eq!(ask(port_of(&daemon, "web-1")).asked, 1, "its command was executed anew");
-    assert_eq!(exec(&daemon, "web-1", "cat /root/kept"), "kept");
+    assert_eq!(daemon.shell("web-1", "cat /root/kept"), "kept");
     assert_eq!(ask(parent).asked, 2);
 }
 
@@ -287,7 +278,7 @@ fn children_are_members_of_their_parents_groups_with_addresses_of_their_own() {
     let _port = start(&daemon, "web", &["--group", "crew"]);
     let _reply = fork(&daemon, "web", &["--count", "2"]);
     let address =
-        |handle: &str| exec(&daemon, handle, "ip -4 addr show eth0 | grep -o '198\\.19[0-9.]*' | head -1");
+        |handle: &str| daemon.shell(handle, "ip -4 addr show eth0 | grep -o '198\\.19[0-9.]*' | head -1");
     all_different("addresses", &["web", "web-1", "web-2"].map(address));
     let script = |of: &str| {
         format!(
@@ -295,7 +286,7 @@ fn children_are_members_of_their_parents_groups_with_addresses_of_their_own() {
         )
     };
     for (from, to) in [("web", "web-1"), ("web-1", "web"), ("web-2", "web-1")] {
-        assert_eq!(exec(&daemon, from, &script(to)), to, "{from} asks {to}");
+        assert_eq!(daemon.shell(from, &script(to)), to, "{from} asks {to}");
     }
 }
 
@@ -324,7 +315,7 @@ fn a_daemon_that_dies_while_it_forks_leaves_the_parent_well_and_nothing_half_mad
         for child in children {
             // Whatever became of it: it can be started, and is itself.
             let _running = daemon.aegis(&["instance", "start", "--name", &child]);
-            assert_eq!(exec(&daemon, &child, "hostname"), child, "{delay_ms} ms");
+            assert_eq!(daemon.shell(&child, "hostname"), child, "{delay_ms} ms");
             let _out = daemon.ok(&["instance", "delete", &child]);
         }
         let left = std::fs::read_dir(daemon.root().join("data/snapshots")).map_or(0, Iterator::count);
@@ -363,7 +354,7 @@ fn what_children_take_of_the_hosts_memory_adds_up() {
     let before = children.map(|child| memory_mib(&daemon, child));
     let script =
         "nohup python3 -c 'import os, time; kept = os.urandom(60 << 20); time.sleep(1000)' >/dev/null 2>&1 &";
-    let _out = exec(&daemon, "web-1", script);
+    let _out = daemon.shell("web-1", script);
     eventually("what a child writes to is its own", DEADLINE, || {
         memory_mib(&daemon, "web-1") >= before[0] + 50
     });

@@ -14,12 +14,8 @@ fn start(daemon: &Daemon, handle: &str, options: &[&str]) {
     let _out = daemon.ok(&[&head, options, &["--", "sh", "-c", COUNTER]].concat());
 }
 
-fn exec(daemon: &Daemon, handle: &str, script: &str) -> String {
-    daemon.ok(&["exec", handle, "--", "sh", "-c", script]).trim_end().to_owned()
-}
-
 fn count(daemon: &Daemon, handle: &str) -> u32 {
-    exec(daemon, handle, "cat /tmp/n 2>/dev/null || echo 0").parse().unwrap()
+    daemon.shell(handle, "cat /tmp/n 2>/dev/null || echo 0").parse().unwrap()
 }
 
 /// Waits until it has counted so far.
@@ -30,10 +26,6 @@ fn counts_to(daemon: &Daemon, handle: &str, least: u32) {
 fn take(daemon: &Daemon, arguments: &[&str]) -> Value {
     let out = daemon.ok(&[&["snapshot", "create", "--output", "json"], arguments].concat());
     serde_json::from_str(&out).unwrap()
-}
-
-fn start_of(daemon: &Daemon, handle: &str) -> String {
-    daemon.info(handle).unwrap()["timings"]["start"].as_str().unwrap().to_owned()
 }
 
 fn machine_of(daemon: &Daemon, snapshot: &str) -> PathBuf {
@@ -52,19 +44,19 @@ fn an_instance_from_a_snapshot_goes_on_where_that_was_taken_also_much_later() {
         "{taken}"
     );
     counts_to(&daemon, "box", 40);
-    let first = exec(&daemon, "box", "cat /root/first");
+    let first = daemon.shell("box", "cat /root/first");
     // Neither the instance nor the daemon need be there any more.
     let _out = daemon.ok(&["instance", "delete", "box"]);
     daemon.crash();
     daemon.up();
     for handle in ["one", "two"] {
         let _out = daemon.ok(&["instance", "start", "--from", "before", "--name", handle]);
-        assert_eq!(start_of(&daemon, handle), "snapshot");
+        assert_eq!(daemon.started_by(handle), "snapshot");
         assert!(count(&daemon, handle) >= 20, "it did not begin anew");
-        assert_eq!(exec(&daemon, handle, "cat /root/first; hostname"), format!("{first}\n{handle}"));
+        assert_eq!(daemon.shell(handle, "cat /root/first; hostname"), format!("{first}\n{handle}"));
     }
     let ids = ["one", "two"].map(|handle| {
-        exec(&daemon, handle, "cat /proc/sys/kernel/random/boot_id; head -c 8 /dev/urandom | od -An -tx1")
+        daemon.shell(handle, "cat /proc/sys/kernel/random/boot_id; head -c 8 /dev/urandom | od -An -tx1")
     });
     assert_ne!(ids[0], ids[1]);
     let list = daemon.ok(&["snapshot", "list"]);
@@ -81,17 +73,17 @@ fn an_instance_from_a_snapshot_goes_on_where_that_was_taken_also_much_later() {
 fn an_instance_is_put_back_to_where_it_was() {
     let daemon = Daemon::start();
     start(&daemon, "box", &[]);
-    let _out = exec(&daemon, "box", "echo precious > /root/precious; echo then > /tmp/when");
+    let _out = daemon.shell("box", "echo precious > /root/precious; echo then > /tmp/when");
     counts_to(&daemon, "box", 20);
     let _taken = take(&daemon, &["box", "good"]);
-    let _out = exec(&daemon, "box", "rm /root/precious; echo bad > /root/bad; echo later > /tmp/when");
+    let _out = daemon.shell("box", "rm /root/precious; echo bad > /root/bad; echo later > /tmp/when");
     for rest in ["resume", "pause", "hibernate", "stop"] {
         let _out = daemon.ok(&["instance", rest, "box"]);
         let out = daemon.ok(&["snapshot", "restore", "good"]);
         assert!(out.ends_with("is running\n"), "{out}");
-        assert_eq!(start_of(&daemon, "box"), "snapshot", "{rest}");
+        assert_eq!(daemon.started_by("box"), "snapshot", "{rest}");
         assert!(count(&daemon, "box") >= 20, "{rest}: it counts on from there");
-        let found = exec(&daemon, "box", "cat /tmp/when /root/precious; ls /root/bad 2>/dev/null || true");
+        let found = daemon.shell("box", "cat /tmp/when /root/precious; ls /root/bad 2>/dev/null || true");
         assert_eq!(found, "then\nprecious", "{rest}");
     }
     let _out = daemon.ok(&["instance", "delete", "box"]);
@@ -104,7 +96,7 @@ fn memory_that_is_damaged_cut_short_missing_or_of_another_snapshot_costs_a_boot_
     let daemon = Daemon::start();
     start(&daemon, "box", &[]);
     counts_to(&daemon, "box", 20);
-    let first = exec(&daemon, "box", "cat /root/first");
+    let first = daemon.shell("box", "cat /root/first");
     for name in ["cut", "bit", "missing", "another", "other"] {
         let _taken = take(&daemon, &["box", name]);
     }
@@ -115,8 +107,8 @@ fn memory_that_is_damaged_cut_short_missing_or_of_another_snapshot_costs_a_boot_
     for name in ["cut", "bit", "missing", "another"] {
         let handle = format!("from-{name}");
         let _out = daemon.ok(&["instance", "start", "--from", name, "--name", &handle]);
-        assert_ne!(start_of(&daemon, &handle), "snapshot", "{name}");
-        assert_eq!(exec(&daemon, &handle, "cat /root/first"), first, "{name}: the disk is what it was");
+        assert_ne!(daemon.started_by(&handle), "snapshot", "{name}");
+        assert_eq!(daemon.shell(&handle, "cat /root/first"), first, "{name}: the disk is what it was");
     }
 }
 
@@ -125,7 +117,7 @@ fn without_memory_an_instance_boots_from_the_snapshots_disk() {
     let daemon = Daemon::start();
     start(&daemon, "box", &[]);
     counts_to(&daemon, "box", 5);
-    let first = exec(&daemon, "box", "cat /root/first");
+    let first = daemon.shell("box", "cat /root/first");
     let taken = take(&daemon, &["box", "--disk-only"]);
     assert_eq!((&taken["name"], &taken["running"]), (&Value::from("box-1"), &Value::from(false)));
     assert!(!machine_of(&daemon, "box-1").exists());
@@ -136,7 +128,7 @@ fn without_memory_an_instance_boots_from_the_snapshots_disk() {
     for name in ["box-1", "box-2"] {
         let handle = format!("from-{name}");
         let _out = daemon.ok(&["instance", "start", "--from", name, "--name", &handle]);
-        assert_eq!(exec(&daemon, &handle, "cat /root/first; hostname"), format!("{first}\n{handle}"));
+        assert_eq!(daemon.shell(&handle, "cat /root/first; hostname"), format!("{first}\n{handle}"));
     }
     let out = daemon.ok(&["snapshot", "restore", "box-1"]);
     assert!(out.ends_with("is stopped\n"), "{out}");
@@ -162,12 +154,12 @@ fn memory_with_secrets_is_sealed_and_only_taken_where_that_is_accepted() {
     let shows = |word: &[u8]| file.windows(word.len()).any(|part| part == word);
     assert!(!shows(b"hush-hush-hush-hush") && !shows(b"while true"), "it is on disk in clear");
     let _out = daemon.ok(&["instance", "start", "--from", "all", "--name", "copy"]);
-    assert_eq!(start_of(&daemon, "copy"), "snapshot");
-    assert_eq!(exec(&daemon, "copy", "echo $TOKEN"), "hush-hush-hush-hush");
+    assert_eq!(daemon.started_by("copy"), "snapshot");
+    assert_eq!(daemon.shell("copy", "echo $TOKEN"), "hush-hush-hush-hush");
     // With another master key nobody can read it any more; the disk is not sealed.
     let _out = daemon.ok(&["secret", "rekey"]);
     let _out = daemon.ok(&["instance", "start", "--from", "all", "--name", "later"]);
-    assert_ne!(start_of(&daemon, "later"), "snapshot");
+    assert_ne!(daemon.started_by("later"), "snapshot");
 }
 
 #[test]
@@ -176,20 +168,20 @@ fn directories_of_the_host_are_in_no_snapshot() {
     let shared = tempfile::tempdir().unwrap();
     start(&daemon, "box", &["--workspace", shared.path().to_str().unwrap()]);
     let script = "nohup sh -c 'exec 3>>/workspace/kept; while true; do hostname >&3; sleep 0.1; done' >/dev/null 2>&1 &";
-    let _out = exec(&daemon, "box", script);
+    let _out = daemon.shell("box", script);
     eventually("it writes", DEADLINE, || shared.path().join("kept").exists());
     let _taken = take(&daemon, &["box", "shot"]);
     std::fs::write(shared.path().join("later"), "still here").unwrap();
     let refused = daemon.aegis(&["instance", "start", "--from", "shot"]);
     assert!(refused.code == 1 && refused.err().contains("--share-workspace"), "{}", refused.err());
     let _out = daemon.ok(&["instance", "start", "--from", "shot", "--share-workspace", "--name", "copy"]);
-    assert_eq!(exec(&daemon, "copy", "cat /workspace/later"), "still here");
+    assert_eq!(daemon.shell("copy", "cat /workspace/later"), "still here");
     eventually("a file that was open is written on", DEADLINE, || {
         std::fs::read_to_string(shared.path().join("kept")).unwrap().lines().any(|line| line == "copy")
     });
     let out = daemon.ok(&["snapshot", "restore", "shot"]);
     assert!(out.ends_with("is running\n"), "{out}");
-    assert_eq!(exec(&daemon, "box", "cat /workspace/later"), "still here");
+    assert_eq!(daemon.shell("box", "cat /workspace/later"), "still here");
 }
 
 #[test]
@@ -197,7 +189,7 @@ fn a_daemon_that_dies_while_it_takes_or_restores_leaves_the_old_state_or_the_new
     let daemon = Daemon::start();
     start(&daemon, "box", &[]);
     counts_to(&daemon, "box", 20);
-    let _out = exec(&daemon, "box", "echo old > /root/state");
+    let _out = daemon.shell("box", "echo old > /root/state");
     for (number, delay_ms) in [10, 50, 100, 200, 400].into_iter().enumerate() {
         let name = format!("s{number}");
         let taking = daemon.spawn(&["snapshot", "create", "box", &name]);
@@ -209,13 +201,13 @@ fn a_daemon_that_dies_while_it_takes_or_restores_leaves_the_old_state_or_the_new
         let listed = daemon.ok(&["snapshot", "list", "--output", "json"]);
         if listed.contains(&format!("\"{name}\"")) {
             let _out = daemon.ok(&["instance", "start", "--from", &name, "--name", &name]);
-            assert_eq!(exec(&daemon, &name, "cat /root/state"), "old");
+            assert_eq!(daemon.shell(&name, "cat /root/state"), "old");
             let _out = daemon.ok(&["instance", "delete", &name]);
         }
     }
     let _taken = take(&daemon, &["box", "old"]);
     for delay_ms in [10, 50, 100, 200, 400] {
-        let _out = exec(&daemon, "box", "echo new > /root/state; sync");
+        let _out = daemon.shell("box", "echo new > /root/state; sync");
         let restoring = daemon.spawn(&["snapshot", "restore", "old"]);
         std::thread::sleep(Duration::from_millis(delay_ms));
         daemon.crash();

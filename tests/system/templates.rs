@@ -42,7 +42,7 @@ fn start_of(daemon: &Daemon, handle: &str, options: &[&str]) -> String {
     let begin = ["instance", "start", "--name", handle, "--memory", "160"];
     let _started = daemon.ok(&[&begin, options, &["--", "sleep", "1000"]].concat());
     assert_eq!(daemon.ok(&["exec", handle, "--", "echo", "here"]), "here\n");
-    daemon.info(handle).unwrap()["timings"]["start"].as_str().unwrap().to_owned()
+    daemon.started_by(handle)
 }
 
 fn again(daemon: &Daemon) {

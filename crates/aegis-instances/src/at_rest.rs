@@ -5,7 +5,7 @@ use std::io::{self, BufReader};
 use std::path::Path;
 
 use aegis_store::saved::{self, Head, Key, Saved as InFile, SavedError};
-use aegis_vmm::Saved;
+use aegis_vmm::{Draft, Saved};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,16 @@ pub(crate) fn write(
     let memory = &machine.memory;
     let head = Head { note, devices: machine.devices.clone(), memory: memory.bytes() };
     saved::write(path, &head, &memory.extents()?, |at, into| memory.read(at, into), key)
+}
+
+/// Reads all of a machine's file into memory of its own. Blocks.
+///
+/// # Errors
+/// As of [`InFile::fill`].
+pub(crate) fn load(file: InFile<BufReader<File>>) -> Result<Saved, SavedError> {
+    let draft = Draft::new(file.head().memory)?;
+    let head = file.fill(|at, bytes| draft.write(at, bytes))?;
+    Ok(Saved { devices: head.devices, memory: draft.seal()? })
 }
 
 /// Opens a machine's file, and reads its note. Blocks.

@@ -69,6 +69,19 @@ pub(crate) struct Order {
     pub(crate) watch: Stopwatch,
 }
 
+impl Order {
+    /// Holds the disk as long as there may be a machine. Somebody may be copying files of the stopped instance: that is
+    /// waited for, unless the machine is not wanted any more.
+    pub(crate) async fn take_disk(&self) -> Result<(), StopReason> {
+        let in_use = tokio::select! {
+            in_use = self.disk.begin() => in_use,
+            () = self.live.cancelled() => return Err(StopReason::stopped()),
+        };
+        self.live.hold_disk(in_use);
+        Ok(())
+    }
+}
+
 /// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
 pub(crate) async fn boot(context: &Arc<Context>, order: &Order) -> Result<(), StopReason> {
     let mut made = start_machine(context, order).await?;
@@ -123,12 +136,7 @@ fn available_memory_mib() -> Option<u64> {
 }
 
 async fn start_machine(context: &Arc<Context>, order: &Order) -> Result<Made, StopReason> {
-    // Somebody may be copying files of the stopped instance.
-    let in_use = tokio::select! {
-        in_use = order.disk.begin() => in_use,
-        () = order.live.cancelled() => return Err(StopReason::stopped()),
-    };
-    order.live.hold_disk(in_use);
+    order.take_disk().await?;
     let made = make_machine(context, &order.id, &order.spec, &order.watch, order.live.cancel_token()).await?;
     let machine = Arc::clone(&made.machine);
     order.live.set_machine(Arc::clone(&machine));

@@ -22,19 +22,12 @@ use crate::timings::Start;
 /// How long a guest may take to become another instance, with the programs that it has for that.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a machine is not made that is being ended already.
-const UNWANTED: &str = "it is not wanted any more";
-
 /// Makes an instance's machine from one that stood still. If that fails nothing of it is left but its disk.
 pub(crate) async fn boot(context: &Arc<Context>, order: &Order, origin: &Origin) -> Result<(), String> {
     let from = &*origin.standing;
     let live = &order.live;
     boot::check(context, &order.spec).map_err(|reason| reason.message)?;
-    let in_use = tokio::select! {
-        in_use = order.disk.begin() => in_use,
-        () = live.cancelled() => return Err(UNWANTED.to_owned()),
-    };
-    live.hold_disk(in_use);
+    order.take_disk().await.map_err(|reason| reason.message)?;
     let spec = boot::machine_spec(context, &order.id, &order.spec).map_err(|reason| reason.message)?;
     if context.vmm.likeness(&spec).as_ref() != Some(&from.likeness) {
         return Err("it was taken by another version, or of another kind of machine".to_owned());
@@ -54,7 +47,7 @@ pub(crate) async fn boot(context: &Arc<Context>, order: &Order, origin: &Origin)
             begun.unwrap_or_else(|_| Err("it did not become another instance in time".to_owned()))
         }
         end = machine.ended() => Err(StopReason::died(&end).message),
-        () = live.cancelled() => Err(UNWANTED.to_owned()),
+        () = live.cancelled() => Err(StopReason::stopped().message),
     };
     match begun {
         Ok((session, events)) => {

@@ -10,12 +10,10 @@ use tokio::task::JoinSet;
 
 use crate::error::InstanceError;
 use crate::lifecycle::Request;
-use crate::live::Live;
-use crate::manager::{InstanceHandle, Instances, READY_TIMEOUT};
+use crate::manager::{InstanceHandle, Instances};
 use crate::moment::{self, Moment};
 use crate::ports;
 use crate::spec::InstanceSpec;
-use crate::usage::{MOST_CONNECTIONS, Stay, User};
 
 /// Most children of one fork.
 pub const MOST_CHILDREN: u32 = 256;
@@ -77,20 +75,6 @@ fn free_handles(prefix: &str, count: u32, is_taken: impl Fn(&str) -> bool) -> Ve
     all.filter(|handle| !is_taken(handle)).take(count as usize).collect()
 }
 
-impl InstanceHandle {
-    /// Makes sure that it runs, and goes on doing so.
-    pub(crate) async fn awake(&self) -> Result<(Stay, Arc<Live>), InstanceError> {
-        let stay = self.usage().enter(User::Exec);
-        let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
-        let late = |_| InstanceError::NotReady(READY_TIMEOUT.as_secs());
-        tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await.map_err(late)??;
-        // A daemon that has just started may still be about to connect.
-        let session = tokio::time::timeout(READY_TIMEOUT, self.next_session()).await.map_err(late)?;
-        let live = session.and_then(|_| self.live()).ok_or(InstanceError::Stopped)?;
-        Ok((stay, live))
-    }
-}
-
 impl Instances {
     /// Forks an instance, waking it for that if need be: all children run when this returns, or none is left.
     ///
@@ -106,12 +90,8 @@ impl Instances {
     async fn fork_whole(&self, parent: &InstanceHandle, fork: &Fork) -> Result<Forked, InstanceError> {
         let view = parent.view();
         fork.sharing.check(&view.spec, true)?;
-        let (moment, stood) = {
-            let (_stay, live) = parent.awake().await?;
-            let wanted = moment::Wanted { cause: Cause::Fork, machine: true };
-            let taken = moment::take(self.context(), &view.id, &view.spec, &live, wanted).await;
-            taken.map_err(InstanceError::Refused)?
-        };
+        let wanted = moment::Wanted { cause: Cause::Fork, machine: true };
+        let (moment, stood) = self.take_awake(parent, &view, wanted).await?;
         let prefix = fork.prefix.as_ref().or(view.handle.as_ref());
         let handles: Vec<Option<String>> = match prefix {
             Some(prefix) => {

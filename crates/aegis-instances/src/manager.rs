@@ -31,7 +31,7 @@ use crate::session::{ExecHandle, Session};
 use crate::spec::{InstanceSpec, check_process};
 use crate::templates::{self, Templates};
 use crate::upkeep::DiskUse;
-use crate::usage::{MOST_CONNECTIONS, Usage, User};
+use crate::usage::{MOST_CONNECTIONS, Stay, Usage, User};
 use crate::view::{View, word};
 use crate::{moment, now_ms, recovery};
 
@@ -558,18 +558,22 @@ impl InstanceHandle {
         let secrets = self.secrets(&spec)?;
         let process = exec.process(&spec, &secrets);
         check_process(&process.command, &process.env, &process.workdir)?;
-        let stay = self.usage().enter(User::Exec);
-        let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
         let begun = Instant::now();
-        let ready = tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await;
-        ready.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))??;
-        // A daemon that has just started may still be about to connect.
-        let session = tokio::time::timeout(READY_TIMEOUT, self.next_session()).await;
-        let session = session.map_err(|_| InstanceError::NotReady(READY_TIMEOUT.as_secs()))?;
-        let session = session.ok_or(InstanceError::Stopped)?;
+        let (stay, session) = self.awake().await?;
         let handle = session.exec(process, stay).await?;
         self.reference.measures.executed(begun.elapsed());
         Ok((handle, session))
+    }
+
+    /// Sees to it that it runs, as for [`InstanceHandle::exec`], and goes on doing so.
+    pub(crate) async fn awake(&self) -> Result<(Stay, Arc<Session>), InstanceError> {
+        let stay = self.usage().enter(User::Exec);
+        let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
+        let late = |_| InstanceError::NotReady(READY_TIMEOUT.as_secs());
+        tokio::time::timeout(READY_TIMEOUT, self.request(Request::Ensure)).await.map_err(late)??;
+        // A daemon that has just started may still be about to connect.
+        let session = tokio::time::timeout(READY_TIMEOUT, self.next_session()).await.map_err(late)?;
+        Ok((stay, session.ok_or(InstanceError::Stopped)?))
     }
 
     /// A reader of its log, and the number of the newest record.

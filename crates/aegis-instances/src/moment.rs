@@ -16,12 +16,13 @@ use aegis_vmm::{Draft, Machine, Saved};
 
 use crate::at_rest::Version;
 use crate::boot;
-use crate::error::chain;
+use crate::error::{InstanceError, chain};
 use crate::live::{Live, resume};
-use crate::manager::Context;
+use crate::manager::{Context, InstanceHandle, Instances};
 use crate::mounts;
 use crate::spec::InstanceSpec;
 use crate::timings::Stopwatch;
+use crate::view::View;
 
 /// Name of the disk's copy.
 const DISK: &str = "disk.ext4";
@@ -196,8 +197,24 @@ pub(crate) struct Wanted {
     pub(crate) machine: bool,
 }
 
+impl Instances {
+    /// Takes an instance as it stands, waking it for that if need be, and lets it go on. Returns for how long its
+    /// processes stood still.
+    pub(crate) async fn take_awake(
+        &self,
+        of: &InstanceHandle,
+        view: &View,
+        wanted: Wanted,
+    ) -> Result<(Moment, Duration), InstanceError> {
+        let (_stay, _session) = of.awake().await?;
+        let live = of.live().ok_or(InstanceError::Stopped)?;
+        let taken = take(self.context(), &view.id, &view.spec, &live, wanted).await;
+        taken.map_err(InstanceError::Refused)
+    }
+}
+
 /// Takes a running instance as it stands, and lets it go on. Returns for how long its processes stood still.
-pub(crate) async fn take(
+async fn take(
     context: &Arc<Context>,
     id: &str,
     of: &InstanceSpec,

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use aegis_guest_protocol::messages::Cause;
 use aegis_store::saved::{Key, SavedError};
-use aegis_vmm::{Draft, Saved};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Message;
@@ -101,9 +100,14 @@ fn read_note(dir: &Path) -> io::Result<Note> {
     serde_json::from_str(&text).map_err(damaged)
 }
 
+/// The name of the snapshot in this directory.
+fn name_of(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn describe(dir: &Path, note: &Note) -> Snapshot {
     Snapshot {
-        name: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: name_of(dir),
         instance: note.instance.clone(),
         handle: note.handle.clone(),
         created_ms: note.created_ms,
@@ -113,12 +117,9 @@ fn describe(dir: &Path, note: &Note) -> Snapshot {
     }
 }
 
-/// A key for the machine of an instance with secrets, and what can be stored of it.
-fn new_key(
-    secrets: &dyn SecretValues,
-    of: &InstanceSpec,
-) -> Result<(Option<Key>, Option<String>), InstanceError> {
-    if of.secrets.is_empty() {
+/// A key for the machine that is kept of an instance with secrets, and what can be stored of it.
+fn new_key(secrets: &dyn SecretValues, note: &Note) -> Result<(Option<Key>, Option<String>), InstanceError> {
+    if !note.running || note.spec.secrets.is_empty() {
         return Ok((None, None));
     }
     let key =
@@ -129,7 +130,7 @@ fn new_key(
 
 /// Writes what belongs to a moment beside its disk, gives its directory this name, and makes all of that last. Blocks.
 fn keep(moment: Moment, name: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<(), InstanceError> {
-    let (key, sealed) = new_key(secrets, &note.spec)?;
+    let (key, sealed) = new_key(secrets, note)?;
     moment.settle().map_err(InstanceError::Disk)?;
     let written = || -> Result<(), SavedError> {
         let dir = moment.dir();
@@ -158,8 +159,7 @@ fn keep(moment: Moment, name: &Path, note: &Note, secrets: &dyn SecretValues) ->
                     | io::ErrorKind::NotADirectory
             ) =>
         {
-            let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Err(InstanceError::SnapshotExists(name))
+            Err(InstanceError::SnapshotExists(name_of(name)))
         }
         Err(error) => Err(InstanceError::NotCopied(format!("it cannot be written: {}", chain(&error)))),
     }
@@ -176,10 +176,7 @@ fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<Standing,
         let key = Key::from_hex(&key).ok_or(SavedError::Damaged("its key is none"))?;
         file = file.unseal(key)?;
     }
-    let draft = Draft::new(file.head().memory)?;
-    let head = file.fill(|at, bytes| draft.write(at, bytes))?;
-    let saved = Saved { devices: head.devices, memory: draft.seal()? };
-    Ok(Standing { likeness: machine.likeness, machine: saved, cause: Cause::Snapshot })
+    Ok(Standing { likeness: machine.likeness, machine: at_rest::load(file)?, cause: Cause::Snapshot })
 }
 
 /// The first free name of a snapshot of an instance that is called so.
@@ -193,14 +190,18 @@ impl Instances {
         self.context().home.snapshots().join(name)
     }
 
+    /// What is stored of all snapshots, and where.
+    fn snapshot_notes(&self) -> impl Iterator<Item = (PathBuf, Note)> {
+        let entries = std::fs::read_dir(self.context().home.snapshots()).into_iter().flatten().flatten();
+        // One that is being taken has no name yet.
+        let named = entries.map(|entry| entry.path()).filter(|dir| dir.extension().is_none());
+        named.filter_map(|dir| read_note(&dir).ok().map(|note| (dir, note)))
+    }
+
     /// All snapshots, by name. Blocks.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let entries = std::fs::read_dir(self.context().home.snapshots()).into_iter().flatten().flatten();
-        let notes = entries.filter_map(|entry| Some((entry.path(), read_note(&entry.path()).ok()?)));
-        // One that is being taken has no name yet.
-        let named = notes.filter(|(dir, _)| dir.extension().is_none());
-        let mut all: Vec<Snapshot> = named.map(|(dir, note)| describe(&dir, &note)).collect();
+        let mut all: Vec<Snapshot> = self.snapshot_notes().map(|(dir, note)| describe(&dir, &note)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -208,8 +209,8 @@ impl Instances {
     /// Images that snapshots need, and by the names of which. Blocks.
     #[must_use]
     pub fn images_of_snapshots(&self) -> Vec<(PinnedImage, String)> {
-        let image = |one: Snapshot| Some((self.snapshot_note(&one.name).ok()?.1.spec.image?, one.name));
-        self.snapshots().into_iter().filter_map(image).collect()
+        let image = |(dir, note): (PathBuf, Note)| Some((note.spec.image?, name_of(&dir)));
+        self.snapshot_notes().filter_map(image).collect()
     }
 
     fn snapshot_note(&self, name: &str) -> Result<(PathBuf, Note), InstanceError> {
@@ -320,10 +321,8 @@ impl Instances {
             let moment = copied.map_err(|_| InstanceError::ShuttingDown)?.map_err(InstanceError::Disk)?;
             return Ok((moment, None));
         }
-        let (_stay, live) = of.awake().await?;
         let wanted = moment::Wanted { cause: Cause::Snapshot, machine };
-        let taken = moment::take(self.context(), &view.id, &view.spec, &live, wanted).await;
-        let (moment, stood) = taken.map_err(InstanceError::Refused)?;
+        let (moment, stood) = self.take_awake(of, view, wanted).await?;
         Ok((moment, Some(stood)))
     }
 

@@ -209,9 +209,7 @@ fn read(path: &Path, likeness: &str) -> Result<Saved, SavedError> {
     if note.likeness != likeness {
         return Err(SavedError::Damaged("it was made by another version"));
     }
-    let draft = Draft::new(file.head().memory)?;
-    let head = file.fill(|at, bytes| draft.write(at, bytes))?;
-    Ok(Saved { devices: head.devices, memory: draft.seal()? })
+    at_rest::load(file)
 }
 
 fn describe(path: &Path) -> Option<Template> {
