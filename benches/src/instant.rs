@@ -20,18 +20,34 @@ fn wait_for_template(daemon: &Daemon) {
     }
 }
 
-/// Measures starts from a template beside the bare boot.
-pub(crate) fn templates(report: &mut Report, bare: &Bare, rounds: usize) {
-    let daemon = Daemon::start();
-    let run = || drop(daemon.aegis(&["run", "--", "true"]));
-    run();
-    wait_for_template(&daemon);
-    run();
-    let (mut ours, mut yardstick) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        yardstick.push(bare.boot_ms());
-        ours.push(timed(run));
+fn wait_for_spare(daemon: &Daemon) {
+    let begun = Instant::now();
+    while !daemon.aegis(&["template", "list"]).contains("ready") {
+        assert!(begun.elapsed() < DEADLINE, "there is no spare machine");
+        std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Measures starts from a template beside the bare boot: as users have them, who start something now and then, on the
+/// machine that is ready; and one after the other, when there is none.
+pub(crate) fn templates(report: &mut Report, bare: &Bare, rounds: usize) {
+    let (daemon, without) = (Daemon::start_configured(""), Daemon::start());
+    let run = |daemon: &Daemon| drop(daemon.aegis(&["run", "--", "true"]));
+    for one in [&daemon, &without] {
+        run(one);
+        wait_for_template(one);
+        run(one);
+    }
+    let (mut ours, mut cold, mut yardstick) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        wait_for_spare(&daemon);
+        ours.push(timed(|| run(&daemon)));
+        wait_for_spare(&daemon);
+        yardstick.push(bare.boot_ms());
+        cold.push(timed(|| run(&without)));
+    }
+    let spare = daemon.machines();
+    let each = unique_mib(&spare) / f64::from(u32::try_from(spare.len()).unwrap_or(u32::MAX));
     report.add(Figure::at_most("aegis run -- true, template present", "ms", ours.clone(), 150.0));
     report.ratio(
         "the same, whole command",
@@ -41,6 +57,8 @@ pub(crate) fn templates(report: &mut Report, bare: &Bare, rounds: usize) {
         yardstick,
         0.4,
     );
+    report.add(Figure::plain("  the same without a machine that is ready", "ms", cold));
+    report.add(Figure::plain("  memory that a machine that is ready has for itself", "MiB", vec![each]));
 }
 
 /// Measures the way to disk and back.

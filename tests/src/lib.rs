@@ -134,6 +134,14 @@ pub fn wait(mut child: Child, input: Option<Vec<u8>>) -> Done {
 /// What the names of machines begin with that are to become templates.
 const TEMPLATE: &str = "inst-template";
 
+/// Settings of a daemon under test: a router of its own, and, unless these say something of templates, no spare machine, so
+/// that not every daemon makes one.
+#[must_use]
+pub fn with_defaults(settings: &str) -> String {
+    let spare = if settings.contains("[templates]") { "" } else { "\n[templates]\nspare = \"off\"\n" };
+    format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}{spare}")
+}
+
 impl Daemon {
     /// Starts a daemon in a new home.
     ///
@@ -209,7 +217,7 @@ impl Daemon {
         let mut daemon = Daemon::none();
         daemon.environment = variables.iter().map(owned).collect();
         daemon.namespace = Some(lab.host().to_owned());
-        let text = format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}");
+        let text = with_defaults(settings);
         std::fs::write(daemon.root.join("config.toml"), text).expect("write the settings");
         daemon.up();
         daemon
@@ -224,7 +232,7 @@ impl Daemon {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut daemon = Daemon::none();
         daemon.environment = variables.iter().map(owned).collect();
-        let text = format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}");
+        let text = with_defaults(settings);
         std::fs::write(daemon.root.join("config.toml"), text).expect("write the settings");
         daemon.up();
         daemon
@@ -238,7 +246,7 @@ impl Daemon {
         let config = self.root.join("config.toml");
         if !config.exists() {
             std::fs::create_dir_all(&self.root).expect("make the home");
-            std::fs::write(config, "[router]\nlisten = \"127.0.0.1:0\"\n").expect("write the settings");
+            std::fs::write(config, with_defaults("")).expect("write the settings");
         }
         let templates = self.root.join("templates");
         if !templates.exists() {
@@ -371,7 +379,7 @@ impl Daemon {
         self.ok(&["exec", name, "--", "sh", "-c", script]).trim_end().to_owned()
     }
 
-    /// How an instance's machine came about: `boot`, `template`, `fork` or `snapshot`.
+    /// How an instance's machine came about: `boot`, `template`, `spare`, `fork` or `snapshot`.
     ///
     /// # Panics
     /// If it has never been started.

@@ -25,6 +25,7 @@ mod resting;
 mod run;
 mod secrets;
 mod snapshots;
+mod spares;
 mod storm;
 mod streams;
 mod templates;

@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aegis_store::saved;
-use aegis_tests::{DEADLINE, Daemon, cut_short, eventually, flip_a_bit};
+use aegis_tests::{DEADLINE, Daemon, cut_short, eventually, flip_a_bit, with_defaults};
 
 use crate::resting::now;
 
 /// A daemon whose templates are its own.
-fn alone(settings: &str) -> Daemon {
+pub(crate) fn alone(settings: &str) -> Daemon {
     let daemon = Daemon::none();
     std::fs::create_dir(daemon.root().join("templates")).unwrap();
-    let text = format!("[router]\nlisten = \"127.0.0.1:0\"\n{settings}");
-    std::fs::write(daemon.root().join("config.toml"), text).unwrap();
+    std::fs::write(daemon.root().join("config.toml"), with_defaults(settings)).unwrap();
     daemon.up();
     daemon
 }
@@ -38,14 +37,14 @@ fn listed(daemon: &Daemon) -> usize {
 }
 
 /// Starts an instance, sees that it works, and returns how it was started.
-fn start_of(daemon: &Daemon, handle: &str, options: &[&str]) -> String {
+pub(crate) fn start_of(daemon: &Daemon, handle: &str, options: &[&str]) -> String {
     let begin = ["instance", "start", "--name", handle, "--memory", "160"];
     let _started = daemon.ok(&[&begin, options, &["--", "sleep", "1000"]].concat());
     assert_eq!(daemon.ok(&["exec", handle, "--", "echo", "here"]), "here\n");
     daemon.started_by(handle)
 }
 
-fn again(daemon: &Daemon) {
+pub(crate) fn again(daemon: &Daemon) {
     daemon.crash();
     daemon.up();
 }
@@ -119,7 +118,7 @@ fn one_template_serves_every_disk_image_workspace_and_card() {
 
 /// What a program of the guest sees that must be nobody else's: random numbers of the kernel, those that it gives to
 /// each program (`AT_RANDOM`, 25), and who the machine is.
-const OWN: &str = "import os,ctypes,struct\n\
+pub(crate) const OWN: &str = "import os,ctypes,struct\n\
     print(os.urandom(16).hex())\n\
     print(os.getrandom(16).hex())\n\
     aux=open('/proc/self/auxv','rb').read()\n\

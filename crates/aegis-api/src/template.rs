@@ -18,4 +18,6 @@ pub struct Template {
     pub created_at: String,
     /// When a machine was last started from it.
     pub last_used_at: String,
+    /// Whether a machine that was started from it is ready for the next instance.
+    pub spare: bool,
 }

@@ -38,10 +38,12 @@ async fn list(context: &Context, format: &Format) -> Result<i32, Failure> {
         return output::line("No templates.");
     }
     let row = |one: &Template| {
-        let memory = format!("{} MiB", one.memory_mb);
-        [one.name.clone(), memory, one.vcpus.to_string(), image::size(one.bytes), one.last_used_at.clone()]
+        let (memory, size) = (format!("{} MiB", one.memory_mb), image::size(one.bytes));
+        let spare = if one.spare { "ready" } else { "-" };
+        let used = one.last_used_at.clone();
+        [one.name.clone(), memory, one.vcpus.to_string(), size, spare.to_owned(), used]
     };
-    let head = ["NAME", "MEMORY", "CPUS", "SIZE", "LAST USED"].map(str::to_owned);
+    let head = ["NAME", "MEMORY", "CPUS", "SIZE", "SPARE", "LAST USED"].map(str::to_owned);
     output::line(columns(&std::iter::once(head).chain(all.iter().map(row)).collect::<Vec<_>>()))
 }
 

@@ -10,7 +10,7 @@ use crate::rpc::{Call, RpcError};
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 7;
+pub const NEWEST_VERSION: u32 = 8;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -311,6 +311,15 @@ pub struct Become {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settle {}
 
+/// Does once what [`Run`] does, and leaves nothing of it but that the root disk is mounted: a guest that is to wait for its
+/// instance has then executed everything that its start takes. The instance's disk may be another one afterwards. Since
+/// version 8.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearse {
+    /// What to do. Nobody is interested in how its command fails, and it cannot have shares.
+    pub run: Run,
+}
+
 /// Asks whether the guest is well; also sets the clock and stirs entropy after a pause, and then lets its processes go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -442,6 +451,7 @@ calls! {
     Resize, "resize" => Done;
     Freeze, "freeze" => Done;
     Settle, "settle" => Done;
+    Rehearse, "rehearse" => Done;
     Sync, "sync" => Done;
     Become, "become" => Done;
     Health, "health" => HealthReply;

@@ -66,6 +66,11 @@ pub(crate) fn set_up(network: &Network) -> io::Result<()> {
     write_resolver(&text)
 }
 
+/// Takes the card down. It loses its routes and all addresses but one, which is replaced when it is set up again.
+pub(crate) fn take_down() -> io::Result<()> {
+    Card::open(NAME)?.down()
+}
+
 /// Says who answers for names.
 pub(crate) fn write_resolver(text: &str) -> io::Result<()> {
     if fs::read(RESOLVER).is_ok_and(|old| old == text.as_bytes()) {

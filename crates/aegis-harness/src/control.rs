@@ -1,6 +1,7 @@
 //! The control conversation: the host's requests in, answers and events out.
 
 mod another;
+mod rehearsal;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
     self, ACK, AckNote, Addresses, Become, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health,
-    HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Resize, Run, Settle, Share,
-    Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Rehearse, Resize, Run, Settle,
+    Share, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -154,6 +155,9 @@ impl Control {
             }
             Ok(Message::Request { id, method, params }) if method == messages::Sync::METHOD => {
                 tokio::task::spawn_local(Rc::clone(&self.shared).sync(epoch, id, params));
+            }
+            Ok(Message::Request { id, method, params }) if method == Rehearse::METHOD => {
+                tokio::task::spawn_local(Rc::clone(&self.shared).rehearse(epoch, id, params));
             }
             Ok(Message::Request { id, method, params }) if method == Become::METHOD => {
                 tokio::task::spawn_local(Rc::clone(&self.shared).become_another(epoch, id, params));

@@ -10,11 +10,15 @@ const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 
 /// The block device with this serial number.
 pub(crate) fn find(serial: &str) -> io::Result<PathBuf> {
+    Ok(Path::new("/dev").join(name(serial)?))
+}
+
+fn name(serial: &str) -> io::Result<OsString> {
     for entry in fs::read_dir("/sys/block")? {
         let entry = entry?;
         let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
         if found.trim() == serial {
-            return Ok(Path::new("/dev").join(entry.file_name()));
+            return Ok(entry.file_name());
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("no disk with serial {serial}")))
@@ -26,21 +30,37 @@ pub(crate) struct Settled {
     devices: Vec<OsString>,
 }
 
+/// The names of virtio devices that are disks, in the order in which the kernel found them.
+fn devices() -> io::Result<Vec<OsString>> {
+    let names = fs::read_dir(DRIVER)?.map(|entry| Ok(entry?.file_name()));
+    let mut names = names.collect::<io::Result<Vec<OsString>>>()?;
+    // Beside its devices the directory holds the driver's own files.
+    names.retain(|name| {
+        name.to_string_lossy().strip_prefix("virtio").is_some_and(|rest| rest.parse::<u32>().is_ok())
+    });
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    Ok(names)
+}
+
 impl Settled {
     /// Takes all disks from their driver.
     pub(crate) fn all() -> io::Result<Settled> {
-        let mut settled = Settled::default();
-        for entry in fs::read_dir(DRIVER)? {
-            let name = entry?.file_name();
-            // Beside its devices the directory holds the driver's own files.
-            if name.to_string_lossy().strip_prefix("virtio").is_some_and(|rest| rest.parse::<u32>().is_ok()) {
-                fs::write(Path::new(DRIVER).join("unbind"), name.as_encoded_bytes())?;
-                settled.devices.push(name);
-            }
+        Settled { devices: devices()? }.unbound()
+    }
+
+    /// Takes the disk with this serial number from its driver.
+    pub(crate) fn one(serial: &str) -> io::Result<Settled> {
+        let device = fs::canonicalize(Path::new("/sys/block").join(name(serial)?).join("device"))?;
+        let devices = device.file_name().map(OsString::from).into_iter().collect();
+        Settled { devices }.unbound()
+    }
+
+    fn unbound(self) -> io::Result<Settled> {
+        for name in &self.devices {
+            fs::write(Path::new(DRIVER).join("unbind"), name.as_encoded_bytes())?;
         }
-        // In the order in which the kernel found them, so that they get their names again.
-        settled.devices.sort_by_key(|name| (name.len(), name.clone()));
-        Ok(settled)
+        // In this order they get their names again.
+        Ok(self)
     }
 
     /// Gives them back to their driver.

@@ -66,14 +66,22 @@ async fn run_one(processes: &Processes, program: &Path, cause: Cause) -> Result<
         tty: None,
         stdin: false,
     };
-    let (child, mut exit) = processes.start(NUMBER, &process)?;
-    let words = last_words(child).await.map_err(|error| failed(&format!("{name}: {error}")))?;
-    let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
-    match status {
-        Some(ExitStatus::Code(0)) => Ok(()),
-        Some(status) => Err(failed(&format!("{name} failed ({}): {}", status.code(), words.trim()))),
-        None => Err(failed(&format!("{name} was lost"))),
+    match to_its_end(processes, &process).await? {
+        (Some(ExitStatus::Code(0)), _) => Ok(()),
+        (Some(status), words) => Err(failed(&format!("{name} failed ({}): {}", status.code(), words.trim()))),
+        (None, _) => Err(failed(&format!("{name} was lost"))),
     }
+}
+
+/// Executes a program until it ends; returns how, and the last of what it said.
+pub(crate) async fn to_its_end(
+    processes: &Processes,
+    process: &Process,
+) -> Result<(Option<ExitStatus>, String), RpcError> {
+    let (child, mut exit) = processes.start(NUMBER, process)?;
+    let words = last_words(child).await;
+    let words = words.map_err(|error| failed(&format!("{}: {error}", process.command.join(" "))))?;
+    Ok((exit.wait_for(Option::is_some).await.ok().and_then(|status| *status), words))
 }
 
 /// Takes what a program says until its end, and returns the last of it.

@@ -21,6 +21,7 @@ use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
 use crate::names;
 use crate::shares;
+use crate::stage;
 
 /// Number of the control port: the host's `nr=`.
 pub(crate) const CONTROL: u32 = 1;
@@ -129,15 +130,28 @@ pub(crate) struct Guest {
     shares: Cell<bool>,
     /// Disks that were let go of.
     settled: RefCell<Settled>,
+    /// Whether the root disk is mounted.
+    lower: Cell<bool>,
+    /// The namespace of mounts to return to.
+    home: RefCell<Option<OwnedFd>>,
 }
 
 impl Default for Guest {
     fn default() -> Guest {
         let freezer = RefCell::new(Freezer::new(Path::new(CGROUPS)));
-        Guest { mounts: RefCell::default(), freezer, shares: Cell::new(false), settled: RefCell::default() }
+        Guest {
+            mounts: RefCell::default(),
+            freezer,
+            shares: Cell::new(false),
+            settled: RefCell::default(),
+            lower: Cell::new(false),
+            home: RefCell::default(),
+        }
     }
 }
 
+/// Where the root disk is mounted.
+const LOWER: &str = "/mnt/lower";
 /// Where an instance's workspace is.
 const WORKSPACE: &str = "/workspace";
 
@@ -151,20 +165,33 @@ fn own(path: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
     Ok(())
 }
 
+fn unrehearsed(error: io::Error) -> RpcError {
+    RpcError::new(code::SYSTEM, format!("no rehearsal: {error}"))
+}
+
 fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
     move |error| RpcError::new(code::ROOT, format!("{what}: {error}"))
 }
 
 impl Guest {
+    /// Mounts the root disk, unless it has stayed mounted.
+    fn mount_lower(&self) -> Result<(), RpcError> {
+        if self.lower.replace(true) {
+            return Ok(());
+        }
+        let image = disks::find(ROOT_SERIAL).map_err(failed("find the root disk"))?;
+        fs::create_dir_all(LOWER).map_err(failed("create mount points"))?;
+        mount(&image, LOWER, "erofs", MountFlags::RDONLY, None)
+            .map_err(|error| failed("mount the root disk")(error.into()))
+    }
+
     fn mount_root(&self) -> Result<(), RpcError> {
-        let [lower, upper, root] = ["/mnt/lower", "/mnt/upper", "/mnt/root"].map(Path::new);
-        for dir in [lower, upper, root] {
+        let [upper, root] = ["/mnt/upper", "/mnt/root"].map(Path::new);
+        for dir in [upper, root] {
             fs::create_dir_all(dir).map_err(failed("create mount points"))?;
         }
         self.settled.take().take_up().map_err(failed("take up the disks"))?;
-        let image = disks::find(ROOT_SERIAL).map_err(failed("find the root disk"))?;
-        mount(&image, lower, "erofs", MountFlags::RDONLY, None)
-            .map_err(|error| failed("mount the root disk")(error.into()))?;
+        self.mount_lower()?;
         let data = disks::find(DATA_SERIAL).map_err(failed("find the instance's disk"))?;
         mount(&data, upper, "ext4", MountFlags::NOATIME, None)
             .map_err(|error| failed("mount the instance's disk")(error.into()))?;
@@ -230,6 +257,25 @@ impl Platform for Guest {
 
     fn settle(&self) -> Result<(), RpcError> {
         *self.settled.borrow_mut() = Settled::all().map_err(failed("let go of the disks"))?;
+        Ok(())
+    }
+
+    fn rehearse(&self) -> Result<(), RpcError> {
+        self.settled.take().take_up().map_err(failed("take up the disks"))?;
+        // Here, so that it stays, and with it what has been read.
+        self.mount_lower()?;
+        *self.home.borrow_mut() = Some(stage::enter().map_err(unrehearsed)?);
+        Ok(())
+    }
+
+    fn forget(&self) -> Result<(), RpcError> {
+        // They would keep the file systems, and so the disks.
+        self.mounts.take();
+        // A machine without a card has none to take down.
+        let _none = card::take_down();
+        let home = self.home.take().ok_or_else(|| unrehearsed(io::ErrorKind::NotFound.into()))?;
+        stage::leave(&home).map_err(unrehearsed)?;
+        *self.settled.borrow_mut() = Settled::one(DATA_SERIAL).map_err(failed("let go of the disk"))?;
         Ok(())
     }
 

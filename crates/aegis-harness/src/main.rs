@@ -6,6 +6,7 @@ mod freezer;
 mod machine;
 mod names;
 mod shares;
+mod stage;
 mod tool;
 
 use std::process::ExitCode;

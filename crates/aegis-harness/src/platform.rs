@@ -26,6 +26,24 @@ pub trait Platform: Debug {
         Err(RpcError::new(code::ROOT, "this guest has no disks"))
     }
 
+    /// Begins what [`forget`](Platform::forget) ends: until then everything happens on a stage of its own, but that the
+    /// root disk is mounted. Called before the root is prepared, if at all.
+    ///
+    /// # Errors
+    /// [`code::SYSTEM`] with what failed.
+    fn rehearse(&self) -> Result<(), RpcError> {
+        Err(RpcError::new(code::SYSTEM, "this guest does not rehearse"))
+    }
+
+    /// Leaves nothing of what has happened since [`rehearse`](Platform::rehearse), and lets go of the instance's disk,
+    /// which will be another one. All that was started has ended.
+    ///
+    /// # Errors
+    /// [`code::SYSTEM`] with what failed; then something may be left.
+    fn forget(&self) -> Result<(), RpcError> {
+        Ok(())
+    }
+
     /// Takes the names and numbers of another instance, which this machine is to be from now on.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::events::{Detail, Outline, event};
 use crate::files::FileServer;
 use crate::gateway::GatewayProcess;
 use crate::hibernate;
-use crate::lifecycle::{Boot, Effect, Event, Reply, Request, State, Waiter};
+use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
 use crate::live::{Live, adopt_guest};
 use crate::manager::Context;
 use crate::measures::Measures;
@@ -267,7 +267,14 @@ impl Actor {
             Message::Guest(boot, News::Exited { status, out_of_memory, stored }) => {
                 if boot == self.record.life.boot() {
                     self.record.exit_code = Some(status.code());
-                    self.step(Event::Exited(boot, StopReason::exited(status, out_of_memory))).await;
+                    let spec = &self.record.spec;
+                    // Nothing of it stays: there is nobody for whom its disk would have to be in order.
+                    let manner = if spec.ephemeral && spec.mounts.is_empty() {
+                        Manner::AtOnce
+                    } else {
+                        Manner::Graceful
+                    };
+                    self.step(Event::Exited(boot, StopReason::exited(status, out_of_memory), manner)).await;
                 }
                 let _gone = stored.send(());
             }

@@ -22,6 +22,7 @@ use crate::mounts;
 use crate::network;
 use crate::reason::{StopReason, UNREACHABLE};
 use crate::session::Session;
+use crate::spares;
 use crate::spec::{InstanceSpec, check_process};
 use crate::templates::{self, Pattern};
 use crate::timings::{Start, Stopwatch};
@@ -43,7 +44,7 @@ pub(crate) struct Made {
     pub(crate) machine: Arc<dyn Machine>,
     /// The session with its guest, where that has been opened already.
     session: Option<(Arc<Session>, Events)>,
-    /// What it takes to make a template of such machines, where there is none and may be one.
+    /// What others must have in common with it, where there may be templates of such machines.
     pattern: Option<Pattern>,
 }
 
@@ -84,9 +85,10 @@ impl Order {
 
 /// Boots a machine and executes the command in it. Whatever was made stays for the teardown to end.
 pub(crate) async fn boot(context: &Arc<Context>, order: &Order) -> Result<(), StopReason> {
+    let _starting = context.spares.starting();
     let mut made = start_machine(context, order).await?;
     let machine = Arc::clone(&made.machine);
-    let pattern = made.pattern.take();
+    let (cold, pattern) = (made.session.is_none(), made.pattern.take());
     tokio::select! {
         biased;
         () = order.live.cancelled() => Err(StopReason::stopped()),
@@ -99,7 +101,11 @@ pub(crate) async fn boot(context: &Arc<Context>, order: &Order) -> Result<(), St
             }
             Ok(result) => {
                 if let Some(pattern) = pattern.filter(|_| result.is_ok()) {
-                    templates::make_later(context, pattern);
+                    if cold {
+                        templates::make_later(context, pattern);
+                    } else {
+                        context.spares.want(Some(pattern));
+                    }
                 }
                 result
             }
@@ -129,7 +135,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> StopReason {
 }
 
 /// Memory that the host could give away now, MiB.
-fn available_memory_mib() -> Option<u64> {
+pub(crate) fn available_memory_mib() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? >> 10)
@@ -170,18 +176,22 @@ pub(crate) async fn make_machine(
     watch: &Stopwatch,
     unwanted: &CancellationToken,
 ) -> Result<Made, StopReason> {
-    check(context, of)?;
-    make_disk(context, id, of).await?;
+    check(context, of).await?;
+    make_disk(context, id, of.disk_mib).await?;
     let spec = machine_spec(context, id, of)?;
     // The console begins anew with each boot.
     let _absent = std::fs::remove_file(&spec.console_log);
     watch.lap("disk");
     let pattern = templates::pattern(context, of, &spec);
-    if let Some(pattern) = &pattern
-        && let Some((machine, opened)) = clone_template(context, pattern, watch, unwanted).await?
-    {
-        watch.note(Start::Template);
-        return Ok(Made { machine, session: Some(opened), pattern: None });
+    if let Some(kind) = &pattern {
+        if let Some((machine, opened)) = take_spare(context, kind, watch, unwanted).await? {
+            watch.note(Start::Spare);
+            return Ok(Made { machine, session: Some(opened), pattern });
+        }
+        if let Some((machine, opened)) = clone_template(context, kind, watch, unwanted).await? {
+            watch.note(Start::Template);
+            return Ok(Made { machine, session: Some(opened), pattern });
+        }
     }
     let machine = context.vmm.start(&spec).await;
     let machine = machine.map_err(|error| failed("the machine did not start", &error))?;
@@ -189,10 +199,19 @@ pub(crate) async fn make_machine(
     Ok(Made { machine, session: None, pattern })
 }
 
+/// Memory that the host must have for a machine of this size, MiB.
+pub(crate) fn needed_mib(memory_mib: u32) -> u64 {
+    HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(memory_mib.into())
+}
+
 /// Checks that the host has what a machine needs.
-pub(crate) fn check(context: &Context, of: &InstanceSpec) -> Result<(), StopReason> {
-    let needed = HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(of.memory_mib.into());
-    if let Some(available) = available_memory_mib().filter(|available| *available < needed) {
+pub(crate) async fn check(context: &Context, of: &InstanceSpec) -> Result<(), StopReason> {
+    let needed = needed_mib(of.memory_mib);
+    let lacking = || available_memory_mib().filter(|available| *available < needed);
+    if lacking().is_some()
+        && (!spares::give_way(context).await || lacking().is_some())
+        && let Some(available) = lacking()
+    {
         let text = format!("the host has {available} MiB of memory left; a machine needs {needed}");
         return Err(StopReason::new("insufficient_memory", text));
     }
@@ -223,6 +242,53 @@ pub(crate) fn machine_spec(
     })
 }
 
+/// Makes the spare machine that of an instance; `None` if there is none of its kind, or it is of no use.
+async fn take_spare(
+    context: &Context,
+    pattern: &Pattern,
+    watch: &Stopwatch,
+    unwanted: &CancellationToken,
+) -> Result<Option<(Arc<dyn Machine>, (Arc<Session>, Events))>, StopReason> {
+    let Some(spare) = context.spares.take(pattern) else { return Ok(None) };
+    let why = match spare.assign(context, &pattern.spec).await {
+        Ok(machine) => {
+            watch.lap("machine");
+            match come_up(&machine, watch, unwanted).await? {
+                Ok(opened) => return Ok(Some((machine, opened))),
+                Err(why) => why,
+            }
+        }
+        Err(why) => why,
+    };
+    tracing::warn!(id = pattern.spec.name, why, "the spare machine was of no use");
+    Ok(None)
+}
+
+/// Waits until the guest of a machine that did not boot says that it is well; else that machine is ended, and why is said.
+async fn come_up(
+    machine: &Arc<dyn Machine>,
+    watch: &Stopwatch,
+    unwanted: &CancellationToken,
+) -> Result<Result<(Arc<Session>, Events), String>, StopReason> {
+    let why = tokio::select! {
+        opened = tokio::time::timeout(CLONE_TIMEOUT, Session::open(&**machine, Resume::default())) => match opened {
+            Ok(Ok((session, events, _))) => {
+                watch.lap("guest");
+                return Ok(Ok((session, events)));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not answer in time".to_owned(),
+        },
+        end = machine.ended() => StopReason::died(&end).message,
+        () = unwanted.cancelled() => {
+            machine.stop().await;
+            return Err(StopReason::stopped());
+        }
+    };
+    machine.stop().await;
+    Ok(Err(why))
+}
+
 /// Starts a machine from a template; `None` if there is none, or the guest did not say that it is well.
 async fn clone_template(
     context: &Context,
@@ -248,22 +314,10 @@ async fn clone_template(
             return Ok(None);
         }
     };
-    let why = tokio::select! {
-        opened = tokio::time::timeout(CLONE_TIMEOUT, Session::open(&*machine, Resume::default())) => match opened {
-            Ok(Ok((session, events, _))) => {
-                watch.lap("guest");
-                return Ok(Some((machine, (session, events))));
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it did not answer in time".to_owned(),
-        },
-        end = machine.ended() => StopReason::died(&end).message,
-        () = unwanted.cancelled() => {
-            machine.stop().await;
-            return Err(StopReason::stopped());
-        }
+    let why = match come_up(&machine, watch, unwanted).await? {
+        Ok(opened) => return Ok(Some((machine, opened))),
+        Err(why) => why,
     };
-    machine.stop().await;
     tracing::warn!(
         id = spec.name,
         why,
@@ -285,8 +339,8 @@ fn root_disk(context: &Context, spec: &InstanceSpec) -> Result<Vec<PathBuf>, Sto
     }
 }
 
-async fn make_disk(context: &Context, id: &str, of: &InstanceSpec) -> Result<(), StopReason> {
-    let (path, size) = (context.home.disk(id), of.disk_mib << 20);
+pub(crate) async fn make_disk(context: &Context, id: &str, mib: u64) -> Result<(), StopReason> {
+    let (path, size) = (context.home.disk(id), mib << 20);
     if path.exists() {
         return Ok(());
     }

@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) async fn boot(context: &Arc<Context>, order: &Order, origin: &Origin) -> Result<(), String> {
     let from = &*origin.standing;
     let live = &order.live;
-    boot::check(context, &order.spec).map_err(|reason| reason.message)?;
+    boot::check(context, &order.spec).await.map_err(|reason| reason.message)?;
     order.take_disk().await.map_err(|reason| reason.message)?;
     let spec = boot::machine_spec(context, &order.id, &order.spec).map_err(|reason| reason.message)?;
     if context.vmm.likeness(&spec).as_ref() != Some(&from.likeness) {

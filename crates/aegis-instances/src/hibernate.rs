@@ -175,7 +175,7 @@ pub(crate) async fn wake(context: &Arc<Context>, order: &Order) -> Result<(), St
 
 async fn make(context: &Arc<Context>, order: &Order) -> Result<(), String> {
     let (live, id) = (&order.live, &order.id);
-    boot::check(context, &order.spec).map_err(|reason| reason.message)?;
+    boot::check(context, &order.spec).await.map_err(|reason| reason.message)?;
     let exports = mounts::exports(&order.spec.mounts, &context.home, &context.home.run_dir_path(id));
     if exports.iter().any(|export| !export.journal.exists()) {
         return Err("the tables of its open files are gone".to_owned());

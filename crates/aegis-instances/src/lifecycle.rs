@@ -203,10 +203,10 @@ impl Lifecycle {
             }
             // One that does not come back from disk boots.
             Event::Died(boot, _) if boot == self.boot && self.phase == Phase::Waking => {}
-            Event::Exited(boot, reason) if boot == self.boot && self.is_live() => {
+            Event::Exited(boot, reason, manner) if boot == self.boot && self.is_live() => {
                 // The news of the exit may overtake that of the boot.
                 reply(&mut self.for_running, &Reply::Done, &mut out);
-                self.stop_with(reason, Manner::Graceful, Next::Rest, &mut out);
+                self.stop_with(reason, manner, Next::Rest, &mut out);
             }
             Event::Died(boot, reason) if boot == self.boot && self.is_live() => {
                 self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);

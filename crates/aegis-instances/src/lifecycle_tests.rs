@@ -142,7 +142,9 @@ impl World {
             if self.tearing_down {
                 all.push(Event::TornDown(boot));
             }
-            all.push(Event::Exited(boot, StopReason::stopped()));
+            for manner in [Manner::Graceful, Manner::AtOnce] {
+                all.push(Event::Exited(boot, StopReason::stopped(), manner));
+            }
             all.push(Event::Died(boot, StopReason::stopped()));
         }
         if let Some(boot) = self.on_disk {
@@ -413,7 +415,7 @@ fn what_cannot_go_to_disk_stays_paused_and_what_does_not_come_back_boots() {
 fn an_exit_that_overtakes_the_boot_still_counts_as_started() {
     let mut life = Lifecycle::stopped(true, 0, None);
     ask(&mut life, Request::Start);
-    let effects = life.step(Event::Exited(1, StopReason::stopped()));
+    let effects = life.step(Event::Exited(1, StopReason::stopped(), Manner::Graceful));
     assert_eq!(replies(&effects), [&Reply::Done]);
     assert_eq!(life.step(Event::Booted(1)), []);
 }

@@ -28,17 +28,16 @@ use crate::rest::RestDefaults;
 use crate::root::RootDisks;
 use crate::secret::SecretValues;
 use crate::session::{ExecHandle, Session};
+use crate::spares::{self, Spares};
 use crate::spec::{InstanceSpec, check_process};
 use crate::templates::{self, Templates};
 use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Stay, Usage, User};
 use crate::view::{View, word};
-use crate::{moment, now_ms, recovery};
+use crate::{moment, now_ms, orphans, recovery};
 
 /// How long an `exec` waits for an instance that is starting.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an ephemeral instance lives without anybody attached.
-pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings.
 #[derive(Debug, Clone)]
@@ -51,6 +50,8 @@ pub struct Config {
     pub rest: RestDefaults,
     /// Most that templates take on disk, bytes; without any room there are none.
     pub templates: u64,
+    /// How long a spare machine waits after the last start; with no time at all there are none.
+    pub spare: Duration,
 }
 
 impl Default for Config {
@@ -60,6 +61,7 @@ impl Default for Config {
             log_limits: LogLimits::default(),
             rest: RestDefaults::default(),
             templates: templates::DEFAULT_BUDGET,
+            spare: spares::DEFAULT_KEEP,
         }
     }
 }
@@ -122,8 +124,9 @@ pub(crate) struct Context {
     pub(crate) resolvers: watch::Receiver<Arc<Resolvers>>,
     pub(crate) groups: Groups,
     pub(crate) templates: Arc<Templates>,
+    pub(crate) spares: Spares,
     pub(crate) measures: Measures,
-    /// Machines of stopped instances, and of templates that are being made.
+    /// Machines of stopped instances, of templates that are being made, and the spare one.
     pub(crate) upkeep: TaskTracker,
     /// None of them is wanted any more.
     pub(crate) upkeep_over: CancellationToken,
@@ -218,6 +221,7 @@ impl Instances {
         moment::sweep(&home.snapshots());
         let context = Arc::new(Context {
             templates,
+            spares: Spares::new(config.spare),
             home,
             registry,
             vmm,
@@ -237,6 +241,10 @@ impl Instances {
             measures: Measures::default(),
             table,
         });
+        if context.vmm.capabilities().save {
+            // Owned by the instances, which wait for it before the daemon ends.
+            context.upkeep.spawn(spares::keep(Arc::clone(&context)));
+        }
         let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
         let rows = instances.context.registry.all().await?;
         recovery::recover(&instances, rows).await;
@@ -307,7 +315,7 @@ impl Instances {
         // Owned by the instance: ends when that is gone, or with the daemon.
         tokio::spawn(actor.run());
         if ephemeral {
-            tokio::spawn(watch_clients(reference.clone()));
+            tokio::spawn(orphans::watch(reference.clone()));
         }
         InstanceHandle { reference }
     }
@@ -394,31 +402,6 @@ impl Instances {
             Ok(Err(error)) => tracing::warn!(%error, "sweep failed"),
             _ => {}
         }
-    }
-}
-
-/// Deletes an ephemeral instance that nobody has been attached to for a while.
-async fn watch_clients(reference: InstanceRef) {
-    let mut clients = reference.output.clients();
-    loop {
-        let orphaned = async {
-            if clients.wait_for(|count| *count > 0).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = orphaned => {}
-            () = reference.mailbox.closed() => return,
-            () = tokio::time::sleep(ORPHAN_TIMEOUT) => {
-                let (reply, gone) = oneshot::channel();
-                if reference.mailbox.send(Message::Wanted(Request::Delete, reply)).await.is_ok() {
-                    let _deleted = gone.await;
-                }
-                return;
-            }
-        }
-        // The output outlives this task's reference to it.
-        let _none = clients.wait_for(|count| *count == 0).await;
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Template {
     pub created_ms: i64,
     /// When it was last used.
     pub used_ms: i64,
+    /// Whether a machine that was started from it is ready for the next instance.
+    pub spare: bool,
 }
 
 /// What is noted in a template's file.
@@ -222,6 +224,7 @@ fn describe(path: &Path) -> Option<Template> {
         bytes: meta.len(),
         created_ms: note.created_ms,
         used_ms: ms(meta.modified()),
+        spare: false,
     })
 }
 
@@ -230,6 +233,15 @@ fn describe(path: &Path) -> Option<Template> {
 pub(crate) struct Pattern {
     pub(crate) spec: MachineSpec,
     pub(crate) likeness: String,
+    /// Size of its own disk, MiB.
+    pub(crate) disk_mib: u64,
+}
+
+impl Pattern {
+    /// Whether a machine of one that has its root mounted already can be that of the other.
+    pub(crate) fn fits(&self, other: &Pattern) -> bool {
+        self.likeness == other.likeness && self.spec.root_disk == other.spec.root_disk
+    }
 }
 
 /// The pattern of such a machine, if it may be started from a template.
@@ -237,7 +249,7 @@ pub(crate) fn pattern(context: &Context, of: &InstanceSpec, spec: &MachineSpec) 
     if of.no_template || context.templates.budget == 0 {
         return None;
     }
-    Some(Pattern { likeness: context.vmm.likeness(spec)?, spec: spec.clone() })
+    Some(Pattern { likeness: context.vmm.likeness(spec)?, spec: spec.clone(), disk_mib: of.disk_mib })
 }
 
 /// Makes the template for machines like one that has just booted, unless there is one or it is being made.
@@ -262,8 +274,11 @@ pub(crate) fn make_later(context: &Arc<Context>, pattern: Pattern) {
 
 async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u64, String> {
     let id = format!("inst-template{name}");
-    let Pattern { spec, likeness } = pattern;
-    let spec = prepare(context, spec, &id).map_err(|error| error.to_string())?;
+    // No files of its are strays.
+    let _coming = context.announce(&id);
+    let Pattern { spec, likeness, disk_mib } = pattern;
+    let like = spec.clone();
+    let spec = prepare(context, &spec, &id).map_err(|error| error.to_string())?;
     let saved = match context.vmm.start(&spec).await {
         Err(error) => Err(chain(&error)),
         Ok(machine) => {
@@ -279,7 +294,12 @@ async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u6
     };
     clear_up(context, &id);
     let (templates, name) = (Arc::clone(&context.templates), name.to_owned());
-    let note = Note { likeness, memory_mib: spec.memory_mib, vcpus: spec.vcpus, created_ms: now_ms() };
+    let note = Note {
+        likeness: likeness.clone(),
+        memory_mib: spec.memory_mib,
+        vcpus: spec.vcpus,
+        created_ms: now_ms(),
+    };
     let saved = saved?;
     let written = tokio::task::spawn_blocking(move || {
         let written =
@@ -288,22 +308,30 @@ async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u6
         templates.trim();
         Ok(written)
     });
-    written.await.map_err(|error| error.to_string())?
+    let written = written.await.map_err(|error| error.to_string())?;
+    if written.is_ok() {
+        context.spares.want(Some(Pattern { spec: like, likeness, disk_mib }));
+    }
+    written
 }
 
-/// A machine like another one, with disks of no content.
-fn prepare(context: &Context, like: MachineSpec, id: &str) -> std::io::Result<MachineSpec> {
-    std::fs::create_dir_all(&context.templates.dir)?;
-    let disk = context.home.disk(id);
-    std::fs::File::create(&disk)?.set_len(PLACEHOLDER)?;
+/// A machine like another one, with names and paths of its own.
+pub(crate) fn another(context: &Context, like: &MachineSpec, id: &str) -> std::io::Result<MachineSpec> {
     Ok(MachineSpec {
         name: id.to_owned(),
         run_dir: context.home.run_dir(id).map_err(std::io::Error::other)?,
         console_log: context.home.console(id),
-        root_disk: vec![disk.clone()],
-        data_disk: disk,
-        ..like
+        data_disk: context.home.disk(id),
+        ..like.clone()
     })
+}
+
+/// A machine like another one, with disks of no content.
+fn prepare(context: &Context, like: &MachineSpec, id: &str) -> std::io::Result<MachineSpec> {
+    std::fs::create_dir_all(&context.templates.dir)?;
+    let spec = another(context, like, id)?;
+    std::fs::File::create(&spec.data_disk)?.set_len(PLACEHOLDER)?;
+    Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], ..spec })
 }
 
 async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved, String> {
@@ -316,7 +344,8 @@ async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved
     machine.save(memory).await.map_err(|error| chain(&error))
 }
 
-fn clear_up(context: &Context, id: &str) {
+/// Removes the files of a machine that belongs to no instance.
+pub(crate) fn clear_up(context: &Context, id: &str) {
     let gone = [std::fs::remove_file(context.home.disk(id)), std::fs::remove_file(context.home.console(id))];
     let run_dir = context.home.remove_run_dir(id).map_err(|error| error.to_string());
     if let Err(error) = run_dir {
@@ -330,12 +359,18 @@ impl Instances {
     /// All templates, by name.
     #[must_use]
     pub fn templates(&self) -> Vec<Template> {
-        self.context().templates.list()
+        let ready = self.context().spares.ready().map(|likeness| name_of(&likeness));
+        let mut all = self.context().templates.list();
+        for template in &mut all {
+            template.spare = ready.as_ref() == Some(&template.name);
+        }
+        all
     }
 
-    /// Removes all templates, and returns them.
+    /// Removes all templates, and returns them. A spare machine goes with them.
     #[must_use]
     pub fn prune_templates(&self) -> Vec<Template> {
+        self.context().spares.want(None);
         let templates = &self.context().templates;
         let all = templates.list();
         all.into_iter().filter(|template| templates.remove(&template.name)).collect()
@@ -349,7 +384,8 @@ mod tests {
     use super::*;
 
     fn template(name: usize, bytes: u64, used_ms: i64) -> Template {
-        Template { name: name.to_string(), memory_mib: 512, vcpus: 1, bytes, created_ms: 0, used_ms }
+        let name = name.to_string();
+        Template { name, memory_mib: 512, vcpus: 1, bytes, created_ms: 0, used_ms, spare: false }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Start {
     Boot,
     /// From a template.
     Template,
+    /// On a machine that was ready.
+    Spare,
     /// From a machine that was forked.
     Fork,
     /// From a snapshot.
@@ -26,6 +28,7 @@ impl Start {
         match self {
             Start::Boot => "boot",
             Start::Template => "template",
+            Start::Spare => "spare",
             Start::Fork => "fork",
             Start::Snapshot => "snapshot",
         }

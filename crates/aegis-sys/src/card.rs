@@ -145,8 +145,20 @@ impl Card {
     /// # Errors
     /// The system's.
     pub fn up(&self) -> io::Result<()> {
+        self.set_flags(libc::IFF_UP | libc::IFF_RUNNING)
+    }
+
+    /// Takes it down.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn down(&self) -> io::Result<()> {
+        self.set_flags(0)
+    }
+
+    fn set_flags(&self, flags: libc::c_int) -> io::Result<()> {
         let mut request = self.request();
-        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
         self.control(libc::SIOCSIFFLAGS as _, &mut request)
     }
 

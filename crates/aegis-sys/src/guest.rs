@@ -47,6 +47,16 @@ pub fn reseed(urandom: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(urandom.as_raw_fd(), RNDRESEEDCRNG as _) })
 }
 
+/// Gives this process a namespace of mounts of its own, which begins as a copy of the one that it was in. It must have
+/// one thread.
+///
+/// # Errors
+/// The system's.
+pub fn own_mounts() -> io::Result<()> {
+    // SAFETY: takes integers only; descriptors stay shared, memory stays what it is.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })
+}
+
 /// Brings the loopback interface up.
 ///
 /// # Errors

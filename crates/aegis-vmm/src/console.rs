@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// When the file has this size it becomes the `.1` file, and a new one begins.
 const HALF: u64 = 128 << 10;
@@ -15,10 +15,11 @@ const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// Longest line that is looked at as a whole.
 const LONGEST_LINE: usize = 512;
 
-/// A console being read.
+/// A console being read, until this is dropped.
 #[derive(Debug)]
 pub struct Console {
     panic: watch::Receiver<Option<String>>,
+    _wanted: oneshot::Sender<()>,
 }
 
 impl Console {
@@ -26,9 +27,15 @@ impl Console {
     #[must_use]
     pub fn record(stream: UnixStream, file: PathBuf) -> Console {
         let (tell, panic) = watch::channel(None);
-        // Owned by the stream: ends with the machine.
-        tokio::spawn(record(stream, file, tell));
-        Console { panic }
+        let (_wanted, mut unwanted) = oneshot::channel::<()>();
+        // Owned by what is returned, and by the stream: ends with either.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = record(stream, file, tell) => {}
+                _dropped = &mut unwanted => {}
+            }
+        });
+        Console { panic, _wanted }
     }
 
     /// The panic's line, once there is one.

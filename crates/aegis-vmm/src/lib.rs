@@ -268,6 +268,18 @@ pub trait Machine: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Gives a machine that is paused the names, paths and data disk of this spec, which must be one of a machine like it
+    /// (see [`Vmm::likeness`]) with the same root disk; its guest must have let go of the data disk that it had. What is
+    /// returned takes the place of this, and stays paused until [`Machine::resume`]; on an error the machine is of no use
+    /// to anybody.
+    ///
+    /// # Errors
+    /// If the monitor refuses or is gone.
+    async fn assign(&self, _spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        let message = "a machine keeps its disks here".to_owned();
+        Err(VmmError::Refused { action: "assign the machine", message })
+    }
+
     /// Stops the guest's processors, and the monitor itself.
     ///
     /// # Errors

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::rest::{After, RestDefaults};
-use aegis_instances::templates;
+use aegis_instances::{spares, templates};
 use aegis_policy::{Policy, Preset, Rule};
 use serde::Deserialize;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub keyring: bool,
     /// Most that templates take on disk, bytes.
     pub templates: u64,
+    /// How long a spare machine waits after the last start.
+    pub spare: Duration,
 }
 
 /// What the file says of images.
@@ -80,6 +83,7 @@ struct NetworkFile {
 #[serde(default, deny_unknown_fields)]
 struct TemplateFile {
     budget: Option<String>,
+    spare: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -186,6 +190,13 @@ impl Config {
             Some("off") => Some(0),
             text => bytes("templates.budget", text)?,
         };
+        let spare = match templates.spare.as_deref() {
+            None => spares::DEFAULT_KEEP,
+            Some("off") => Duration::ZERO,
+            Some(text) => duration::parse_ms(text)
+                .map(Duration::from_millis)
+                .map_err(|error| format!("templates.spare = {text:?}: {error}, or off"))?,
+        };
         Ok(Config {
             rest,
             names,
@@ -194,6 +205,7 @@ impl Config {
             proxy,
             keyring: secrets.keyring.unwrap_or(true),
             templates: budget.unwrap_or(templates::DEFAULT_BUDGET),
+            spare,
         })
     }
 }
@@ -210,14 +222,16 @@ mod tests {
         assert_eq!(config.rest, RestDefaults::default());
         assert_eq!(config.names.unwrap().to_string(), DEFAULT_LISTEN);
         assert_eq!(config.templates, 2 << 30);
-        assert_eq!(Config::parse("[templates]\nbudget = \"off\"").unwrap().templates, 0);
+        assert_eq!(config.spare, spares::DEFAULT_KEEP);
+        let without = Config::parse("[templates]\nbudget = \"off\"\nspare = \"off\"").unwrap();
+        assert_eq!((without.templates, without.spare), (0, Duration::ZERO));
         assert_eq!(Config::read(Path::new("/nonexistent/config.toml")).unwrap(), config);
     }
 
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false\n\
-            [templates]\nbudget = \"1g\"\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = RestDefaults {
             pause: After::Ms(5000),
@@ -239,6 +253,7 @@ mod tests {
                 proxy: Some("http://proxy:3128".into()),
                 keyring: false,
                 templates: 1 << 30,
+                spare: Duration::from_secs(3600),
             }
         );
     }

@@ -65,6 +65,7 @@ impl Environment {
         let file = config::Config::read(&home.root.join("config.toml")).map_err(DaemonError::Environment)?;
         instances.rest = file.rest;
         instances.templates = file.templates;
+        instances.spare = file.spare;
         let text = |names: [&str; 2]| names.into_iter().find_map(|name| get(name)?.into_string().ok());
         let url = file.proxy.clone().or_else(|| text(["HTTPS_PROXY", "https_proxy"]));
         let proxy = ProxySettings::read(url.as_deref(), text(["NO_PROXY", "no_proxy"]).as_deref());

@@ -83,7 +83,7 @@ pub enum Event {
     /// The machine was to be made again from what is on disk; the error if that cannot be, and nothing is left of it.
     WakeEnded(Boot, Result<(), String>),
     /// The command ended, and all its output is here.
-    Exited(Boot, StopReason),
+    Exited(Boot, StopReason, Manner),
     /// The machine ended by itself.
     Died(Boot, StopReason),
     /// Nothing is left of the machine.

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Accelerator;
+use super::qmp::Command;
 use crate::{Architecture, MachineSpec};
 
 /// Descriptor numbers of the listening sockets in the QEMU process.
@@ -69,23 +70,36 @@ pub(crate) fn joined_root(spec: &MachineSpec) -> PathBuf {
     spec.run_dir.join("root.vmdk")
 }
 
-fn root_disk(spec: &MachineSpec) -> String {
+/// A file on the host as a block device's content.
+fn file(path: &Path, read_only: bool) -> Value {
+    json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": if read_only { "off" } else { "on" } })
+}
+
+fn root_content(spec: &MachineSpec) -> Value {
     match spec.root_disk.as_slice() {
-        [whole] => disk("root", "raw", whole, true),
-        _ => disk("root", "vmdk", &joined_root(spec), true),
+        [whole] => file(whole, true),
+        _ => json!({ "driver": "vmdk", "file": file(&joined_root(spec), true) }),
     }
 }
 
-/// A disk as `-blockdev` takes it. JSON, because its other syntax gives commas in paths a meaning.
-fn disk(node: &str, driver: &str, path: &Path, read_only: bool) -> String {
-    json!({
-        "driver": driver,
-        "node-name": node,
-        "read-only": read_only,
-        "discard": "unmap",
-        "file": { "driver": "file", "filename": path.to_string_lossy(), "locking": if read_only { "off" } else { "on" } },
-    })
-    .to_string()
+/// A disk around its content, which can so be replaced by another while the disk stays what it is.
+fn disk(node: &str, content: Value, read_only: bool) -> Value {
+    json!({ "driver": "raw", "node-name": node, "read-only": read_only, "discard": "unmap", "file": content })
+}
+
+/// Names of the nodes of disks.
+const ROOT: &str = "root";
+const DATA: &str = "data";
+/// Name of the node of what [`other_data`] puts in one.
+const ASSIGNED: &str = "assigned";
+
+/// The commands that put this machine's data disk in the place of the one that a machine has. Can be done once.
+pub(super) fn other_data(spec: &MachineSpec) -> [Command<'static>; 2] {
+    let mut content = file(&spec.data_disk, false);
+    content["node-name"] = ASSIGNED.into();
+    content["discard"] = "unmap".into();
+    let disks = json!({ "options": [disk(DATA, ASSIGNED.into(), false)] });
+    [("blockdev-add", content), ("blockdev-reopen", disks)]
 }
 
 fn socket(id: &str, fd: i32) -> String {
@@ -128,8 +142,9 @@ pub(crate) fn arguments(
     }
     add("-serial", "chardev:console");
     add("-mon", "chardev=qmp,mode=control");
-    add("-blockdev", &root_disk(spec));
-    add("-blockdev", &disk("data", "raw", &spec.data_disk, false));
+    // JSON, because their other syntax gives commas in paths a meaning.
+    add("-blockdev", &disk(ROOT, root_content(spec), true).to_string());
+    add("-blockdev", &disk(DATA, file(&spec.data_disk, false), false).to_string());
     for device in [
         "virtio-blk-device,drive=root,serial=aegis-root,werror=report,rerror=report",
         // A full host disk is an I/O error for the guest; the default would freeze the machine.
@@ -178,9 +193,9 @@ pub(crate) fn machine_name(words: &[String], disks: &Path) -> Option<String> {
         |flag: &'static str| words.windows(2).filter(move |pair| pair[0] == flag).map(|pair| &pair[1]);
     let name = after("-name").next()?;
     let own = after("-blockdev").any(|text| {
-        let disk: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        let disk: Value = serde_json::from_str(text).unwrap_or_default();
         let path = disk["file"]["filename"].as_str().map(Path::new);
-        disk["node-name"] == "data" && path.and_then(Path::parent) == Some(disks)
+        disk["node-name"] == DATA && path.and_then(Path::parent) == Some(disks)
     });
     let monitor = Architecture::ALL.iter().any(|one| program == one.program());
     (monitor && own).then(|| name.clone())
@@ -192,8 +207,8 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_path_stays_a_path() {
-        let text = disk("root", "raw", Path::new("/a,readonly=off/b"), true);
-        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let text = disk("root", file(Path::new("/a,readonly=off/b"), true), true).to_string();
+        let parsed: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["file"]["filename"], "/a,readonly=off/b");
         assert_eq!(parsed["read-only"], true);
     }
@@ -254,17 +269,20 @@ mod tests {
         assert_eq!(after(x86, Accelerator::Tcg, "-machine"), "microvm,acpi=off,memory-backend=ram");
         assert_eq!(after(arm, Accelerator::Tcg, "-machine"), "virt,gic-version=max,memory-backend=ram");
         let kernel = after(arm, Accelerator::Tcg, "-append");
-        assert_eq!(kernel, "console=ttyAMA0 quiet panic=-1 oops=panic mitigations=off");
+        assert_eq!(kernel, "console=ttyAMA0 quiet panic=-1 oops=panic mitigations=off norandmaps");
         let kernel = after(x86, Accelerator::Kvm, "-append");
         assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic reboot=t");
         let kernel = after(x86, Accelerator::Tcg, "-append");
-        assert!(kernel.ends_with(" no_timer_check tsc_early_khz=2600000 tsc=reliable"), "{kernel}");
+        assert!(
+            kernel.ends_with(" no_timer_check norandmaps tsc_early_khz=2600000 tsc=reliable"),
+            "{kernel}"
+        );
     }
 
     #[test]
     fn a_stray_is_known_by_its_disk_alone() {
         let words = |program: &str, disk: &str| -> Vec<String> {
-            let own = super::disk("data", "raw", Path::new(disk), false);
+            let own = super::disk("data", file(Path::new(disk), false), false).to_string();
             ["/usr/bin/", program]
                 .concat()
                 .split(' ')

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::console;
@@ -156,6 +156,7 @@ impl Vmm for Qemu {
         match Process::adopt(&handle.process).map_err(VmmError::io("find the machine's process"))? {
             None => Ok(None),
             Some(process) => {
+                let process = Arc::new(process);
                 let machine = QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await?;
                 Ok(Some(machine))
             }
@@ -201,13 +202,13 @@ impl Qemu {
         let mut bound = bound.map_err(VmmError::io("bind the machine's sockets"))?;
         bound.extend(fds);
         let process = Process::spawn(command, bound).map_err(VmmError::io("start QEMU"))?;
-        QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await
+        QemuMachine::attach(Arc::new(process), &spec.run_dir, &spec.console_log).await
     }
 }
 
 #[derive(Debug)]
 struct QemuMachine {
-    process: Process,
+    process: Arc<Process>,
     console: Console,
     run_dir: PathBuf,
     console_log: PathBuf,
@@ -215,7 +216,7 @@ struct QemuMachine {
 
 impl QemuMachine {
     async fn attach(
-        process: Process,
+        process: Arc<Process>,
         run_dir: &Path,
         console_log: &Path,
     ) -> Result<Arc<QemuMachine>, VmmError> {
@@ -230,17 +231,26 @@ impl QemuMachine {
         Ok(Arc::new(QemuMachine { process, console, run_dir, console_log }))
     }
 
-    async fn command(&self, action: &'static str, name: &str) -> Result<serde_json::Value, VmmError> {
-        self.command_with(action, name, &json!({})).await
+    async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
+        self.commands(action, &[(name, json!({}))]).await
     }
 
-    async fn command_with(
-        &self,
-        action: &'static str,
-        name: &str,
-        arguments: &serde_json::Value,
-    ) -> Result<serde_json::Value, VmmError> {
-        qmp::execute(&self.run_dir.join(QMP_SOCKET), action, name, arguments).await
+    async fn commands(&self, action: &'static str, all: &[qmp::Command<'_>]) -> Result<Value, VmmError> {
+        qmp::execute(&self.run_dir.join(QMP_SOCKET), action, all).await
+    }
+
+    /// Moves the sockets and the log into another directory. Whoever is connected stays so.
+    fn move_to(&self, dir: &Path) -> io::Result<()> {
+        let endpoints =
+            [Endpoint::Control, Endpoint::Bulk, Endpoint::Files, Endpoint::Network].map(socket_name);
+        for name in endpoints.into_iter().chain([QMP_SOCKET, CONSOLE_SOCKET, MONITOR_LOG]) {
+            match std::fs::rename(self.run_dir.join(name), dir.join(name)) {
+                // Not every machine has every endpoint.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -262,7 +272,17 @@ impl Machine for QemuMachine {
 
     async fn take_up(&self) -> Result<(), VmmError> {
         let from = json!({ "uri": format!("fd:{DEVICES_FD}") });
-        self.command_with("restore the machine", "migrate-incoming", &from).await.map(drop)
+        self.commands("restore the machine", &[("migrate-incoming", from)]).await.map(drop)
+    }
+
+    async fn assign(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.commands("replace the machine's disk", &arguments::other_data(spec)).await?;
+        self.move_to(&spec.run_dir).map_err(VmmError::io("move the machine's sockets"))?;
+        let process = Arc::clone(&self.process);
+        let machine: Arc<dyn Machine> =
+            QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await?;
+        Ok(machine)
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
@@ -293,7 +313,7 @@ impl Machine for QemuMachine {
         let file = self.run_dir.join(saved::DEVICES);
         // Xen's word for all devices but the memory, which would go along with the ordinary one unless it were shared.
         let arguments = json!({ "filename": file.to_string_lossy(), "live": false });
-        self.command_with("save the machine's devices", "xen-save-devices-state", &arguments).await?;
+        self.commands("save the machine's devices", &[("xen-save-devices-state", arguments)]).await?;
         let pid = self.process.id().pid;
         let saved = tokio::task::spawn_blocking(move || {
             Ok(Saved { devices: saved::take(&file)?, memory: ram::copy(pid, memory)? })
@@ -307,7 +327,7 @@ impl Machine for QemuMachine {
             return Ok(true);
         }
         let status = self.command("ask for the machine's state", "query-status").await?;
-        Ok(status.get("running").and_then(serde_json::Value::as_bool) == Some(false))
+        Ok(status.get("running").and_then(Value::as_bool) == Some(false))
     }
 
     async fn stop(&self) {

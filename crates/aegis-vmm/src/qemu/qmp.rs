@@ -37,44 +37,41 @@ fn parse(line: &[u8]) -> Option<Reply> {
     Some(if object.contains_key("QMP") { Reply::Greeting } else { Reply::Other })
 }
 
-/// Connects, executes one command, and returns its result.
+/// A command and its arguments.
+pub(super) type Command<'a> = (&'a str, Value);
+
+/// Connects, executes commands one after the other until one fails, and returns the result of the last.
 pub(super) async fn execute(
     socket: &Path,
     action: &'static str,
-    command: &str,
-    arguments: &Value,
+    commands: &[Command<'_>],
 ) -> Result<Value, VmmError> {
-    let conversation = converse(socket, action, command, arguments);
+    let conversation = converse(socket, action, commands);
     match tokio::time::timeout(TIMEOUT, conversation).await {
         Ok(result) => result,
         Err(_) => Err(VmmError::Io { action, source: std::io::ErrorKind::TimedOut.into() }),
     }
 }
 
-async fn converse(
-    socket: &Path,
-    action: &'static str,
-    command: &str,
-    arguments: &Value,
-) -> Result<Value, VmmError> {
+async fn converse(socket: &Path, action: &'static str, commands: &[Command<'_>]) -> Result<Value, VmmError> {
     let io = VmmError::io(action);
     let stream = UnixStream::connect(socket).await.map_err(&io)?;
     let (reading, mut writing) = stream.into_split();
     let mut reading = BufReader::new(reading);
     next(&mut reading, action, |reply| matches!(reply, Reply::Greeting)).await?;
-    for request in
-        [json!({ "execute": "qmp_capabilities" }), json!({ "execute": command, "arguments": arguments })]
-    {
+    let mut result = Value::Null;
+    for (command, arguments) in std::iter::once(&("qmp_capabilities", json!({}))).chain(commands) {
+        let request = json!({ "execute": command, "arguments": arguments });
         writing.write_all(format!("{request}\n").as_bytes()).await.map_err(&io)?;
         let reply =
             next(&mut reading, action, |reply| matches!(reply, Reply::Return(_) | Reply::Error(_))).await?;
         match reply {
             Reply::Error(message) => return Err(VmmError::Refused { action, message }),
-            Reply::Return(value) if request["execute"] == *command => return Ok(value),
-            _ => {}
+            Reply::Return(value) => result = value,
+            Reply::Greeting | Reply::Other => {}
         }
     }
-    Err(VmmError::Refused { action, message: "no answer".to_owned() })
+    Ok(result)
 }
 
 async fn next(

@@ -17,6 +17,7 @@ fn shown(template: Stored) -> Template {
         bytes: template.bytes,
         created_at: timestamp(template.created_ms),
         last_used_at: timestamp(template.used_ms),
+        spare: template.spare,
     }
 }
 

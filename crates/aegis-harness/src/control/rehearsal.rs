@@ -1,0 +1,49 @@
+//! Doing once what a start does, so that the next time nothing of it is new to this machine.
+
+use std::rc::Rc;
+
+use aegis_guest_protocol::messages::{Done, Rehearse, Run, code};
+use aegis_guest_protocol::rpc::{Message, RpcError};
+use serde_json::Value;
+
+use super::{Shared, parse, reply};
+use crate::outlet::Epoch;
+use crate::{hooks, own_api, processes};
+
+impl Shared {
+    pub(super) async fn rehearse(self: Rc<Self>, epoch: Epoch, id: u64, params: Value) {
+        let result = match parse::<Rehearse>(params) {
+            Ok(call) => self.rehearse_on_stage(&call).await.and_then(|()| reply::<Rehearse>(&Done {})),
+            Err(error) => Err(error),
+        };
+        self.say(epoch, &Message::Response { id, result }).await;
+    }
+
+    async fn rehearse_on_stage(&self, call: &Rehearse) -> Result<(), RpcError> {
+        if self.root_taken.replace(true) {
+            return Err(RpcError::new(code::WRONG_STATE, "the root is mounted already"));
+        }
+        self.platform.rehearse()?;
+        let played = self.play(call).await;
+        self.platform.forget()?;
+        self.root_taken.set(false);
+        played
+    }
+
+    async fn play(&self, call: &Rehearse) -> Result<(), RpcError> {
+        let Run { hostname, shares, network, process } = &call.run;
+        self.platform.prepare_root(hostname)?;
+        let identity = processes::user(&process.user)?.identity;
+        self.platform.mount_shares(shares, (identity.uid, identity.gid))?;
+        let _heard = self.platform.listens();
+        let _asked = self.platform.own_api().and_then(|path| own_api::listen(&path).ok());
+        if let Some(network) = network {
+            self.platform.connect(network)?;
+        }
+        // An image need not have this program; what could be done has been done then.
+        let _end = hooks::to_its_end(&self.processes, process).await;
+        let _kills = self.platform.oom_kills();
+        self.platform.release_root();
+        Ok(())
+    }
+}
