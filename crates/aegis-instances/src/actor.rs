@@ -289,6 +289,8 @@ impl Actor {
                     self.lease(lease);
                 }
             }
+            // Whoever told it to end hears this, too; after a crash of the daemon nobody else does.
+            Message::Guest(boot, News::Goodbye) => self.step(Event::Died(boot, StopReason::stopped())).await,
             Message::Lease(lease) => self.lease(lease),
             Message::GoOnFrom(origin) => {
                 self.passing.origin = Some(origin).filter(|_| self.record.life.state() == State::Stopped);

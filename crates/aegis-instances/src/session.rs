@@ -49,6 +49,8 @@ pub(crate) enum News {
     Active,
     /// The guest wants to stay awake, or no longer does.
     Lease(Option<Lease>),
+    /// The guest has ended in good order, as it was told to, perhaps by a daemon that is no more.
+    Goodbye,
 }
 
 /// Carries news of one boot to the actor.
@@ -225,6 +227,7 @@ impl Session {
                 GuestEvent::Goodbye { clean } => {
                     tracing::debug!(clean, "guest said goodbye");
                     self.goodbye.send_replace(true);
+                    tell.tell(News::Goodbye).await;
                 }
             }
             // A session that is over needs no acknowledgement: the next one says how far this one got.
