@@ -264,7 +264,8 @@ pub struct Freeze {
     pub sync: bool,
 }
 
-/// Writes everything to the disks. Since version 7.
+/// The machine is about to be copied: everything is written to the disks, and what each copy would have to do by itself is
+/// done. Since version 7.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sync {}
 

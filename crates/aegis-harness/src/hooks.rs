@@ -27,7 +27,7 @@ fn failed(what: &str) -> RpcError {
 }
 
 /// The programs in a directory, by name; others than executable files are left out.
-fn programs(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn programs(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let is_program = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

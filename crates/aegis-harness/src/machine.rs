@@ -279,6 +279,10 @@ impl Platform for Guest {
         Ok(())
     }
 
+    fn expect_copies(&self) {
+        names::prepare();
+    }
+
     fn become_another(&self, hostname: &str) -> Result<(), RpcError> {
         names::change(hostname)
             .map_err(|error| RpcError::new(code::SYSTEM, format!("the machine cannot be renamed: {error}")))

@@ -44,6 +44,9 @@ pub trait Platform: Debug {
         Ok(())
     }
 
+    /// Does what it can so that copies of this machine become others quickly.
+    fn expect_copies(&self) {}
+
     /// Takes the names and numbers of another instance, which this machine is to be from now on.
     ///
     /// # Errors

@@ -23,10 +23,13 @@ impl Shared {
         }
     }
 
-    /// Writes everything to the disks; whatever else the host says does not wait for it.
+    /// Makes the machine ready to be copied; whatever else the host says does not wait until everything is written.
     pub(super) async fn sync(self: Rc<Self>, epoch: Epoch, id: u64, params: Value) {
         let result = match parse::<Sync>(params) {
             Ok(Sync {}) => {
+                self.platform.expect_copies();
+                // Looked up here, so that it need not be in each of them.
+                let _programs = hooks::programs(Path::new(HOOKS));
                 let written = tokio::task::spawn_blocking(rustix::fs::sync).await;
                 let failed = |error: tokio::task::JoinError| RpcError::new(code::SYSTEM, error.to_string());
                 written.map_err(failed).and_then(|()| reply::<Sync>(&Done {}))
