@@ -1,4 +1,14 @@
-//! Machines at rest in files, each with a note of what it is and what it depends on.
+//! Machines at rest: kept to go on later, to start others from, to be copied.
+//!
+//! Here is how they lie in files, each with a note of what it is and what it depends on.
+
+pub(crate) mod clone;
+pub mod fork;
+pub(crate) mod hibernate;
+pub(crate) mod moment;
+pub mod snapshots;
+pub mod spares;
+pub mod templates;
 
 use std::fs::File;
 use std::io::{self, BufReader};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::actor::Actor;
+use crate::at_rest::moment::{Moment, Origin};
 use crate::error::InstanceError;
 use crate::lifecycle::Lifecycle;
 use crate::manager::{Context, InstanceHandle, Instances};
-use crate::moment::{Moment, Origin};
 use crate::now_ms;
 use crate::ports::Wanted;
 use crate::record::Record;

@@ -5,8 +5,8 @@ use aegis_store::home::HomeError;
 use aegis_store::registry::RegistryError;
 use thiserror::Error;
 
-use crate::groups::GroupError;
 use crate::lifecycle::Reply;
+use crate::network::groups::GroupError;
 use crate::reason::StopReason;
 use crate::spec::SpecError;
 

@@ -8,9 +8,9 @@ use aegis_guest_protocol::messages::code;
 
 use crate::actor::Message;
 use crate::error::InstanceError;
-use crate::gateway::Network;
 use crate::lifecycle::{Request, State};
 use crate::manager::InstanceHandle;
+use crate::network::gateway::Network;
 use crate::now_ms;
 use crate::ports::Wanted;
 use crate::rest::Lease;

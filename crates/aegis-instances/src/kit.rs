@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::SyncIoBridge;
 
-use crate::boot::{self, Order};
+use crate::machine::boot::{self, Order};
+use crate::machine::session::Session;
 use crate::manager::Context;
 use crate::mounts::WORKSPACE;
 use crate::reason::StopReason;
-use crate::session::Session;
 use crate::usage::User;
 
 /// How long a program of a kit may take.

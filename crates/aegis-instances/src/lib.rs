@@ -9,30 +9,21 @@
 //!
 //! [`lifecycle`] decides; an actor owns the state, is its only writer, stores each change before it answers
 //! anybody, and performs the effects. What takes time runs in tasks that report back by message.
+//!
+//! [`machine`] is how machines come and go, [`at_rest`] how they are kept and copied, [`network`] what they reach.
 
 mod actor;
-mod at_rest;
-mod boot;
-mod broker;
-mod clone;
-mod conversation;
+pub mod at_rest;
 mod create;
 pub mod error;
 pub mod events;
 pub mod exec;
-mod files;
-pub mod fork;
-mod gateway;
-pub mod groups;
-mod helper;
-mod hibernate;
 mod ingress;
 pub mod kit;
 pub mod lifecycle;
-mod live;
+pub mod machine;
 pub mod manager;
 pub mod measures;
-mod moment;
 pub mod mounts;
 pub mod network;
 mod orphans;
@@ -41,26 +32,18 @@ pub mod ports;
 pub mod reason;
 mod record;
 mod recovery;
-pub mod resolvers;
 pub mod rest;
 pub mod restart;
 pub mod root;
 pub mod secret;
-pub mod session;
-pub mod snapshots;
-pub mod spares;
 pub mod spec;
-mod teardown;
-pub mod templates;
-pub mod timings;
-pub mod upkeep;
 pub mod usage;
 pub mod view;
 
-pub use conversation::Conversation;
 pub use error::InstanceError;
 pub use ingress::Visit;
 pub use manager::{Config, Instances, Surroundings};
+pub use network::conversation::Conversation;
 pub use reason::StopReason;
 pub use spec::InstanceSpec;
 pub use view::View;

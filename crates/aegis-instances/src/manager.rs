@@ -14,27 +14,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actor::{Actor, InstanceRef, Message};
+use crate::at_rest::moment;
+use crate::at_rest::spares::{self, Spares};
+use crate::at_rest::templates::{self, Templates};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
-use crate::groups::{Directory, Groups};
 use crate::kit::Kits;
 use crate::lifecycle::{Request, State};
-use crate::live::Live;
+use crate::machine::live::Live;
+use crate::machine::session::{ExecHandle, Session};
+use crate::machine::upkeep::DiskUse;
 use crate::measures::Measures;
+use crate::network::groups::{Directory, Groups};
+use crate::network::resolvers::Resolvers;
 use crate::output::{Attachment, ClientCount, Output};
 use crate::ports::Ingress;
-use crate::resolvers::Resolvers;
 use crate::rest::RestDefaults;
 use crate::root::RootDisks;
 use crate::secret::SecretValues;
-use crate::session::{ExecHandle, Session};
-use crate::spares::{self, Spares};
 use crate::spec::{InstanceSpec, check_process};
-use crate::templates::{self, Templates};
-use crate::upkeep::DiskUse;
 use crate::usage::{MOST_CONNECTIONS, Stay, Usage, User};
 use crate::view::{View, word};
-use crate::{moment, now_ms, orphans, recovery};
+use crate::{now_ms, orphans, recovery};
 
 /// How long an `exec` waits for an instance that is starting.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,5 +1,11 @@
 //! What an instance may reach, and how it is changed while it exists.
 
+pub(crate) mod broker;
+pub(crate) mod conversation;
+pub(crate) mod gateway;
+pub mod groups;
+pub mod resolvers;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -15,11 +21,11 @@ use aegis_vmm::Card;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Message;
-use crate::conversation::Conversation;
 use crate::error::InstanceError;
-use crate::groups::{Directory, Membership};
 use crate::manager::InstanceHandle;
-use crate::resolvers::Resolvers;
+use crate::network::conversation::Conversation;
+use crate::network::groups::{Directory, Membership};
+use crate::network::resolvers::Resolvers;
 use crate::spec::SpecError;
 
 /// Most ports of the host that an instance sees.

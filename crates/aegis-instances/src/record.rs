@@ -5,8 +5,9 @@ use std::sync::Arc;
 use aegis_store::registry::InstanceRow;
 use aegis_vmm::MachineHandle;
 
+use crate::at_rest::moment::Origin;
 use crate::lifecycle::{Lifecycle, State};
-use crate::moment::Origin;
+use crate::machine::timings::Timings;
 use crate::now_ms;
 use crate::output::Ending;
 use crate::ports::{Endpoint, Mapping, Ports};
@@ -14,7 +15,6 @@ use crate::reason::StopReason;
 use crate::rest::{Lease, Rest, RestDefaults};
 use crate::restart::Attempts;
 use crate::spec::InstanceSpec;
-use crate::timings::Timings;
 use crate::usage::Usage;
 use crate::view::{View, word};
 

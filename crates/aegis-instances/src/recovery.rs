@@ -6,7 +6,7 @@ use aegis_store::registry::InstanceRow;
 use aegis_vmm::{Machine, MachineHandle};
 
 use crate::actor::Actor;
-use crate::hibernate;
+use crate::at_rest::hibernate;
 use crate::lifecycle::{Lifecycle, Request, State};
 use crate::manager::Instances;
 use crate::now_ms;

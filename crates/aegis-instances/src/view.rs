@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::lifecycle::State;
+use crate::machine::timings::Timings;
 use crate::ports::Endpoint;
 use crate::reason::StopReason;
 use crate::rest::{self, Due, Lease, Rest, Use};
 use crate::restart::Attempts;
 use crate::spec::InstanceSpec;
-use crate::timings::Timings;
 use crate::usage::Usage;
 
 /// A snapshot of an instance. Times are milliseconds since 1970.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
+use aegis_instances::at_rest::{spares, templates};
 use aegis_instances::rest::{After, RestDefaults};
-use aegis_instances::{spares, templates};
 use aegis_policy::{Policy, Preset, Rule};
 use serde::Deserialize;
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{Actor, Message};
-use crate::boot::{self, Order};
-use crate::clone;
-use crate::hibernate;
+use crate::at_rest::clone;
+use crate::at_rest::hibernate;
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Waiter};
-use crate::live::{Live, pause, resume};
-use crate::teardown;
-use crate::timings::Stopwatch;
+use crate::machine::boot::{self, Order};
+use crate::machine::live::{Live, pause, resume};
+use crate::machine::teardown;
+use crate::machine::timings::Stopwatch;
 
 impl Actor {
     /// Performs one effect.

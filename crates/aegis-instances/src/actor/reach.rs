@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Actor;
 use crate::error::InstanceError;
 use crate::events::{Detail, event};
-use crate::groups::Membership;
 use crate::lifecycle::Boot;
 use crate::network::NetworkChange;
+use crate::network::groups::Membership;
 
 impl Actor {
     /// Stores that something happened to the network.

@@ -163,7 +163,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
     }
 }
 
-pub(super) fn timings(timings: &aegis_instances::timings::Timings) -> Timings {
+pub(super) fn timings(timings: &aegis_instances::machine::timings::Timings) -> Timings {
     let step = |(name, took): &(&str, Duration)| TimedStep {
         name: (*name).to_owned(),
         us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

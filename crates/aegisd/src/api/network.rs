@@ -13,8 +13,8 @@ use aegis_api::network::{
 use aegis_gateway::control::Reply;
 use aegis_gateway::{Counters, Entry, Limits, Settings, What};
 use aegis_instances::Conversation;
-use aegis_instances::groups::{Member, Membership};
 use aegis_instances::manager::InstanceHandle;
+use aegis_instances::network::groups::{Member, Membership};
 use aegis_instances::network::{NetworkChange, NetworkSpec};
 use aegis_policy::{Direction, Name, Policy, Protocol, Ruling, SyntaxError};
 use axum::Json;

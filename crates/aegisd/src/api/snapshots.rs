@@ -3,8 +3,8 @@
 use aegis_api::error::ErrorBody;
 use aegis_api::instance::ActionReply;
 use aegis_api::snapshot::{ForkReply, ForkRequest, MOST_CHILDREN, Snapshot, SnapshotRequest};
-use aegis_instances::fork::{Fork, Sharing};
-use aegis_instances::snapshots::{Snapshot as Stored, Take};
+use aegis_instances::at_rest::fork::{Fork, Sharing};
+use aegis_instances::at_rest::snapshots::{Snapshot as Stored, Take};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;

@@ -1,7 +1,7 @@
 //! Templates: listed, removed.
 
 use aegis_api::template::Template;
-use aegis_instances::templates::Template as Stored;
+use aegis_instances::at_rest::templates::Template as Stored;
 use axum::Json;
 use axum::extract::State;
 

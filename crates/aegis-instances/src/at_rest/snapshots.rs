@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::Message;
 use crate::at_rest;
+use crate::at_rest::fork::Sharing;
+use crate::at_rest::moment::{self, Moment, Standing};
 use crate::error::{InstanceError, chain};
-use crate::fork::Sharing;
 use crate::lifecycle::{Request, State};
 use crate::manager::{InstanceHandle, Instances};
-use crate::moment::{self, Moment, Standing};
 use crate::now_ms;
 use crate::ports;
 use crate::root::PinnedImage;

@@ -11,13 +11,13 @@ use aegis_vmm::{Machine, Origin as Memory};
 
 use crate::actor::Message;
 use crate::at_rest::Version;
-use crate::boot::{self, Order};
+use crate::at_rest::moment::{Origin, Standing};
 use crate::error::chain;
+use crate::machine::boot::{self, Order};
+use crate::machine::session::Session;
+use crate::machine::timings::Start;
 use crate::manager::Context;
-use crate::moment::{Origin, Standing};
 use crate::reason::StopReason;
-use crate::session::Session;
-use crate::timings::Start;
 
 /// How long a guest may take to become another instance, with the programs that it has for that.
 const TIMEOUT: Duration = Duration::from_secs(30);

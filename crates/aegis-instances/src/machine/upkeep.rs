@@ -12,17 +12,17 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::boot::{self, Made};
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
-use crate::files::FileServer;
 use crate::lifecycle::State;
+use crate::machine::boot::{self, Made};
+use crate::machine::files::FileServer;
+use crate::machine::session::{ExecHandle, Session};
+use crate::machine::teardown;
+use crate::machine::timings::Stopwatch;
 use crate::manager::{Context, InstanceHandle, Instances};
 use crate::reason::StopReason;
-use crate::session::{ExecHandle, Session};
 use crate::spec::check_process;
-use crate::teardown;
-use crate::timings::Stopwatch;
 use crate::usage::{MOST_CONNECTIONS, User};
 use crate::view::View;
 

@@ -12,21 +12,21 @@ use aegis_vmm::{End, Machine, MachineSpec, Origin, console_tail};
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
+use crate::at_rest::spares;
+use crate::at_rest::templates::{self, Pattern};
 use crate::error::chain;
-use crate::files::{self, FileServer};
-use crate::gateway::GatewayProcess;
 use crate::kit;
-use crate::live::{LAST_BREATH, Live};
+use crate::machine::files::{self, FileServer};
+use crate::machine::live::{LAST_BREATH, Live};
+use crate::machine::session::Session;
+use crate::machine::timings::{Start, Stopwatch};
+use crate::machine::upkeep::DiskUse;
 use crate::manager::Context;
 use crate::mounts;
 use crate::network;
+use crate::network::gateway::GatewayProcess;
 use crate::reason::{StopReason, UNREACHABLE};
-use crate::session::Session;
-use crate::spares;
 use crate::spec::{InstanceSpec, check_process};
-use crate::templates::{self, Pattern};
-use crate::timings::{Start, Stopwatch};
-use crate::upkeep::DiskUse;
 
 /// Lines of the console that explain a failed boot.
 pub(crate) const CONSOLE_LINES: usize = 20;

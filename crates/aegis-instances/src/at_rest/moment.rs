@@ -15,13 +15,13 @@ use aegis_store::home::Home;
 use aegis_vmm::{Draft, Machine, Saved};
 
 use crate::at_rest::Version;
-use crate::boot;
 use crate::error::{InstanceError, chain};
-use crate::live::{Live, resume};
+use crate::machine::boot;
+use crate::machine::live::{Live, resume};
+use crate::machine::timings::Stopwatch;
 use crate::manager::{Context, InstanceHandle, Instances};
 use crate::mounts;
 use crate::spec::InstanceSpec;
-use crate::timings::Stopwatch;
 use crate::view::View;
 
 /// Name of the disk's copy.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use aegis_guest_protocol::messages::Shutdown;
 use aegis_vmm::Machine;
 
-use crate::hibernate;
+use crate::at_rest::hibernate;
 use crate::lifecycle::Manner;
-use crate::live::Live;
+use crate::machine::live::Live;
+use crate::machine::session::Session;
 use crate::manager::Context;
-use crate::session::Session;
 
 /// How long a command may take to end after SIGTERM.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);

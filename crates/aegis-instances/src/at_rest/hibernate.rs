@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::Message;
 use crate::at_rest::{self, Version};
-use crate::boot::{self, Order};
 use crate::error::chain;
 use crate::lifecycle::Boot;
-use crate::live::{Live, resume};
+use crate::machine::boot::{self, Order};
+use crate::machine::live::{Live, resume};
 use crate::manager::Context;
 use crate::mounts;
 use crate::reason::StopReason;

@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 
 use crate::at_rest;
 use crate::error::chain;
+use crate::machine::session::Session;
 use crate::manager::{Context, Instances};
 use crate::now_ms;
-use crate::session::Session;
 use crate::spec::InstanceSpec;
 
 /// Most that templates take on disk, unless set otherwise, bytes.

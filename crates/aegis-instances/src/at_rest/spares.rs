@@ -14,13 +14,13 @@ use aegis_guest_protocol::messages::{Process, Rehearse, Run};
 use aegis_vmm::{Endpoint, Machine, MachineSpec, Origin, VmmError};
 use tokio::sync::{oneshot, watch};
 
-use crate::boot;
+use crate::at_rest::templates::{self, Pattern};
 use crate::error::chain;
+use crate::machine::boot;
+use crate::machine::session::Session;
 use crate::manager::Context;
 use crate::network::{self, NetworkSpec};
 use crate::now_ms;
-use crate::session::Session;
-use crate::templates::{self, Pattern};
 
 /// How long a spare waits after the last start, unless set otherwise.
 pub const DEFAULT_KEEP: Duration = Duration::from_secs(300);

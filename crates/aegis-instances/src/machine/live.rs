@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
-use crate::boot;
-use crate::gateway::Network;
 use crate::lifecycle::{Boot, Event};
+use crate::machine::boot;
+use crate::machine::session::{Session, Teller};
+use crate::network::gateway::Network;
 use crate::output::Output;
 use crate::reason::StopReason;
-use crate::session::{Session, Teller};
 
 /// How long a guest may take to let its processes stand still.
 const FREEZE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);

@@ -9,8 +9,8 @@ use aegis_vmm::{Endpoint, Machine, Process};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
-use crate::helper::{Helper, Traces, look_after};
-use crate::live::Live;
+use crate::machine::helper::{Helper, Traces, look_after};
+use crate::machine::live::Live;
 use crate::manager::Context;
 use crate::mounts;
 use crate::reason::StopReason;

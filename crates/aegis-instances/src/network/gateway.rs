@@ -13,15 +13,15 @@ use aegis_vmm::{Endpoint, Machine, Process};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::broker::Broker;
-use crate::conversation::Conversation;
-use crate::groups::Directory;
-use crate::helper::{Helper, Traces, look_after};
-use crate::live::Live;
+use crate::machine::helper::{Helper, Traces, look_after};
+use crate::machine::live::Live;
 use crate::manager::Context;
 use crate::network::NetworkSpec;
+use crate::network::broker::Broker;
+use crate::network::conversation::Conversation;
+use crate::network::groups::Directory;
+use crate::network::resolvers::Resolvers;
 use crate::reason::StopReason;
-use crate::resolvers::Resolvers;
 
 /// What its traces are called.
 const KIND: &str = "gateway";

@@ -11,11 +11,11 @@ use aegis_gateway::Verdict;
 use aegis_gateway::control::{Reply, Request, Visitor, Wanted};
 use tokio::task::JoinSet;
 
-use crate::conversation::Conversation;
 use crate::error::InstanceError;
 use crate::ingress::{Visit, WAKE_TIMEOUT};
-use crate::live::Live;
+use crate::machine::live::Live;
 use crate::manager::Context;
+use crate::network::conversation::Conversation;
 use crate::usage::{Stay, User};
 
 /// Most connections of one gateway that are seen to at a time. More wait with it.

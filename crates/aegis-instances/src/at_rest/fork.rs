@@ -8,10 +8,10 @@ use aegis_store::disk;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::at_rest::moment::{self, Moment};
 use crate::error::InstanceError;
 use crate::lifecycle::Request;
 use crate::manager::{InstanceHandle, Instances};
-use crate::moment::{self, Moment};
 use crate::ports;
 use crate::spec::InstanceSpec;
 
