@@ -108,6 +108,16 @@ fn a_machine_that_is_ready_goes_after_its_time_with_the_templates_and_with_the_d
     let _down = daemon.ok(&["down"]);
     assert!(!is_alive(pid));
     assert_eq!(daemon.files_of("inst-spare"), Vec::<std::path::PathBuf>::new());
+    // Also one that is just being made.
+    daemon.up();
+    for delay in [260, 300, 400, 600] {
+        let _told = daemon.ok(&["run", "--memory", "160", "--", "true"]);
+        std::thread::sleep(Duration::from_millis(delay));
+        let _down = daemon.ok(&["down"]);
+        assert_eq!(daemon.machines(), Vec::<i32>::new(), "after {delay} ms");
+        assert_eq!(daemon.files_of("inst-spare"), Vec::<std::path::PathBuf>::new(), "after {delay} ms");
+        daemon.up();
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ const MACHINE_ID: &str = "/etc/machine-id";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A number that the kernel makes each time it is asked.
 const ANY_ID: &str = "/proc/sys/kernel/random/uuid";
+/// Longest of these files that is read before it has to be, bytes.
+const MOST_READ: u64 = 64 << 10;
 /// What takes the place of the kernel's number.
 const OWN_BOOT_ID: &str = "/run/aegis/boot_id";
 
@@ -70,7 +72,10 @@ pub(crate) fn change(hostname: &str) -> io::Result<()> {
 /// them has to. What cannot be done here is done there.
 pub(crate) fn prepare() {
     for file in [HOSTNAME, HOSTS, MACHINE_ID] {
-        let _read = fs::read(file);
+        // Whoever is root here may have put anything in their places.
+        if fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.len() <= MOST_READ) {
+            let _read = fs::read(file);
+        }
     }
     if !Path::new(OWN_BOOT_ID).exists() {
         let _hidden = fs::read(BOOT_ID).and_then(|id| hide_boot_id(&id));

@@ -141,54 +141,68 @@ impl Spares {
     }
 }
 
-/// Ends the spare because its memory is needed elsewhere. Returns whether there was one.
-pub(crate) async fn give_way(context: &Context) -> bool {
-    match context.spares.take_any() {
-        Some(spare) => {
-            tracing::info!(id = spare.id, "the spare machine gives way: memory is short");
-            spare.end(context).await;
-            true
-        }
-        None => false,
+/// Ends the spare because its memory is needed elsewhere.
+pub(crate) async fn give_way(context: &Context) {
+    if let Some(spare) = context.spares.take_any() {
+        tracing::info!(id = spare.id, "the spare machine gives way: memory is short");
+        spare.end(context).await;
     }
 }
 
 /// Keeps a spare of the kind that is wanted, until the daemon ends.
 pub(crate) async fn keep(context: Arc<Context>) {
-    if context.spares.keep.is_zero() {
+    let spares = &context.spares;
+    if spares.keep.is_zero() {
         return;
     }
-    tokio::select! {
-        () = keep_on(&context) => {}
-        () = context.upkeep_over.cancelled() => {}
-    }
-    if let Some(spare) = context.spares.take_any() {
-        spare.end(&context).await;
-    }
-}
-
-async fn keep_on(context: &Arc<Context>) {
-    let spares = &context.spares;
     let mut wanted = spares.wanted.subscribe();
-    while wanted.changed().await.is_ok() {
-        spares.quiet().await;
-        let Some(pattern) = wanted.borrow_and_update().clone() else { continue };
-        let plenty = boot::needed_mib(pattern.spec.memory_mib) + PLENTY_MIB;
-        if boot::available_memory_mib().is_some_and(|mib| mib < plenty) {
+    let mut hopeless: Option<Arc<Pattern>> = None;
+    while let Some(pattern) = next_wanted(&context, &mut wanted).await {
+        if hopeless.as_ref().is_some_and(|one| one.fits(&pattern)) || !has_plenty(&pattern) {
             continue;
         }
         let id = format!("inst-spare{:x}", now_ms());
         // No files of its are strays.
         let _coming = context.announce(&id);
-        match make(context, &pattern, &id).await {
+        match make(&context, &pattern, &id).await {
             Ok(None) => {}
-            Ok(Some(machine)) => stand_by(context, &mut wanted, &pattern, &id, machine).await,
-            Err(error) => tracing::warn!(id, error, "no spare machine was made"),
+            Ok(Some(machine)) => stand_by(&context, &mut wanted, &pattern, &id, machine).await,
+            Err(error) => {
+                tracing::warn!(id, error, "no spare machine was made");
+                hopeless = Some(pattern);
+            }
         }
     }
 }
 
-/// Keeps a machine ready until somebody takes it, nobody does in time, it ends, or another kind is wanted.
+/// The kind that is wanted when it has been another one, or one has been started, and all is quiet; `None` at the
+/// daemon's end.
+async fn next_wanted(
+    context: &Context,
+    wanted: &mut watch::Receiver<Option<Arc<Pattern>>>,
+) -> Option<Arc<Pattern>> {
+    let next = async {
+        loop {
+            wanted.changed().await.ok()?;
+            context.spares.quiet().await;
+            if let Some(pattern) = wanted.borrow_and_update().clone() {
+                return Some(pattern);
+            }
+        }
+    };
+    tokio::select! {
+        next = next => next,
+        () = context.upkeep_over.cancelled() => None,
+    }
+}
+
+/// Whether the host has so much memory that a machine may wait in it.
+fn has_plenty(pattern: &Pattern) -> bool {
+    let plenty = boot::needed_mib(pattern.spec.memory_mib) + PLENTY_MIB;
+    boot::available_memory_mib().is_none_or(|mib| mib >= plenty)
+}
+
+/// Keeps a machine ready until somebody takes it, nobody does in time, it ends, another kind is wanted, or the daemon ends.
 async fn stand_by(
     context: &Context,
     wanted: &mut watch::Receiver<Option<Arc<Pattern>>>,
@@ -221,6 +235,7 @@ async fn stand_by(
                 wanted.mark_changed();
             }
             () = tokio::time::sleep(spares.keep) => {}
+            () = context.upkeep_over.cancelled() => {}
             () = ended => {}
         }
         if let Some(spare) = spares.take_any() {
@@ -245,8 +260,13 @@ async fn make(context: &Context, pattern: &Pattern, id: &str) -> Result<Option<A
     };
     let result = match started {
         Ok(machine) => {
-            let rehearsed = tokio::time::timeout(TIMEOUT, rehearse(context, &*machine)).await;
-            match rehearsed.unwrap_or_else(|_| Err("it took too long".to_owned())) {
+            let rehearsed = tokio::select! {
+                rehearsed = tokio::time::timeout(TIMEOUT, rehearse(context, &*machine)) => {
+                    rehearsed.unwrap_or_else(|_| Err("it took too long".to_owned()))
+                }
+                () = context.upkeep_over.cancelled() => Err("the daemon ends".to_owned()),
+            };
+            match rehearsed {
                 Ok(()) => Ok(Some(machine)),
                 Err(error) => {
                     machine.stop().await;

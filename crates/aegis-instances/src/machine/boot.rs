@@ -208,10 +208,10 @@ pub(crate) fn needed_mib(memory_mib: u32) -> u64 {
 pub(crate) async fn check(context: &Context, of: &InstanceSpec) -> Result<(), StopReason> {
     let needed = needed_mib(of.memory_mib);
     let lacking = || available_memory_mib().filter(|available| *available < needed);
-    if lacking().is_some()
-        && (!spares::give_way(context).await || lacking().is_some())
-        && let Some(available) = lacking()
-    {
+    if lacking().is_some() {
+        spares::give_way(context).await;
+    }
+    if let Some(available) = lacking() {
         let text = format!("the host has {available} MiB of memory left; a machine needs {needed}");
         return Err(StopReason::new("insufficient_memory", text));
     }
