@@ -92,12 +92,12 @@ fn unique_mib(pids: &[i32]) -> f64 {
 pub(crate) fn forks(report: &mut Report, rounds: usize) {
     let daemon = Daemon::start();
     let _port = wake::start_with(&daemon, "web", BALLAST);
-    let (mut stood, mut whole, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut stood, mut whole, mut answered, mut exec) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let mut reply = String::new();
         let begun = Instant::now();
         whole.push(timed(|| reply = daemon.aegis(&["fork", "web", "--output", "json"])));
-        daemon.aegis(&["exec", "web-1", "--", "true"]);
+        exec.push(timed(|| drop(daemon.aegis(&["exec", "web-1", "--", "true"]))));
         answered.push(begun.elapsed().as_secs_f64() * 1e3);
         let reply: serde_json::Value = serde_json::from_str(&reply).expect("JSON");
         stood.push(reply["stood_ms"].as_f64().expect("a time"));
@@ -105,6 +105,7 @@ pub(crate) fn forks(report: &mut Report, rounds: usize) {
     }
     report.add(Figure::at_most("fork of a parent that uses 100 MiB: its pause", "ms", stood, 60.0));
     report.add(Figure::plain("  aegis fork, whole command", "ms", whole));
+    report.add(Figure::plain("  the first exec in the child, whole command", "ms", exec));
     report.add(Figure::at_most("  fork, then exec in the child, both commands", "ms", answered, 150.0));
     let name = format!("{MANY} forks of a 256 MiB parent, whole command");
     let before = daemon.processes();

@@ -220,9 +220,11 @@ impl Helper for GatewayProcess {
         let broker = Broker::new(&self.context, self.id(), &self.network.socket, &self.live);
         tokio::select! {
             () = self.instruct(again) => {}
-            error = broker.serve() => {
-                tracing::warn!(id = self.id(), %error, "a gateway does not say what its guest wants");
-            }
+            error = broker.serve() => match error.kind() {
+                // It ends, with its machine or not; whoever waits for its process sees to that.
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {}
+                _ => tracing::warn!(id = self.id(), %error, "a gateway does not say what its guest wants"),
+            },
         }
     }
 
