@@ -37,7 +37,7 @@ const SURROUNDINGS: &str = "cat /proc/mounts; \
     ls -lan / /dev /run /run/aegis /tmp /mnt /workspace | grep -v -e ' tty' -e ' proc$' | sed 's/ [A-Z][a-z][a-z] .*[0-9] / /'; \
     cat /etc/resolv.conf /etc/hosts | sed \"s/$(hostname)/NAME/\"; \
     cat /proc/net/route; sort /proc/net/if_inet6; ls /sys/fs/cgroup; cat /sys/block/vd*/size; \
-    for process in /proc/[0-9]*; do readlink $process/exe; done | sort; ls /proc/1/fd | wc -l; env | sort | grep -v HOSTNAME";
+    all=$(for process in /proc/[0-9]*; do readlink $process/exe; done); echo \"$all\" | sort; ls /proc/1/fd | wc -l; env | sort | grep -v HOSTNAME";
 
 #[test]
 fn what_is_started_next_gets_the_machine_that_is_ready_and_sees_no_difference() {
