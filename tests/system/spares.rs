@@ -157,10 +157,10 @@ fn a_daemon_that_dies_around_a_machine_that_is_ready_leaves_nothing_of_it() {
         let _failed = start.wait().unwrap();
         let left = daemon.files_of("inst-spare");
         assert!(left.is_empty(), "after {delay} ms: {left:?}");
-        // It runs, or was not begun, or is known to have failed; whoever wants it gets it.
-        let _there =
-            daemon.aegis(&["instance", "start", "--name", "taker", "--memory", "160", "--", "sleep", "1000"]);
+        // It was not begun, or is known to have failed, or is about to be; whoever wants it gets it.
         eventually("it works", DEADLINE, || {
+            let wanted = ["instance", "start", "--name", "taker", "--memory", "160", "--", "sleep", "1000"];
+            let _there = daemon.aegis(&wanted);
             daemon.aegis(&["exec", "taker", "--", "echo", "here"]).out() == "here\n"
         });
         assert_eq!(daemon.machines().len(), 2, "after {delay} ms");
