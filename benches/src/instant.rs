@@ -12,18 +12,11 @@ const BALLAST: &str = "import os\nballast = os.urandom(60 << 20)\n";
 /// How long a template may take to be there.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-fn wait_for_template(daemon: &Daemon) {
+/// Waits until the list of templates has this in it.
+fn wait_for(daemon: &Daemon, what: &str) {
     let begun = Instant::now();
-    while daemon.aegis(&["template", "list"]).starts_with("No templates") {
-        assert!(begun.elapsed() < DEADLINE, "there is no template");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-fn wait_for_spare(daemon: &Daemon) {
-    let begun = Instant::now();
-    while !daemon.aegis(&["template", "list"]).contains("ready") {
-        assert!(begun.elapsed() < DEADLINE, "there is no spare machine");
+    while !daemon.aegis(&["template", "list"]).contains(what) {
+        assert!(begun.elapsed() < DEADLINE, "nothing is {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -35,14 +28,14 @@ pub(crate) fn templates(report: &mut Report, bare: &Bare, rounds: usize) {
     let run = |daemon: &Daemon| drop(daemon.aegis(&["run", "--", "true"]));
     for one in [&daemon, &without] {
         run(one);
-        wait_for_template(one);
+        wait_for(one, "MiB");
         run(one);
     }
     let (mut ours, mut cold, mut yardstick) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        wait_for_spare(&daemon);
+        wait_for(&daemon, "ready");
         ours.push(timed(|| run(&daemon)));
-        wait_for_spare(&daemon);
+        wait_for(&daemon, "ready");
         yardstick.push(bare.boot_ms());
         cold.push(timed(|| run(&without)));
     }

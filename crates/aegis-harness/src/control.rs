@@ -150,17 +150,16 @@ impl Control {
         let Some((epoch, nonce)) = self.session else { return };
         match Message::parse(&frame.payload) {
             Ok(Message::Request { id, method, params }) if method == Connect::METHOD => {
-                // It may take its time; what else the host says does not wait for it.
-                tokio::task::spawn_local(Rc::clone(&self.shared).connect(epoch, id, params));
+                self.shared.begin(epoch, id, params, Shared::connect);
             }
             Ok(Message::Request { id, method, params }) if method == messages::Sync::METHOD => {
-                tokio::task::spawn_local(Rc::clone(&self.shared).sync(epoch, id, params));
+                self.shared.begin(epoch, id, params, Shared::sync);
             }
             Ok(Message::Request { id, method, params }) if method == Rehearse::METHOD => {
-                tokio::task::spawn_local(Rc::clone(&self.shared).rehearse(epoch, id, params));
+                self.shared.begin(epoch, id, params, Shared::rehearse);
             }
             Ok(Message::Request { id, method, params }) if method == Become::METHOD => {
-                tokio::task::spawn_local(Rc::clone(&self.shared).become_another(epoch, id, params));
+                self.shared.begin(epoch, id, params, Shared::become_another);
             }
             Ok(Message::Request { id, method, params }) => {
                 let result = if method == Hello::METHOD {
@@ -270,12 +269,26 @@ impl Shared {
         })
     }
 
-    async fn connect(self: Rc<Self>, epoch: Epoch, id: u64, params: Value) {
-        let result = match parse::<Connect>(params) {
-            Ok(call) => self.connections.connect(&call).await.and_then(|()| reply::<Connect>(&Done {})),
-            Err(error) => Err(error),
-        };
-        self.say(epoch, &Message::Response { id, result }).await;
+    /// Begins something that may take its time, and answers when it is done. What else the host says does not wait for it.
+    fn begin<C: Call<Reply = Done> + 'static>(
+        self: &Rc<Self>,
+        epoch: Epoch,
+        id: u64,
+        params: Value,
+        work: impl AsyncFnOnce(&Self, &C) -> Result<(), RpcError> + 'static,
+    ) {
+        let shared = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let result = match parse::<C>(params) {
+                Ok(call) => work(&shared, &call).await.and_then(|()| reply::<C>(&Done {})),
+                Err(error) => Err(error),
+            };
+            shared.say(epoch, &Message::Response { id, result }).await;
+        });
+    }
+
+    async fn connect(&self, call: &Connect) -> Result<(), RpcError> {
+        self.connections.connect(call).await
     }
 
     fn answer(self: &Rc<Self>, method: &str, params: Value) -> Result<Value, RpcError> {

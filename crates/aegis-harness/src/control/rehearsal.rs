@@ -1,25 +1,13 @@
 //! Doing once what a start does, so that the next time nothing of it is new to this machine.
 
-use std::rc::Rc;
+use aegis_guest_protocol::messages::{Rehearse, Run, code};
+use aegis_guest_protocol::rpc::RpcError;
 
-use aegis_guest_protocol::messages::{Done, Rehearse, Run, code};
-use aegis_guest_protocol::rpc::{Message, RpcError};
-use serde_json::Value;
-
-use super::{Shared, parse, reply};
-use crate::outlet::Epoch;
+use super::Shared;
 use crate::{hooks, own_api, processes};
 
 impl Shared {
-    pub(super) async fn rehearse(self: Rc<Self>, epoch: Epoch, id: u64, params: Value) {
-        let result = match parse::<Rehearse>(params) {
-            Ok(call) => self.rehearse_on_stage(&call).await.and_then(|()| reply::<Rehearse>(&Done {})),
-            Err(error) => Err(error),
-        };
-        self.say(epoch, &Message::Response { id, result }).await;
-    }
-
-    async fn rehearse_on_stage(&self, call: &Rehearse) -> Result<(), RpcError> {
+    pub(super) async fn rehearse(&self, call: &Rehearse) -> Result<(), RpcError> {
         if self.root_taken.replace(true) {
             return Err(RpcError::new(code::WRONG_STATE, "the root is mounted already"));
         }

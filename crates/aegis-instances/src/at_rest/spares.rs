@@ -9,15 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aegis_guest_link::Resume;
 use aegis_guest_protocol::messages::{Process, Rehearse, Run};
-use aegis_vmm::{Endpoint, Machine, MachineSpec, Origin, VmmError};
+use aegis_vmm::{Endpoint, Machine, MachineSpec, Origin, Saved, VmmError};
 use tokio::sync::{oneshot, watch};
 
 use crate::at_rest::templates::{self, Pattern};
 use crate::error::chain;
 use crate::machine::boot;
-use crate::machine::session::Session;
 use crate::manager::Context;
 use crate::network::{self, NetworkSpec};
 use crate::now_ms;
@@ -29,8 +27,6 @@ pub const DEFAULT_KEEP: Duration = Duration::from_secs(300);
 const QUIET: Duration = Duration::from_millis(250);
 /// Memory that the host must have beside what a machine needs, MiB.
 const PLENTY_MIB: u64 = 1024;
-/// How long one may take to be made.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A machine that is ready.
 #[derive(Debug)]
@@ -246,40 +242,34 @@ async fn stand_by(
     }
 }
 
-/// Makes a spare; `None` if there is no template to make it from.
+/// Makes a spare; `None` if there is no template to make it from. If that fails nothing of it is left.
 async fn make(context: &Context, pattern: &Pattern, id: &str) -> Result<Option<Arc<dyn Machine>>, String> {
     let Some(template) = context.templates.find(&pattern.likeness).await else { return Ok(None) };
-    let spec = templates::another(context, &pattern.spec, id).map_err(|error| error.to_string())?;
-    let made = boot::make_disk(context, id, pattern.disk_mib).await.map_err(|reason| reason.message);
-    let started = match made {
-        Ok(()) => {
-            let memory = Origin::Common(&template.memory);
-            context.vmm.restore(&spec, &template.devices, memory).await.map_err(|error| chain(&error))
-        }
-        Err(error) => Err(error),
-    };
-    let result = match started {
-        Ok(machine) => {
-            let rehearsed = tokio::select! {
-                rehearsed = tokio::time::timeout(TIMEOUT, rehearse(context, &*machine)) => {
-                    rehearsed.unwrap_or_else(|_| Err("it took too long".to_owned()))
-                }
-                () = context.upkeep_over.cancelled() => Err("the daemon ends".to_owned()),
-            };
-            match rehearsed {
-                Ok(()) => Ok(Some(machine)),
-                Err(error) => {
-                    machine.stop().await;
-                    Err(error)
-                }
-            }
-        }
-        Err(error) => Err(error),
-    };
-    if result.is_err() {
+    let made = clone(context, pattern, id, &template).await;
+    if made.is_err() {
         templates::clear_up(context, id);
     }
-    result
+    made.map(Some)
+}
+
+async fn clone(
+    context: &Context,
+    pattern: &Pattern,
+    id: &str,
+    template: &Saved,
+) -> Result<Arc<dyn Machine>, String> {
+    let spec = templates::another(context, &pattern.spec, id).map_err(|error| error.to_string())?;
+    boot::make_disk(context, id, pattern.disk_mib).await.map_err(|reason| reason.message)?;
+    let memory = Origin::Common(&template.memory);
+    let machine = context.vmm.restore(&spec, &template.devices, memory).await;
+    let machine = machine.map_err(|error| chain(&error))?;
+    match templates::in_time(context, rehearse(context, &*machine)).await {
+        Ok(()) => Ok(machine),
+        Err(error) => {
+            machine.stop().await;
+            Err(error)
+        }
+    }
 }
 
 /// Has a guest do what a start does, and pauses its machine.
@@ -302,11 +292,7 @@ async fn rehearse(context: &Context, machine: &dyn Machine) -> Result<(), String
         tty: None,
         stdin: false,
     };
-    let (session, events, _) =
-        Session::open(machine, Resume::default()).await.map_err(|error| error.to_string())?;
     let run = Run { hostname: "spare".to_owned(), shares: Vec::new(), network, process };
-    session.link().call(&Rehearse { run }).await.map_err(|error| error.to_string())?;
-    session.link().close();
-    drop((session, events));
+    templates::tell(machine, &Rehearse { run }).await?;
     machine.pause().await.map_err(|error| chain(&error))
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aegis_guest_link::Resume;
 use aegis_guest_protocol::messages::Settle;
+use aegis_guest_protocol::rpc::Call;
 use aegis_store::saved::{self, SavedError};
 use aegis_vmm::{Draft, Machine, MachineSpec, Saved};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub const DEFAULT_BUDGET: u64 = 2 << 30;
 const EXTENSION: &str = "template";
 /// How many are held in memory, ready for use.
 const MOST_LOADED: usize = 2;
-/// How long a guest may take to become one.
+/// How long a guest may take to become one, or to be ready as a spare one.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// What such a machine has for a disk while it boots, bytes. Nobody looks at it.
 const PLACEHOLDER: u64 = 1 << 20;
@@ -276,18 +277,11 @@ async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u6
     let id = format!("inst-template{name}");
     // No files of its are strays.
     let _coming = context.announce(&id);
-    let Pattern { spec, likeness, disk_mib } = pattern;
-    let like = spec.clone();
-    let spec = prepare(context, &spec, &id).map_err(|error| error.to_string())?;
+    let spec = prepare(context, &pattern.spec, &id).map_err(|error| error.to_string())?;
     let saved = match context.vmm.start(&spec).await {
         Err(error) => Err(chain(&error)),
         Ok(machine) => {
-            let saved = tokio::select! {
-                saved = tokio::time::timeout(TIMEOUT, settle_and_save(&*machine, spec.memory_mib)) => {
-                    saved.unwrap_or_else(|_| Err("it took too long".to_owned()))
-                }
-                () = context.upkeep_over.cancelled() => Err("the daemon ends".to_owned()),
-            };
+            let saved = in_time(context, settle_and_save(&*machine, spec.memory_mib)).await;
             machine.stop().await;
             saved
         }
@@ -295,7 +289,7 @@ async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u6
     clear_up(context, &id);
     let (templates, name) = (Arc::clone(&context.templates), name.to_owned());
     let note = Note {
-        likeness: likeness.clone(),
+        likeness: pattern.likeness.clone(),
         memory_mib: spec.memory_mib,
         vcpus: spec.vcpus,
         created_ms: now_ms(),
@@ -310,7 +304,7 @@ async fn make(context: &Arc<Context>, pattern: Pattern, name: &str) -> Result<u6
     });
     let written = written.await.map_err(|error| error.to_string())?;
     if written.is_ok() {
-        context.spares.want(Some(Pattern { spec: like, likeness, disk_mib }));
+        context.spares.want(Some(pattern));
     }
     written
 }
@@ -335,13 +329,31 @@ fn prepare(context: &Context, like: &MachineSpec, id: &str) -> std::io::Result<M
 }
 
 async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved, String> {
-    let (session, events, _) =
-        Session::open(machine, Resume::default()).await.map_err(|error| error.to_string())?;
-    session.link().call(&Settle {}).await.map_err(|error| error.to_string())?;
-    session.link().close();
-    drop((session, events));
+    tell(machine, &Settle {}).await?;
     let memory = Draft::new(u64::from(memory_mib) << 20).map_err(|error| error.to_string())?;
     machine.save(memory).await.map_err(|error| chain(&error))
+}
+
+/// What comes of work on a machine that belongs to no instance, unless it takes too long or the daemon ends.
+pub(crate) async fn in_time<T>(
+    context: &Context,
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    tokio::select! {
+        done = tokio::time::timeout(TIMEOUT, work) => {
+            done.unwrap_or_else(|_| Err("it took too long".to_owned()))
+        }
+        () = context.upkeep_over.cancelled() => Err("the daemon ends".to_owned()),
+    }
+}
+
+/// Has the guest of such a machine do one thing, in a session that ends with it.
+pub(crate) async fn tell(machine: &dyn Machine, call: &impl Call) -> Result<(), String> {
+    let (session, _events, _) =
+        Session::open(machine, Resume::default()).await.map_err(|error| error.to_string())?;
+    session.link().call(call).await.map_err(|error| error.to_string())?;
+    session.link().close();
+    Ok(())
 }
 
 /// Removes the files of a machine that belongs to no instance.
