@@ -48,9 +48,9 @@ pub fn serve(machine: OwnedFd, control: OwnedFd) -> Result<(), GatewayError> {
         machine: UnixStream::from_std(machine),
         control: UnixListener::from_std(control),
         clients: Slab::new(),
+        blocked: false,
     };
-    let both = Interest::READABLE | Interest::WRITABLE;
-    server.poll.registry().register(&mut server.machine, token(Kind::Fixed, MACHINE), both)?;
+    server.poll.registry().register(&mut server.machine, token(Kind::Fixed, MACHINE), Interest::READABLE)?;
     server.poll.registry().register(&mut server.control, token(Kind::Fixed, LISTENER), Interest::READABLE)?;
     confine::confine()?;
     server.run()
@@ -62,6 +62,8 @@ struct Server {
     machine: UnixStream,
     control: UnixListener,
     clients: Slab<Client>,
+    /// The machine took less than there was for it, and is watched until it takes more.
+    blocked: bool,
 }
 
 impl Server {
@@ -82,12 +84,25 @@ impl Server {
                 return Ok(());
             }
             self.gateway.work();
-            if self.gateway.send(&mut self.machine).is_err() {
-                return Ok(());
+            match self.gateway.send(&mut self.machine) {
+                Ok(sent) => self.watch_machine(!sent)?,
+                Err(_) => return Ok(()),
             }
             self.serve_clients();
-            self.gateway.rest();
+            self.gateway.rest(Instant::now());
         }
+    }
+
+    /// Watches whether the machine can be written to only while it cannot: else each frame that it takes would wake this
+    /// process, just when the machine's own threads have something to do.
+    fn watch_machine(&mut self, blocked: bool) -> io::Result<()> {
+        if self.blocked == blocked {
+            return Ok(());
+        }
+        self.blocked = blocked;
+        let read = Interest::READABLE;
+        let interest = if blocked { read | Interest::WRITABLE } else { read };
+        self.poll.registry().reregister(&mut self.machine, token(Kind::Fixed, MACHINE), interest)
     }
 
     /// Deals with an event. Returns whether it is the guest's.

@@ -81,6 +81,11 @@ impl Incoming {
         }
     }
 
+    /// Whether there is memory to be given back.
+    pub(crate) fn holds_memory(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Gives memory back when nothing is held.
     pub(crate) fn rest(&mut self) {
         if self.start == self.end {

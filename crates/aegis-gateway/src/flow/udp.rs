@@ -1,11 +1,12 @@
 //! Datagrams between one port of the guest and one of another end.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
 use mio::net::{UdpSocket, UnixDatagram};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::member::Verdict;
 use crate::judge::Case;
@@ -32,14 +33,19 @@ pub(crate) enum Datagrams {
     Member(UnixDatagram),
 }
 
+/// A socket that sends to this address and hears it alone, at a port that the kernel picks at random.
+pub(crate) fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
+    connect(&socket, &target)?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
 impl Datagrams {
     /// A socket for datagrams to an address.
     pub(crate) fn to(target: SocketAddr) -> io::Result<Datagrams> {
-        let any: IpAddr =
-            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(target)?;
-        Ok(Datagrams::World(socket))
+        connected(target).map(Datagrams::World)
     }
 
     pub(crate) fn source(&mut self) -> &mut dyn Source {

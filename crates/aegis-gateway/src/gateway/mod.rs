@@ -39,6 +39,9 @@ use table::Table;
 /// How often the guest's frames are read before others have their turn.
 const READS: usize = 8;
 /// Longest datagram.
+/// How long memory is kept that nobody uses any more: who has asked for a name connects next, and to have memory cleared and
+/// given out takes longer than to find an answer.
+const KEPT: Duration = Duration::from_secs(1);
 const DATAGRAM: usize = 64 << 10;
 
 /// What a socket belongs to. The kind is part of its token.
@@ -133,6 +136,8 @@ pub(crate) struct Gateway {
     choked: bool,
 }
 
+    /// When memory is given back, if nothing happens before.
+    rests_at: Option<Instant>,
 impl Gateway {
     /// A gateway that lets nothing pass until it is told what may.
     pub(crate) fn new(registry: Registry) -> Gateway {
@@ -158,6 +163,7 @@ impl Gateway {
             choked: false,
         }
     }
+            rests_at: None,
 
     /// Takes other settings. Flows that may not be any more end here.
     pub(crate) fn set(&mut self, settings: Settings) {
@@ -237,6 +243,7 @@ impl Gateway {
     pub(crate) fn frame(&mut self, frame: &[u8], now: Instant) {
         self.counters.packets_out += 1;
         self.counters.bytes_out += frame.len() as u64;
+        self.rests_at = None;
         match packet::read(frame, self.judge.groups.own()) {
             Ok(Frame::WhoHas(address)) => packet::send_i_have(&mut self.out, address),
             Ok(Frame::Silent) => {}
@@ -301,28 +308,33 @@ impl Gateway {
         }
     }
 
-    /// Sends frames to the guest.
+    /// Sends frames to the guest. Returns whether all are sent.
     ///
     /// # Errors
     /// If the machine has gone.
-    pub(crate) fn send(&mut self, to: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn send(&mut self, to: &mut impl Write) -> io::Result<bool> {
         let had_room = self.out.has_room();
-        self.out.flush(to)?;
+        let sent = self.out.flush(to)?;
         if !had_room && self.out.has_room() {
             self.table.wake_starved();
         }
-        Ok(())
+        Ok(sent)
     }
 
-    /// Gives memory back that nobody uses.
-    pub(crate) fn rest(&mut self) {
-        if self.table.flows() == 0 {
+    /// Gives back what nobody has used for a while.
+    pub(crate) fn rest(&mut self, now: Instant) {
+        if self.table.flows() > 0 {
+            self.rests_at = None;
+        } else if self.rests_at.is_some_and(|at| at <= now) {
             self.incoming.rest();
             self.out.rest();
             self.scratch = Vec::new();
             self.table.rest();
         }
     }
+            self.rests_at = None;
+        } else if self.rests_at.is_none() && self.incoming.holds_memory() {
+            self.rests_at = Some(now + KEPT);
 
     /// Whether there are frames to be read that the guest's socket will not announce.
     pub(crate) fn is_unread(&self) -> bool {
@@ -335,7 +347,8 @@ impl Gateway {
             return Some(Duration::ZERO);
         }
         let held = (self.shaper.held || self.choked).then(|| now + PAUSE);
-        let due = [self.table.deadline(), self.names.deadline(), held].into_iter().flatten().min();
+        let due =
+            [self.table.deadline(), self.names.deadline(), held, self.rests_at].into_iter().flatten().min();
         due.map(|due| due.saturating_duration_since(now))
     }
 

@@ -374,7 +374,7 @@ fn names_are_refused_where_nothing_is_open_and_failed_where_nobody_answers() {
 }
 
 #[test]
-fn an_idle_gateway_holds_no_buffers() {
+fn a_gateway_that_is_idle_for_a_while_holds_no_buffers() {
     let mut bench = with(Preset::None, &[]);
     let mut stream = Vec::new();
     let frame = segment(address("203.0.113.1"), 80, TcpControl::Syn);
@@ -384,9 +384,13 @@ fn an_idle_gateway_holds_no_buffers() {
     let mut sent = Vec::new();
     bench.gateway.send(&mut sent).unwrap();
     assert!(!sent.is_empty());
-    bench.gateway.rest();
+    let now = Instant::now();
+    bench.gateway.rest(now);
+    assert!(bench.gateway.incoming.holds_memory());
+    assert_eq!(bench.gateway.idle_for(now), Some(KEPT));
+    bench.gateway.rest(now + KEPT);
     assert_eq!(format!("{:?}", bench.gateway.incoming), format!("{:?}", Incoming::default()));
-    assert_eq!(bench.gateway.idle_for(Instant::now()), None);
+    assert_eq!(bench.gateway.idle_for(now), None);
 }
 
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {

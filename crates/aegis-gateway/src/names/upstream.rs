@@ -1,12 +1,13 @@
 //! One question to one name server.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 
 use super::Received;
+use crate::flow::udp::connected;
 
 /// Longest answer over UDP that is read.
 const MOST_DATAGRAM: usize = 4096;
@@ -33,15 +34,10 @@ impl Upstream {
             let unsent = [&length.to_be_bytes(), question].concat();
             return Ok(Upstream::Stream { stream, unsent, received: Vec::new() });
         }
-        let any: SocketAddr = if server.is_ipv4() {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        };
-        let mut socket = UdpSocket::bind(any)?;
-        socket.connect(server)?;
-        registry.register(&mut socket, token, Interest::READABLE)?;
+        let mut socket = connected(server)?;
+        // What has come before it is watched is told as well; the server is at work meanwhile.
         socket.send(question)?;
+        registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Upstream::Datagram(socket))
     }
 
