@@ -63,3 +63,13 @@ fn a_guest_of_another_era_is_refused_with_both_versions() {
     let info = daemon.info("box").unwrap();
     assert!(info["stop_reason"]["message"].as_str().unwrap().contains(expected), "{info}");
 }
+
+#[test]
+fn a_guest_that_has_missed_what_was_said_is_asked_once_more() {
+    let daemon = Daemon::start_with(&[
+        ("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest")),
+        ("AEGIS_FAKE_GUEST_DEAF", "1"),
+    ]);
+    let done = daemon.aegis(&["run", "--workdir", "/tmp", "--", "echo", "heard"]);
+    assert_eq!((done.code, done.out().as_str()), (0, "heard\n"), "{}", done.err());
+}

@@ -73,7 +73,8 @@ pub struct GuestLink {
 }
 
 impl GuestLink {
-    /// Greets the guest on both pipes and says hello. For a guest that is still booting this waits until it is up.
+    /// Greets the guest on both pipes and says hello, which the guest may take so long to answer. For a guest that is still
+    /// booting this waits until it is up.
     ///
     /// # Errors
     /// [`LinkError`]; the guest may be asked again over new pipes.
@@ -81,6 +82,7 @@ impl GuestLink {
         control: UnixStream,
         bulk: UnixStream,
         resume: Resume,
+        patience: Duration,
     ) -> Result<(GuestLink, HelloReply, Events), LinkError> {
         let nonce: Nonce = random();
         let (control, bulk) =
@@ -98,7 +100,9 @@ impl GuestLink {
             stderr_held: resume.stderr_held,
             another: resume.another,
         };
-        let reply = link.call(&hello).await?;
+        let said = link.control.call(&hello, patience).await;
+        // Whoever is not answered is gone for the guest as well.
+        let reply = said.inspect_err(|_| link.close())?;
         Ok((link, reply, events))
     }
 

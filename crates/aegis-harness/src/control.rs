@@ -122,7 +122,8 @@ impl Control {
         loop {
             match self.port.read(&mut buffer).await? {
                 0 => {
-                    self.end_session();
+                    // What ends a session is the greeting of the next: the host may be about to be heard.
+                    self.shared.open_session.set(0);
                     self.port.changed().await?;
                 }
                 count => decoder.feed(buffer.get(..count).unwrap_or_default()),
@@ -130,20 +131,18 @@ impl Control {
             while let Some(item) = decoder.next_item() {
                 match item {
                     Item::Greeting(nonce) => {
-                        self.end_session();
+                        self.shared.open_session.set(0);
                         self.session = Some((self.shared.outlet.begin(nonce), nonce));
                     }
-                    Item::Lost => self.end_session(),
+                    Item::Lost => {
+                        self.shared.open_session.set(0);
+                        self.session = None;
+                    }
                     Item::Frame(frame) if frame.kind == Kind::Rpc => self.hear(&frame).await,
                     Item::Frame(_) => {}
                 }
             }
         }
-    }
-
-    fn end_session(&mut self) {
-        self.session = None;
-        self.shared.open_session.set(0);
     }
 
     async fn hear(&mut self, frame: &Frame) {

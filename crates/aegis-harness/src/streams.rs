@@ -241,10 +241,15 @@ impl Streams {
     }
 
     fn end(&self) {
+        self.hang_up();
+        self.session.send_replace(None);
+    }
+
+    /// Nobody listens to what was begun. What ends a session is the greeting of the next: the host may be about to be heard.
+    fn hang_up(&self) {
         for stream in std::mem::take(&mut *self.table.borrow_mut()).values() {
             stream.close();
         }
-        self.session.send_replace(None);
     }
 
     /// Deals with one frame. What makes no sense resets its stream and touches no other.
@@ -289,7 +294,7 @@ async fn read(port: Port, streams: Streams) {
     loop {
         match port.read(&mut buffer).await {
             Ok(0) => {
-                streams.end();
+                streams.hang_up();
                 if port.changed().await.is_err() {
                     return;
                 }

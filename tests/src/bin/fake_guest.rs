@@ -2,7 +2,7 @@
 //!
 //! Its ports never tell the harness that the host has gone or come back, which is the worst that a port may do: only
 //! the greeting of a new session tells. With [`STRANGER`] in its environment it is the guest of another era, which has
-//! no version of the protocol in common with anybody.
+//! no version of the protocol in common with anybody; with [`DEAF`] it hears nothing of its first host but the greeting.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +23,8 @@ use tokio::net::{UnixListener, UnixStream};
 const STRANGER: &str = "AEGIS_FAKE_GUEST_STRANGER";
 /// Where it opens the socket of its own instance, if anywhere.
 const OWN_API: &str = "AEGIS_FAKE_GUEST_API";
+/// Makes the guest hard of hearing.
+const DEAF: &str = "AEGIS_FAKE_GUEST_DEAF";
 /// What a stranger speaks.
 const STRANGE_VERSIONS: (u32, u32) = (7000, 9000);
 
@@ -142,13 +144,28 @@ fn port(number: i32) -> io::Result<OwnedFd> {
     let (host, guest) = std::os::unix::net::UnixStream::pair()?;
     host.set_nonblocking(true)?;
     let mut inside = UnixStream::from_std(host)?;
+    let mut deaf = std::env::var_os(DEAF).is_some();
     tokio::task::spawn_local(async move {
         while let Ok((mut outside, _)) = listener.accept().await {
+            if std::mem::take(&mut deaf) {
+                let _broken = greet_only(&mut inside, &mut outside).await;
+                continue;
+            }
             // Ends when the host disconnects; the next connection goes on in the middle of whatever was said.
             let _broken = carry(&mut inside, &mut outside).await;
         }
     });
     Ok(guest.into())
+}
+
+/// Passes on the greetings of both, and loses all that the host says then.
+async fn greet_only(inside: &mut UnixStream, outside: &mut UnixStream) -> io::Result<()> {
+    let mut greeting = [0; frame::GREETING_LEN];
+    outside.read_exact(&mut greeting).await?;
+    inside.write_all(&greeting).await?;
+    inside.read_exact(&mut greeting).await?;
+    outside.write_all(&greeting).await?;
+    tokio::io::copy(outside, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Both directions, neither waiting for the other: a host that writes before it reads would otherwise hang.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aegis_guest_link::{Events, GuestLink, GuestStream, LinkError, Resume};
 use aegis_guest_protocol::messages::{
@@ -16,6 +17,10 @@ use crate::lifecycle::Boot;
 use crate::output::{Output, Which};
 use crate::rest::Lease;
 use crate::usage::Stay;
+
+/// How long a guest may take to answer what is said first before it is asked again over new pipes, and how long then.
+const SOON: Duration = Duration::from_secs(10);
+const LATE: Duration = Duration::from_secs(20);
 
 /// A session with a guest.
 #[derive(Debug)]
@@ -83,15 +88,30 @@ pub struct ExecHandle {
 }
 
 impl Session {
-    /// Connects to the guest of `machine`. Waits while it boots.
+    /// Connects to the guest of `machine`. Waits while it boots. A guest that has not heard what was said is asked once more.
     pub(crate) async fn open(
         machine: &dyn Machine,
         resume: Resume,
     ) -> Result<(Arc<Session>, Events, bool), LinkError> {
+        match Session::connect(machine, resume, SOON).await {
+            Err(LinkError::Timeout(what)) => {
+                tracing::warn!(what, "a guest does not answer, and is asked again");
+                let again = Session::connect(machine, Resume { returning: true, ..resume }, LATE);
+                tokio::time::timeout(LATE, again).await.unwrap_or(Err(LinkError::Timeout(what)))
+            }
+            other => other,
+        }
+    }
+
+    async fn connect(
+        machine: &dyn Machine,
+        resume: Resume,
+        patience: Duration,
+    ) -> Result<(Arc<Session>, Events, bool), LinkError> {
         let dial = async |endpoint| machine.dial(endpoint).await.map_err(std::io::Error::other);
         let control = dial(Endpoint::Control).await?;
         let bulk = dial(Endpoint::Bulk).await?;
-        let (link, hello, events) = GuestLink::open(control, bulk, resume).await?;
+        let (link, hello, events) = GuestLink::open(control, bulk, resume, patience).await?;
         let (stdin, stderr) = link
             .workload_stream(WORKLOAD_IO)
             .zip(link.workload_stream(WORKLOAD_ERR))
