@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use aegis_tests::lab::{HOST, HOST_V6, Lab};
 use aegis_tests::{DEADLINE, Daemon, Done, eventually};
+use serde_json::Value;
 
 /// An instance that waits for what is to be done in it.
 pub(crate) fn start(daemon: &Daemon, handle: &str, options: &[&str]) {
@@ -370,13 +371,35 @@ fn a_host_behind_a_proxy_takes_its_instances_along() {
     let out = said(
         &daemon,
         "a",
-        "curl -sS http://good.example/hello; curl -sS https://www.good.example/hello
+        "unset HTTPS_PROXY https_proxy
+        curl -sS http://good.example/hello; curl -sS https://www.good.example/hello
         curl -sS http://203.0.113.1/hello
         curl -sS -m 20 http://other.example/hello || echo $?; curl -sS -m 20 http://10.20.0.5/hello || echo $?
         curl -sS -m 20 -o /dev/null http://nowhere.example/ || echo $?",
     );
     let hello = "hello from the world\n";
     assert!(out.starts_with(&format!("{}7\n7\n7\n", hello.repeat(3))), "{out}");
+    // Those that want to be told of one are offered one, which knows the password and obeys the same rules.
+    let out = said(
+        &daemon,
+        "a",
+        "echo $HTTPS_PROXY $https_proxy $NO_PROXY
+        said='%{http_connect} %{http_code}\n'
+        curl -sS -w \"$said\" https://good.example/hello
+        curl -sS -w \"$said\" -x $HTTPS_PROXY -p http://203.0.113.1/hello
+        curl -s -w \"$said\" https://other.example/hello
+        curl -s -w \"$said\" https://10.20.0.5/hello
+        curl -s -w \"$said\" https://nowhere.example/hello
+        curl -s -o /dev/null -w \"$said\" -x $HTTPS_PROXY http://good.example/hello",
+    );
+    let offered = "http://10.63.0.1:3128";
+    let expected = format!(
+        "{offered} {offered} localhost,127.0.0.1,::1,10.63.0.2\n{hello}200 200\n{hello}200 200\n403 000\n403 000\n502 000\n000 405\n"
+    );
+    assert_eq!(out, expected);
+    let info: Value =
+        serde_json::from_str(&daemon.ok(&["instance", "info", "a", "--output", "json"])).unwrap();
+    assert!(info["env_keys"].as_array().unwrap().contains(&"HTTPS_PROXY".into()), "{info}");
 }
 
 /// Makes what package managers fetch, below `/srv/www` of a guest.

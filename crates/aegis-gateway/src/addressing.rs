@@ -9,6 +9,8 @@ use smoltcp::wire::EthernetAddress;
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 2);
 /// The gateway's address, which is also that of the resolver.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 1);
+/// Port of the gateway at which guests are offered a proxy, where the host has one.
+pub const PROXY_PORT: u16 = 3128;
 /// Length of the prefix that the two share.
 pub const PREFIX_V4: u8 = 30;
 /// The instance's address.

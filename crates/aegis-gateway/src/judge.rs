@@ -165,6 +165,11 @@ impl Judge {
         &self.policy
     }
 
+    /// Whether this port of the host's loopback interface is opened to the guest.
+    pub(crate) fn is_host_port(&self, port: u16) -> bool {
+        self.host_ports.contains(&port)
+    }
+
     /// An address for a name that has none on this host, and is pinned to it.
     pub(crate) fn invent(&mut self, name: &Name, now: Instant) -> Ipv4Addr {
         let address = self.invented.address(name);
@@ -226,7 +231,7 @@ impl Judge {
         }
         let host_port = case.protocol == Protocol::Tcp
             && addressing::is_gateway(case.address)
-            && self.host_ports.contains(&case.port);
+            && self.is_host_port(case.port);
         case.ruling = if host_port {
             Ruling { action: Action::Allow, because: Because::HostPort }
         } else {

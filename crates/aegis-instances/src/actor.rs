@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::at_rest::hibernate;
 use crate::at_rest::moment::Origin;
+use crate::environment::Sources;
 use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
 use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
@@ -36,7 +37,6 @@ use crate::reason::StopReason;
 use crate::record::{Passing, Record, ending, remaining_ms};
 use crate::rest::Lease;
 use crate::restart::{Attempts, Ended, RestartPolicy};
-use crate::secret::SecretValues;
 use crate::usage::Usage;
 use crate::view::View;
 
@@ -80,7 +80,7 @@ pub(crate) struct InstanceRef {
     pub(crate) output: Arc<Output>,
     pub(crate) usage: Arc<Usage>,
     pub(crate) measures: Measures,
-    pub(crate) secrets: Arc<dyn SecretValues>,
+    pub(crate) sources: Sources,
     /// The machine's surroundings while there is one.
     pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
     pub(crate) disk: DiskUse,
@@ -141,7 +141,7 @@ impl Actor {
             output: Arc::clone(&actor.output),
             usage: Arc::clone(&actor.usage),
             measures: actor.context.measures.clone(),
-            secrets: Arc::clone(&actor.context.secrets),
+            sources: Sources::of(&actor.context),
             live: actor.live.subscribe(),
             disk: actor.disk.clone(),
         };

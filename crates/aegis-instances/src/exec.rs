@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aegis_guest_protocol::messages::{Process, TerminalSize};
 
+use crate::environment::Values;
 use crate::spec::InstanceSpec;
 
 /// What to execute. What is absent is as for the instance's command.
@@ -24,10 +25,10 @@ pub struct ExecSpec {
 }
 
 impl ExecSpec {
-    /// The process, in the surroundings of an instance, with the values of its secrets.
+    /// The process, in the surroundings of an instance, with what was looked up for it.
     #[must_use]
-    pub fn process(&self, of: &InstanceSpec, secrets: &BTreeMap<String, String>) -> Process {
-        let mut env = of.environment(secrets);
+    pub fn process(&self, of: &InstanceSpec, values: &Values) -> Process {
+        let mut env = of.environment(values);
         env.extend(self.env.clone());
         Process {
             command: self.command.clone(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::SyncIoBridge;
 
+use crate::environment::Values;
 use crate::machine::boot::{self, Order};
 use crate::machine::session::Session;
 use crate::manager::Context;
@@ -75,7 +76,7 @@ pub(crate) async fn equip(
     order: &Order,
     kit: &KitUse,
     session: &Session,
-    secrets: &BTreeMap<String, String>,
+    values: &Values,
 ) -> Result<BTreeMap<String, String>, StopReason> {
     let prepared = session.link().call(&boot::preparation(&order.hostname, &order.spec)).await;
     prepared.map_err(|error| boot::refused(&error))?;
@@ -87,7 +88,7 @@ pub(crate) async fn equip(
         Some(contents) => put_all(context, order, session, &contents).await?,
     }
     // Whatever the command has for a terminal is the command's.
-    let process = Process { tty: None, stdin: false, ..order.spec.process(secrets, &BTreeMap::new()) };
+    let process = Process { tty: None, stdin: false, ..order.spec.process(values) };
     let hook = |command: &[String]| Process { command: command.to_vec(), ..process.clone() };
     if !kit.validate_config.is_empty() {
         run(context, session, hook(&kit.validate_config), None, "validate_config").await?;

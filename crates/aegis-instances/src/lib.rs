@@ -15,6 +15,7 @@
 mod actor;
 pub mod at_rest;
 mod create;
+pub mod environment;
 pub mod error;
 pub mod events;
 pub mod exec;

@@ -17,6 +17,7 @@ use crate::actor::{Actor, InstanceRef, Message};
 use crate::at_rest::moment;
 use crate::at_rest::spares::{self, Spares};
 use crate::at_rest::templates::{self, Templates};
+use crate::environment::Values;
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
 use crate::kit::Kits;
@@ -437,9 +438,9 @@ impl InstanceHandle {
         &self.reference.disk
     }
 
-    /// The values of its secrets.
-    pub(crate) fn secrets(&self, spec: &InstanceSpec) -> Result<BTreeMap<String, String>, InstanceError> {
-        self.reference.secrets.values(&spec.secrets).map_err(InstanceError::Secret)
+    /// What there is for the environment of its commands.
+    pub(crate) fn values(&self, spec: &InstanceSpec) -> Result<Values, InstanceError> {
+        self.reference.sources.values(spec).map_err(InstanceError::Secret)
     }
 
     /// Who uses it.
@@ -539,8 +540,7 @@ impl InstanceHandle {
     /// If it is stopped, does not get ready in time, or the guest refuses.
     pub async fn exec(&self, exec: &ExecSpec) -> Result<(ExecHandle, Arc<Session>), InstanceError> {
         let spec = Arc::clone(&self.view().spec);
-        let secrets = self.secrets(&spec)?;
-        let process = exec.process(&spec, &secrets);
+        let process = exec.process(&spec, &self.values(&spec)?);
         check_process(&process.command, &process.env, &process.workdir)?;
         let begun = Instant::now();
         let (stay, session) = self.awake().await?;

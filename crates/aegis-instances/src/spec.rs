@@ -6,6 +6,7 @@ use aegis_guest_protocol::messages::{Process, TerminalSize};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::environment::Values;
 use crate::kit::KitUse;
 use crate::mounts::{self, Mount};
 use crate::network::{self, NetworkSpec};
@@ -175,36 +176,26 @@ impl InstanceSpec {
         Ok(())
     }
 
-    /// The environment of its command: its own over these secrets over that of its kit over that of its image.
+    /// The environment of its command: its own over its secrets over that of its kit over what its network has to say over
+    /// that of its image.
     #[must_use]
-    pub fn environment(&self, secrets: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-        self.environment_with(secrets, &BTreeMap::new())
-    }
-
-    fn environment_with(
-        &self,
-        secrets: &BTreeMap<String, String>,
-        rendered: &BTreeMap<String, String>,
-    ) -> BTreeMap<String, String> {
+    pub fn environment(&self, values: &Values) -> BTreeMap<String, String> {
         let mut env = self.image.as_ref().map(|image| image.env.clone()).unwrap_or_default();
+        env.extend(values.host.clone());
         env.extend(network::trust(&self.network));
         env.extend(self.kit.iter().flat_map(|kit| kit.env.clone()));
-        env.extend(rendered.clone());
-        env.extend(secrets.clone());
+        env.extend(values.rendered.clone());
+        env.extend(values.secrets.clone());
         env.extend(self.env.clone());
         env
     }
 
-    /// The command as the guest executes it, with the values of its secrets and what its kit has rendered.
+    /// The command as the guest executes it, with what was looked up for it.
     #[must_use]
-    pub fn process(
-        &self,
-        secrets: &BTreeMap<String, String>,
-        rendered: &BTreeMap<String, String>,
-    ) -> Process {
+    pub fn process(&self, values: &Values) -> Process {
         Process {
             command: self.command.clone(),
-            env: self.environment_with(secrets, rendered),
+            env: self.environment(values),
             workdir: self.workdir.clone(),
             user: self.user.clone(),
             tty: self.tty,
@@ -244,7 +235,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_environment_is_the_images_under_secrets_under_its_own() {
+    fn an_environment_is_the_images_under_the_hosts_under_secrets_under_its_own() {
         let env = |pairs: [(&str, &str); 3]| pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let image = PinnedImage {
             reference: "x".into(),
@@ -256,10 +247,15 @@ pub(crate) mod tests {
             env: env([("C", "own"), ("D", "own"), ("E", "own")]),
             ..sample()
         };
-        let secrets = env([("B", "secret"), ("C", "secret"), ("D", "secret")]);
-        let expected = [("A", "image"), ("B", "secret"), ("C", "own"), ("D", "own"), ("E", "own")];
+        let values = Values {
+            host: env([("A", "host"), ("B", "host"), ("F", "host")]),
+            secrets: env([("B", "secret"), ("C", "secret"), ("D", "secret")]),
+            rendered: BTreeMap::new(),
+        };
+        let expected =
+            [("A", "host"), ("B", "secret"), ("C", "own"), ("D", "own"), ("E", "own"), ("F", "host")];
         let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(spec.process(&secrets, &BTreeMap::new()).env, expected.into());
+        assert_eq!(spec.process(&values).env, expected.into());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 pub(crate) mod echo;
 pub(crate) mod member;
-pub(crate) mod query;
+pub(crate) mod own;
+pub(crate) mod petition;
 pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod terminal;

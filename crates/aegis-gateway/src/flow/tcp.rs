@@ -8,6 +8,8 @@ use aegis_policy::{Because, Ruling};
 use smoltcp::socket::tcp::State;
 
 use super::member::Verdict;
+use super::own::Petitioner;
+use super::petition::GRANTED;
 use super::stream::Stream;
 use super::terminal::{Clock, Terminal};
 use crate::inspect::{Inspector, Refusal};
@@ -31,10 +33,22 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
+/// What stands where somebody waited.
+const NOBODY: Waiting = Waiting::Packet(Vec::new());
+
+/// A guest whose other end is not there yet.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    /// Its first packet, which has no answer yet.
+    Packet(Vec<u8>),
+    /// It has asked for a tunnel, and is told when there is one.
+    Petitioner(Box<Petitioner>),
+}
+
 #[derive(Debug)]
 enum Stage {
-    /// The host's end is not connected yet, or its tunnel is not open; the guest's first packet waits.
-    Connecting { first: Vec<u8>, tunnel: Option<Tunnel> },
+    /// The host's end is not connected yet, or its tunnel is not open.
+    Connecting { waiting: Waiting, tunnel: Option<Tunnel> },
     /// A member of a group has come, and the guest has not taken it yet.
     Visiting(Box<Visiting>),
     /// Bytes flow.
@@ -108,11 +122,11 @@ impl TcpFlow {
     pub(crate) fn new(
         key: Key,
         (host, tunnel): (Stream, Option<Tunnel>),
-        first: &[u8],
+        waiting: Waiting,
         case: Case,
         inspected: bool,
     ) -> TcpFlow {
-        let stage = Stage::Connecting { first: first.to_vec(), tunnel };
+        let stage = Stage::Connecting { waiting, tunnel };
         let mut flow = TcpFlow::in_stage(stage, key, host, case);
         flow.inspector = inspected.then(|| Box::new(Inspector::new()));
         flow
@@ -156,7 +170,10 @@ impl TcpFlow {
     pub(crate) fn input(&mut self, packet: &[u8], out: &mut Outgoing) {
         match &mut self.stage {
             // These are repetitions of the first.
-            Stage::Connecting { .. } => {}
+            Stage::Connecting { waiting: Waiting::Packet(_), .. } => {}
+            Stage::Connecting { waiting: Waiting::Petitioner(petitioner), .. } => {
+                petitioner.terminal.input(packet, out);
+            }
             Stage::Visiting(visiting) => visiting.terminal.input(packet, out),
             Stage::Open(terminal) => terminal.input(packet, out),
         }
@@ -169,7 +186,15 @@ impl TcpFlow {
     /// The guest's first packet, as long as it waits.
     pub(crate) fn first(&self) -> Option<&[u8]> {
         match &self.stage {
-            Stage::Connecting { first, .. } => Some(first),
+            Stage::Connecting { waiting: Waiting::Packet(first), .. } => Some(first),
+            Stage::Connecting { .. } | Stage::Visiting(_) | Stage::Open(_) => None,
+        }
+    }
+
+    /// The guest, as long as its other end is not there; the flow is of no use any more.
+    pub(crate) fn give_up(&mut self) -> Option<Waiting> {
+        match &mut self.stage {
+            Stage::Connecting { waiting, .. } => Some(std::mem::replace(waiting, NOBODY)),
             Stage::Visiting(_) | Stage::Open(_) => None,
         }
     }
@@ -184,7 +209,8 @@ impl TcpFlow {
     pub(crate) fn abort(&mut self, out: &mut Outgoing) {
         self.host.reset();
         let terminal = match &mut self.stage {
-            Stage::Connecting { .. } => return,
+            Stage::Connecting { waiting: Waiting::Packet(_), .. } => return,
+            Stage::Connecting { waiting: Waiting::Petitioner(petitioner), .. } => &mut petitioner.terminal,
             Stage::Visiting(visiting) => &mut visiting.terminal,
             Stage::Open(terminal) => terminal,
         };
@@ -194,7 +220,7 @@ impl TcpFlow {
 
     /// Begins to be open, as soon as the host's end is connected; tells how the turn ends otherwise.
     fn connect(&mut self, around: &mut Surroundings<'_>) -> Result<(), Turn> {
-        let Stage::Connecting { first, tunnel } = &mut self.stage else { return Ok(()) };
+        let Stage::Connecting { tunnel, .. } = &mut self.stage else { return Ok(()) };
         let late = self.begun + PATIENCE;
         match self.host.is_connected() {
             // The host knows itself when it has waited long enough.
@@ -214,11 +240,28 @@ impl TcpFlow {
                 Err(error) => return Err(Turn::Failed(error)),
             }
         }
-        let local = self.key.1;
-        let mut terminal = Terminal::listen(local, (around.receive, around.send), around.clock, around.out);
-        terminal.input(first, around.out);
-        self.stage = Stage::Open(Box::new(terminal));
+        if let Some(waiting) = self.give_up() {
+            self.stage = Stage::Open(self.greet(waiting, around));
+        }
         Ok(())
+    }
+
+    /// Tells the guest that its other end is there.
+    fn greet(&self, waiting: Waiting, around: &mut Surroundings<'_>) -> Box<Terminal> {
+        match waiting {
+            Waiting::Packet(first) => {
+                let (local, buffers) = (self.key.1, (around.receive, around.send));
+                let mut terminal = Box::new(Terminal::listen(local, buffers, around.clock, around.out));
+                terminal.input(&first, around.out);
+                terminal
+            }
+            Waiting::Petitioner(petitioner) => {
+                let mut terminal = petitioner.terminal;
+                // Nothing was sent before, so that there is room.
+                let _whole = terminal.socket().send_slice(GRANTED);
+                terminal
+            }
+        }
     }
 
     /// Begins to be open, as soon as the guest has taken it; tells how the turn ends otherwise.
@@ -254,8 +297,7 @@ impl TcpFlow {
             self.abort(around.out);
             return Err(Turn::Over);
         }
-        let before =
-            std::mem::replace(&mut self.stage, Stage::Connecting { first: Vec::new(), tunnel: None });
+        let before = std::mem::replace(&mut self.stage, Stage::Connecting { waiting: NOBODY, tunnel: None });
         if let Stage::Visiting(visiting) = before {
             self.stage = Stage::Open(Box::new(visiting.terminal));
         }

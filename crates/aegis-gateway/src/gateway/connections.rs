@@ -8,11 +8,12 @@ use aegis_policy::{Because, Protocol, Zone};
 use mio::Interest;
 use mio::net::TcpStream;
 
-use super::{Gateway, Kind, token};
+use super::{Gateway, Kind, buffers, token};
 use crate::addressing::is_gateway;
-use crate::flow::query::QueryFlow;
+use crate::flow::own::{BUFFER, OwnFlow, Service};
+use crate::flow::petition::Petition;
 use crate::flow::stream::Stream;
-use crate::flow::tcp::{Key, TcpFlow, Turn};
+use crate::flow::tcp::{Key, TcpFlow, Turn, Waiting};
 use crate::journal::What;
 use crate::judge::Case;
 use crate::names::Asker;
@@ -43,9 +44,9 @@ impl Gateway {
                 self.table.touch(Kind::Tcp, index);
             }
             Some((_, index)) => {
-                if let Some(flow) = self.table.query.get_mut(index) {
+                if let Some(flow) = self.table.own.get_mut(index) {
                     flow.input(packet.bytes, &mut self.out);
-                    self.table.touch(Kind::Query, index);
+                    self.table.touch(Kind::Own, index);
                 }
             }
             None if begins => self.begin(key, packet, now),
@@ -57,9 +58,12 @@ impl Gateway {
     fn begin(&mut self, key: Key, packet: &Packet<'_>, now: Instant) {
         let (_, other) = key;
         if is_gateway(other.ip()) && other.port() == RESOLVER && !self.is_full() {
-            let flow = QueryFlow::open(key, packet.bytes, self.clock, &mut self.out);
-            let index = self.table.add_query(flow);
-            return self.table.touch(Kind::Query, index);
+            let service = Service::Resolver { question: Vec::new() };
+            return self.serve(key, service, packet, (BUFFER, BUFFER));
+        }
+        if self.is_offered_proxy(other) && !self.is_full() {
+            let buffers = buffers(self.table.connections());
+            return self.serve(key, Service::Proxy(Petition::new()), packet, buffers);
         }
         let mut case = self.judge.case(Protocol::Tcp, other.ip(), other.port(), now);
         self.bound(&mut case);
@@ -69,9 +73,9 @@ impl Gateway {
         }
         match self.way_to(&key, &case) {
             Ok(way) => {
-                let is_near = case.zone == Zone::Group || matches!(case.ruling.because, Because::HostPort);
-                let inspected = self.judge.policy().judges_names() && !is_near;
-                let flow = TcpFlow::new(key, way, packet.bytes, case, inspected);
+                let inspected = self.is_inspected(&case);
+                let waiting = Waiting::Packet(packet.bytes.to_vec());
+                let flow = TcpFlow::new(key, way, waiting, case, inspected);
                 let index = self.table.add_tcp(flow);
                 self.watch(index);
             }
@@ -79,8 +83,21 @@ impl Gateway {
         }
     }
 
+    /// Takes up a connection to the gateway itself.
+    fn serve(&mut self, key: Key, service: Service, packet: &Packet<'_>, buffers: (usize, usize)) {
+        let flow = OwnFlow::open(key, service, packet.bytes, buffers, self.clock, &mut self.out);
+        let index = self.table.add_own(flow);
+        self.table.touch(Kind::Own, index);
+    }
+
+    /// Whether a flow has to name its other end.
+    pub(super) fn is_inspected(&self, case: &Case) -> bool {
+        let is_near = case.zone == Zone::Group || matches!(case.ruling.because, Because::HostPort);
+        self.judge.policy().judges_names() && !is_near
+    }
+
     /// The host's end of a flow, and the tunnel to be opened through that.
-    fn way_to(&mut self, key: &Key, case: &Case) -> io::Result<(Stream, Option<Tunnel>)> {
+    pub(super) fn way_to(&mut self, key: &Key, case: &Case) -> io::Result<(Stream, Option<Tunnel>)> {
         if case.zone == Zone::Group {
             return Ok((self.call_member(key, case)?, None));
         }
@@ -114,14 +131,14 @@ impl Gateway {
         for (kind, index) in self.table.take_touched() {
             match kind {
                 Kind::Tcp => self.run_connection(index),
-                Kind::Query => self.run_query(index, now),
+                Kind::Own => self.run_own(index, now),
                 _ => {}
             }
         }
     }
 
     fn run_connection(&mut self, index: usize) {
-        let flows = self.table.tcp.len();
+        let flows = self.table.connections();
         let Some(flow) = self.table.tcp.get_mut(index) else { return };
         let before = flow.case.ruling.allows();
         let mut around =
@@ -135,13 +152,19 @@ impl Gateway {
             }
             Turn::Again => self.table.touch(Kind::Tcp, index),
             Turn::Failed(error) => {
-                let frame = flow.first().map(<[u8]>::to_vec);
-                if let Some(bytes) = frame
-                    && let Ok(Frame::Packet(packet)) = packet::read_ip(&bytes)
-                {
-                    refuse(&mut self.out, &packet, &error);
-                }
+                let (key, waiting) = (flow.key, flow.give_up());
                 self.close(index);
+                match waiting {
+                    Some(Waiting::Packet(bytes)) => {
+                        if let Ok(Frame::Packet(packet)) = packet::read_ip(&bytes) {
+                            refuse(&mut self.out, &packet, &error);
+                        }
+                    }
+                    Some(Waiting::Petitioner(petitioner)) => {
+                        self.tunnel_failed(OwnFlow::again(key, *petitioner), &error);
+                    }
+                    None => {}
+                }
             }
             Turn::Over => {
                 let denied = Some(flow.case.clone()).filter(|case| before && !case.ruling.allows());
@@ -153,16 +176,17 @@ impl Gateway {
         }
     }
 
-    fn run_query(&mut self, index: usize, now: Instant) {
-        while let Some(question) = self.table.query.get_mut(index).and_then(QueryFlow::question) {
+    fn run_own(&mut self, index: usize, now: Instant) {
+        while let Some(question) = self.table.own.get_mut(index).and_then(OwnFlow::question) {
             self.ask(Asker::Connection(index), &question, now);
         }
-        let Some(flow) = self.table.query.get_mut(index) else { return };
+        self.run_petition(index, now);
+        let Some(flow) = self.table.own.get_mut(index) else { return };
         match flow.turn(&mut self.out, now) {
-            Some(due) => self.table.schedule(Kind::Query, index, Some(due)),
+            Some(due) => self.table.schedule(Kind::Own, index, Some(due)),
             None => {
                 self.names.forget(index);
-                self.table.remove_query(index);
+                self.table.remove_own(index);
             }
         }
     }

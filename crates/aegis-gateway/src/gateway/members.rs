@@ -129,7 +129,7 @@ impl Gateway {
                 let free = ports.map(key).find(|key| !self.table.by_connection.contains_key(key));
                 let Some(key) = free.filter(|_| welcome) else { return member.tell(Verdict::Refused) };
                 let host = Stream::Member(member);
-                let flows = self.table.tcp.len();
+                let flows = self.table.connections();
                 let mut around =
                     Gateway::surroundings(&mut self.out, &self.judge, &mut self.shaper, self.clock, flows);
                 let flow = TcpFlow::visit(key, host, case, until, &mut around);

@@ -8,6 +8,7 @@
 mod connections;
 mod datagrams;
 mod members;
+mod petitions;
 mod table;
 
 pub use members::{Visitor, Wanted};
@@ -38,10 +39,10 @@ use table::Table;
 
 /// How often the guest's frames are read before others have their turn.
 const READS: usize = 8;
-/// Longest datagram.
 /// How long memory is kept that nobody uses any more: who has asked for a name connects next, and to have memory cleared and
 /// given out takes longer than to find an answer.
 const KEPT: Duration = Duration::from_secs(1);
+/// Longest datagram.
 const DATAGRAM: usize = 64 << 10;
 
 /// What a socket belongs to. The kind is part of its token.
@@ -52,11 +53,12 @@ pub(crate) enum Kind {
     Tcp,
     Udp,
     Echo,
-    Query,
+    /// Connections to the gateway itself.
+    Own,
     Name,
 }
 
-const KINDS: [Kind; 6] = [Kind::Fixed, Kind::Tcp, Kind::Udp, Kind::Echo, Kind::Query, Kind::Name];
+const KINDS: [Kind; 6] = [Kind::Fixed, Kind::Tcp, Kind::Udp, Kind::Echo, Kind::Own, Kind::Name];
 /// Bits of a token that tell its kind.
 const KIND_BITS: u32 = 3;
 
@@ -134,10 +136,10 @@ pub(crate) struct Gateway {
     unread: bool,
     /// The guest has used up its packets for now.
     choked: bool,
-}
-
     /// When memory is given back, if nothing happens before.
     rests_at: Option<Instant>,
+}
+
 impl Gateway {
     /// A gateway that lets nothing pass until it is told what may.
     pub(crate) fn new(registry: Registry) -> Gateway {
@@ -161,9 +163,9 @@ impl Gateway {
             scratch: Vec::new(),
             unread: false,
             choked: false,
+            rests_at: None,
         }
     }
-            rests_at: None,
 
     /// Takes other settings. Flows that may not be any more end here.
     pub(crate) fn set(&mut self, settings: Settings) {
@@ -241,9 +243,9 @@ impl Gateway {
 
     /// Deals with one frame.
     pub(crate) fn frame(&mut self, frame: &[u8], now: Instant) {
+        self.rests_at = None;
         self.counters.packets_out += 1;
         self.counters.bytes_out += frame.len() as u64;
-        self.rests_at = None;
         match packet::read(frame, self.judge.groups.own()) {
             Ok(Frame::WhoHas(address)) => packet::send_i_have(&mut self.out, address),
             Ok(Frame::Silent) => {}
@@ -282,7 +284,7 @@ impl Gateway {
                 let delivery = self.names.ready(index, &mut self.judge, &sockets, Instant::now());
                 self.deliver(delivery);
             }
-            Kind::Fixed | Kind::Query => {}
+            Kind::Fixed | Kind::Own => {}
         }
     }
 
@@ -330,11 +332,11 @@ impl Gateway {
             self.out.rest();
             self.scratch = Vec::new();
             self.table.rest();
-        }
-    }
             self.rests_at = None;
         } else if self.rests_at.is_none() && self.incoming.holds_memory() {
             self.rests_at = Some(now + KEPT);
+        }
+    }
 
     /// Whether there are frames to be read that the guest's socket will not announce.
     pub(crate) fn is_unread(&self) -> bool {
@@ -363,13 +365,7 @@ impl Gateway {
         clock: Clock,
         flows: usize,
     ) -> Surroundings<'a> {
-        // Many connections are small ones, or slow ones.
-        let (receive, send) = match flows {
-            0..=4 => (512 << 10, 4 << 20),
-            5..=32 => (512 << 10, 1 << 20),
-            33..=256 => (128 << 10, 128 << 10),
-            _ => (32 << 10, 32 << 10),
-        };
+        let (receive, send) = buffers(flows);
         Surroundings { out, judge, shaper, clock, receive, send }
     }
 
@@ -422,10 +418,10 @@ impl Gateway {
             Asker::Datagram { guest, gateway } => {
                 packet::send_udp(&mut self.out, gateway, guest, &message);
             }
-            Asker::Connection(index) => {
-                if let Some(flow) = self.table.query.get_mut(index) {
+            Asker::Connection(index) | Asker::Petition(index) => {
+                if let Some(flow) = self.table.own.get_mut(index) {
                     flow.answer(&message);
-                    self.table.touch(Kind::Query, index);
+                    self.table.touch(Kind::Own, index);
                 }
             }
         }
@@ -456,6 +452,16 @@ impl Gateway {
 
     fn is_full(&self) -> bool {
         self.table.flows() >= self.limits.flows
+    }
+}
+
+/// Sizes of a new connection's buffers, in and out, where there are so many: many are small ones, or slow ones.
+fn buffers(flows: usize) -> (usize, usize) {
+    match flows {
+        0..=4 => (512 << 10, 4 << 20),
+        5..=32 => (512 << 10, 1 << 20),
+        33..=256 => (128 << 10, 128 << 10),
+        _ => (32 << 10, 32 << 10),
     }
 }
 

@@ -8,7 +8,7 @@ use slab::Slab;
 
 use super::Kind;
 use crate::flow::echo::EchoFlow;
-use crate::flow::query::QueryFlow;
+use crate::flow::own::OwnFlow;
 use crate::flow::tcp::{Key, TcpFlow};
 use crate::flow::udp::UdpFlow;
 
@@ -18,7 +18,7 @@ pub(crate) struct Table {
     pub(crate) tcp: Slab<TcpFlow>,
     pub(crate) udp: Slab<UdpFlow>,
     pub(crate) echo: Slab<EchoFlow>,
-    pub(crate) query: Slab<QueryFlow>,
+    pub(crate) own: Slab<OwnFlow>,
     pub(crate) by_connection: HashMap<Key, (Kind, usize)>,
     pub(crate) by_datagram: HashMap<(SocketAddr, SocketAddr), usize>,
     pub(crate) by_echo: HashMap<(IpAddr, u16), usize>,
@@ -33,7 +33,12 @@ pub(crate) struct Table {
 impl Table {
     /// How many there are.
     pub(crate) fn flows(&self) -> usize {
-        self.tcp.len() + self.udp.len() + self.echo.len() + self.query.len()
+        self.tcp.len() + self.udp.len() + self.echo.len() + self.own.len()
+    }
+
+    /// How many have buffers of TCP.
+    pub(crate) fn connections(&self) -> usize {
+        self.tcp.len() + self.own.len()
     }
 
     /// Notes that a flow has something to do.
@@ -93,7 +98,7 @@ impl Table {
             Kind::Tcp => self.tcp.get_mut(index).map(|flow| &mut flow.deadline),
             Kind::Udp => self.udp.get_mut(index).map(|flow| &mut flow.deadline),
             Kind::Echo => self.echo.get_mut(index).map(|flow| &mut flow.deadline),
-            Kind::Query => self.query.get_mut(index).map(|flow| &mut flow.deadline),
+            Kind::Own => self.own.get_mut(index).map(|flow| &mut flow.deadline),
             Kind::Fixed | Kind::Name => None,
         }
     }
@@ -129,18 +134,18 @@ impl Table {
         Some(flow)
     }
 
-    pub(crate) fn add_query(&mut self, flow: QueryFlow) -> usize {
+    pub(crate) fn add_own(&mut self, flow: OwnFlow) -> usize {
         let key = flow.key;
-        let index = self.query.insert(flow);
-        self.by_connection.insert(key, (Kind::Query, index));
+        let index = self.own.insert(flow);
+        self.by_connection.insert(key, (Kind::Own, index));
         index
     }
 
-    pub(crate) fn remove_query(&mut self, index: usize) {
-        self.schedule(Kind::Query, index, None);
-        if let Some(flow) = self.query.try_remove(index) {
-            self.by_connection.remove(&flow.key);
-        }
+    pub(crate) fn remove_own(&mut self, index: usize) -> Option<OwnFlow> {
+        self.schedule(Kind::Own, index, None);
+        let flow = self.own.try_remove(index)?;
+        self.by_connection.remove(&flow.key);
+        Some(flow)
     }
 
     pub(crate) fn add_udp(&mut self, flow: UdpFlow) -> usize {

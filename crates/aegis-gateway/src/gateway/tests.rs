@@ -83,7 +83,7 @@ pub(super) fn segment_from(from: Ipv4Addr, to: IpAddr, port: u16, control: TcpCo
     segment_between(from.into(), to, port, control, (7, None), &[])
 }
 
-fn segment_with(
+pub(super) fn segment_with(
     to: IpAddr,
     port: u16,
     control: TcpControl,

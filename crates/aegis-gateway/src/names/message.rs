@@ -154,6 +154,26 @@ impl Query {
     }
 }
 
+/// A question of our own for the addresses of a name.
+pub(crate) fn question(name: &Name, kind: TYPE) -> Option<Vec<u8>> {
+    let key = (name.to_string(), u16::from(QTYPE::TYPE(kind)), true);
+    Query { id: 0, name: None, key, most: AGREED, kind: QTYPE::TYPE(kind) }.outward(0)
+}
+
+/// How an answer to it ended, and the addresses that it gives.
+pub(crate) fn addresses(answer: &[u8]) -> (RCODE, Vec<IpAddr>) {
+    let Ok(packet) = Packet::parse(answer) else { return (RCODE::ServerFailure, Vec::new()) };
+    (packet.rcode(), records(&packet).map(|(address, _)| address).collect())
+}
+
+fn records<'a>(packet: &'a Packet<'_>) -> impl Iterator<Item = (IpAddr, u32)> + use<'a> {
+    packet.answers.iter().filter_map(|record| match &record.rdata {
+        RData::A(one) => Some((IpAddr::V4(one.address.into()), record.ttl)),
+        RData::AAAA(one) => Some((IpAddr::V6(one.address.into()), record.ttl)),
+        _ => None,
+    })
+}
+
 /// The answer to a message that cannot be read further than its number.
 pub(crate) fn refusal(bytes: &[u8], code: RCODE) -> Vec<u8> {
     let mut packet = Packet::new_reply(header_buffer::id(bytes).unwrap_or(0));
@@ -185,11 +205,7 @@ pub(crate) fn read_answer(bytes: &[u8], id: u16, query: &Query) -> Option<Answer
         return None;
     }
     let seconds = |ttl: u32| Duration::from_secs(ttl.into());
-    let addresses = packet.answers.iter().filter_map(|record| match &record.rdata {
-        RData::A(one) => Some((IpAddr::V4(one.address.into()), seconds(record.ttl))),
-        RData::AAAA(one) => Some((IpAddr::V6(one.address.into()), seconds(record.ttl))),
-        _ => None,
-    });
+    let addresses = records(&packet).map(|(address, ttl)| (address, seconds(ttl)));
     let holds = packet.answers.iter().map(|record| seconds(record.ttl)).min();
     let holds = holds.unwrap_or_else(|| {
         let said = packet.name_servers.iter().map(|record| seconds(record.ttl)).min();

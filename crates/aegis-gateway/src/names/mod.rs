@@ -49,6 +49,8 @@ pub(crate) enum Asker {
     Datagram { guest: SocketAddr, gateway: SocketAddr },
     /// A connection of the guest.
     Connection(usize),
+    /// A connection of the guest that wants a tunnel.
+    Petition(usize),
 }
 
 /// An answer for somebody.
@@ -317,7 +319,8 @@ impl Names {
 
     /// A connection of the guest has gone: nobody waits for its answers.
     pub(crate) fn forget(&mut self, connection: usize) {
-        self.waiting.retain(|_, waiting| waiting.asker != Asker::Connection(connection));
+        let gone = [Asker::Connection(connection), Asker::Petition(connection)];
+        self.waiting.retain(|_, waiting| !gone.contains(&waiting.asker));
     }
 }
 
@@ -325,7 +328,7 @@ impl Names {
 fn most(asker: Asker, query: &Query) -> usize {
     match asker {
         Asker::Datagram { .. } => query.most,
-        Asker::Connection(_) => usize::from(u16::MAX),
+        Asker::Connection(_) | Asker::Petition(_) => usize::from(u16::MAX),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Booting: disk, machine, guest, command.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::actor::Message;
 use crate::at_rest::spares;
 use crate::at_rest::templates::{self, Pattern};
+use crate::environment::Sources;
 use crate::error::chain;
 use crate::kit;
 use crate::machine::files::{self, FileServer};
@@ -361,13 +361,12 @@ async fn execute(context: &Context, made: &mut Made, order: &Order) -> Result<()
     }
     order.live.begin_session(&session, events);
     // Looked up as late as can be, and held no longer than the message is.
-    let secrets = context.secrets.values(&order.spec.secrets);
-    let secrets = secrets.map_err(|error| StopReason::new("secret_missing", error))?;
-    let rendered = match &order.spec.kit {
-        Some(kit) => kit::equip(context, order, kit, &session, &secrets).await?,
-        None => BTreeMap::new(),
-    };
-    let process = order.spec.process(&secrets, &rendered);
+    let values = Sources::of(context).values(&order.spec);
+    let mut values = values.map_err(|error| StopReason::new("secret_missing", error))?;
+    if let Some(kit) = &order.spec.kit {
+        values.rendered = kit::equip(context, order, kit, &session, &values).await?;
+    }
+    let process = order.spec.process(&values);
     let checked = check_process(&process.command, &process.env, &process.workdir);
     checked.map_err(|error| failed("the command cannot be executed", &error))?;
     let has_card = context.vmm.capabilities().network;

@@ -109,7 +109,7 @@ impl Instances {
         exec: &ExecSpec,
         guard: OwnedMutexGuard<()>,
     ) -> Result<(ExecHandle, Arc<Session>, Option<Upkeep>), InstanceError> {
-        let process = exec.process(&view.spec, &instance.secrets(&view.spec)?);
+        let process = exec.process(&view.spec, &instance.values(&view.spec)?);
         check_process(&process.command, &process.env, &process.workdir)?;
         let stay = instance.usage().enter(User::Exec);
         let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;

@@ -1,6 +1,6 @@
 //! Between the API's types and those of the instances.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         disk_mb: spec.disk_mib,
         workdir: spec.workdir.clone(),
         user: spec.user.clone(),
-        env_keys: spec.environment(&BTreeMap::new()).into_keys().collect(),
+        env_keys: app.instances.variables(spec),
         ephemeral: spec.ephemeral,
         image: spec.image.as_ref().map(|image| image.reference.clone()),
         image_digest: spec.image.as_ref().map(|image| image.digest.clone()),
