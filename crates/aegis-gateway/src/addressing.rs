@@ -9,8 +9,6 @@ use smoltcp::wire::EthernetAddress;
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 2);
 /// The gateway's address, which is also that of the resolver.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 1);
-/// Port of the gateway at which guests are offered a proxy, where the host has one.
-pub const PROXY_PORT: u16 = 3128;
 /// Length of the prefix that the two share.
 pub const PREFIX_V4: u8 = 30;
 /// The instance's address.
@@ -19,6 +17,8 @@ pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd61, 0x6567, 0x6973, 0, 0, 0, 0,
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd61, 0x6567, 0x6973, 0, 0, 0, 0, 1);
 /// Length of the prefix that the two share.
 pub const PREFIX_V6: u8 = 126;
+/// Port of the gateway at which guests are offered a proxy, where the host has one.
+pub const PROXY_PORT: u16 = 3128;
 /// The card's address: locally administered.
 pub const GUEST_MAC: [u8; 6] = [0x02, 0x61, 0x65, 0x67, 0x69, 0x02];
 /// The gateway's.

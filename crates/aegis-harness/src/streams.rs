@@ -232,10 +232,7 @@ impl Streams {
     }
 
     fn begin(&self, nonce: Nonce) {
-        let gone = std::mem::take(&mut *self.table.borrow_mut());
-        for stream in gone.values() {
-            stream.close();
-        }
+        self.hang_up();
         self.outlet.begin(nonce);
         self.session.send_replace(Some(nonce));
     }
@@ -247,7 +244,8 @@ impl Streams {
 
     /// Nobody listens to what was begun. What ends a session is the greeting of the next: the host may be about to be heard.
     fn hang_up(&self) {
-        for stream in std::mem::take(&mut *self.table.borrow_mut()).values() {
+        let gone = std::mem::take(&mut *self.table.borrow_mut());
+        for stream in gone.values() {
             stream.close();
         }
     }

@@ -1,5 +1,6 @@
 //! A connection of the guest to the gateway itself: to its resolver, or to the proxy that it offers.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::State;
@@ -43,8 +44,6 @@ pub(crate) struct OwnFlow {
     terminal: Box<Terminal>,
     /// What the guest has not been sent yet.
     answers: Vec<u8>,
-    /// Nothing follows that.
-    ended: bool,
     until: Instant,
 }
 
@@ -63,14 +62,15 @@ impl OwnFlow {
         OwnFlow::with(key, service, Box::new(terminal))
     }
 
-    /// Takes up a guest that has waited for its tunnel in vain.
-    pub(crate) fn again(key: Key, petitioner: Petitioner) -> OwnFlow {
+    /// Takes up a guest that has waited for its tunnel in vain: tries what else there is.
+    pub(crate) fn again(key: Key, mut petitioner: Petitioner, error: &io::Error) -> OwnFlow {
+        petitioner.petition.failed(error);
         OwnFlow::with(key, Service::Proxy(petitioner.petition), petitioner.terminal)
     }
 
     fn with(key: Key, service: Service, terminal: Box<Terminal>) -> OwnFlow {
         let until = Instant::now() + PATIENCE;
-        OwnFlow { key, deadline: None, service, terminal, answers: Vec::new(), ended: false, until }
+        OwnFlow { key, deadline: None, service, terminal, answers: Vec::new(), until }
     }
 
     pub(crate) fn input(&mut self, packet: &[u8], out: &mut Outgoing) {
@@ -123,7 +123,6 @@ impl OwnFlow {
         if let Service::Proxy(petition) = &mut self.service {
             petition.end();
             self.answers.extend(denial.answer());
-            self.ended = true;
         }
     }
 
@@ -148,21 +147,16 @@ impl OwnFlow {
         }
     }
 
-    /// An address was of no use to whoever wants a tunnel.
-    pub(crate) fn failed(&mut self, error: &std::io::Error) {
-        if let Service::Proxy(petition) = &mut self.service {
-            petition.failed(error);
-        }
-    }
-
     /// Sends what is due. Returns when something is due next; `None` if it is over.
     pub(crate) fn turn(&mut self, out: &mut Outgoing, now: Instant) -> Option<Instant> {
         let socket = self.terminal.socket();
         if let Ok(count) = socket.send_slice(&self.answers) {
             self.answers.drain(..count);
         }
-        let guest_ended = !socket.may_recv() && socket.state() == State::CloseWait;
-        if now >= self.until || ((guest_ended || self.ended) && self.answers.is_empty()) {
+        // Nobody has anything to say after what is on its way.
+        let ended = (!socket.may_recv() && socket.state() == State::CloseWait)
+            || matches!(&self.service, Service::Proxy(petition) if petition.is_answered());
+        if now >= self.until || (ended && self.answers.is_empty()) {
             socket.close();
         }
         if now >= self.until + PATIENCE {

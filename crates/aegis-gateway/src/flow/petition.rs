@@ -95,11 +95,9 @@ enum Family {
 enum Stage {
     /// Its head is not whole yet.
     Unread,
-    /// The addresses of its name are to be asked for.
-    Unknown(Family),
-    /// They have been.
+    /// These addresses of its name are asked for.
     Asked(Family),
-    /// These have not been tried yet, the next one last; others were of the family.
+    /// These have not been tried yet, the next one last; then there are perhaps others to ask for.
     Known(Vec<IpAddr>, Option<Family>),
     /// It has its answer.
     Answered,
@@ -140,6 +138,11 @@ impl Petition {
         matches!(self.stage, Stage::Unread)
     }
 
+    /// Whether it has its answer.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.stage, Stage::Answered)
+    }
+
     /// Reads its head from what the guest has sent. Returns how much of that it is; 0 as long as it is not whole.
     ///
     /// # Errors
@@ -154,7 +157,7 @@ impl Petition {
             Target::Name(name, port) => {
                 self.port = port;
                 self.name = Some(name);
-                self.stage = Stage::Unknown(Family::V4);
+                self.stage = Stage::Known(Vec::new(), Some(Family::V4));
             }
         }
         Ok(length)
@@ -174,7 +177,7 @@ impl Petition {
             _ => {}
         }
         addresses.reverse();
-        self.stage = Stage::Known(addresses, Some(family));
+        self.stage = Stage::Known(addresses, (family == Family::V4).then_some(Family::V6));
     }
 
     /// The address that it was given last was of no use.
@@ -189,24 +192,15 @@ impl Petition {
 
     /// What to do next.
     pub(crate) fn step(&mut self) -> Step {
-        match &mut self.stage {
-            Stage::Unread | Stage::Asked(_) | Stage::Answered => Step::Wait,
-            Stage::Unknown(family) => {
-                let family = *family;
-                self.stage = Stage::Asked(family);
-                let kind = if family == Family::V4 { TYPE::A } else { TYPE::AAAA };
-                let question = self.name.as_ref().and_then(|name| message::question(name, kind));
-                question.map_or_else(|| Step::Deny(self.last.clone()), Step::Ask)
-            }
-            Stage::Known(untried, family) => match (untried.pop(), family) {
-                (Some(address), _) => Step::Connect(SocketAddr::new(address, self.port), self.name.clone()),
-                (None, Some(Family::V4)) => {
-                    self.stage = Stage::Unknown(Family::V6);
-                    self.step()
-                }
-                (None, _) => Step::Deny(self.last.clone()),
-            },
+        let Stage::Known(untried, others) = &mut self.stage else { return Step::Wait };
+        if let Some(address) = untried.pop() {
+            return Step::Connect(SocketAddr::new(address, self.port), self.name.clone());
         }
+        let Some(family) = *others else { return Step::Deny(self.last.clone()) };
+        self.stage = Stage::Asked(family);
+        let kind = if family == Family::V4 { TYPE::A } else { TYPE::AAAA };
+        let question = self.name.as_ref().and_then(|name| message::question(name, kind));
+        question.map_or_else(|| Step::Deny(self.last.clone()), Step::Ask)
     }
 }
 

@@ -86,6 +86,10 @@ impl Gateway {
     /// Takes up a connection to the gateway itself.
     fn serve(&mut self, key: Key, service: Service, packet: &Packet<'_>, buffers: (usize, usize)) {
         let flow = OwnFlow::open(key, service, packet.bytes, buffers, self.clock, &mut self.out);
+        self.take_up(flow);
+    }
+
+    pub(super) fn take_up(&mut self, flow: OwnFlow) {
         let index = self.table.add_own(flow);
         self.table.touch(Kind::Own, index);
     }
@@ -161,7 +165,7 @@ impl Gateway {
                         }
                     }
                     Some(Waiting::Petitioner(petitioner)) => {
-                        self.tunnel_failed(OwnFlow::again(key, *petitioner), &error);
+                        self.take_up(OwnFlow::again(key, *petitioner, &error));
                     }
                     None => {}
                 }

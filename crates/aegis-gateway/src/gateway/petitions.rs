@@ -3,7 +3,6 @@
 //! Who asks it for a tunnel gets a flow like any other: the name is looked up by the resolver, the policy decides, and
 //! it may lead through the host's own proxy, to a member of a group, or to an opened port of the host.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -49,31 +48,18 @@ impl Gateway {
             return flow.deny(&Denial::forbidden(case.ruling.because.to_string()));
         }
         let key = flow.key;
-        let way = match self.way_to(&(key.0, to), &case) {
-            Ok(way) => way,
-            Err(error) => {
-                if let Some(flow) = self.table.own.get_mut(index) {
-                    flow.failed(&error);
-                }
-                return;
-            }
-        };
+        let way = self.way_to(&(key.0, to), &case);
         let Some(petitioner) = self.table.remove_own(index).and_then(OwnFlow::into_petitioner) else {
             return;
+        };
+        let way = match way {
+            Ok(way) => way,
+            Err(error) => return self.take_up(OwnFlow::again(key, petitioner, &error)),
         };
         let inspected = self.is_inspected(&case);
         let flow = TcpFlow::new(key, way, Waiting::Petitioner(Box::new(petitioner)), case, inspected);
         let index = self.table.add_tcp(flow);
         self.watch(index);
-    }
-
-    /// The host could not connect for somebody who wants a tunnel: tries what else there is.
-    pub(super) fn tunnel_failed(&mut self, flow: OwnFlow, error: &io::Error) {
-        let index = self.table.add_own(flow);
-        if let Some(flow) = self.table.own.get_mut(index) {
-            flow.failed(error);
-        }
-        self.table.touch(super::Kind::Own, index);
     }
 }
 
