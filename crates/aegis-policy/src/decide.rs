@@ -71,6 +71,8 @@ pub enum Because {
     Resolver,
     /// A rule allowed it for its name, and now it gives no name, or one that was not asked for.
     Unnamed,
+    /// Rules judge names here, and what is spoken is nothing whose names can be read.
+    Unrecognised,
     /// A port of the host that was opened to the instance.
     HostPort,
     /// A bound of the instance is reached.
@@ -93,6 +95,9 @@ impl fmt::Display for Because {
             Because::Group => f.write_str("members of a group reach each other"),
             Because::Resolver => f.write_str("rules judge names: no other resolver"),
             Because::Unnamed => f.write_str("allowed for a name that the connection does not give"),
+            Because::Unrecognised => {
+                f.write_str("neither TLS nor HTTP/1, where names are judged: takes a rule WHAT:PORT/raw")
+            }
             Because::HostPort => f.write_str("a port of the host that is open to this instance"),
             Because::Limit(text) => write!(f, "limit: {text}"),
             Because::Malformed(text) => write!(f, "malformed: {text}"),
@@ -122,10 +127,24 @@ impl Ruling {
         self.action == Action::Allow
     }
 
+    /// The rule that lets it go on.
+    pub(crate) fn opened_by(&self) -> Option<&Rule> {
+        match &self.because {
+            Because::Rule(rule) if self.allows() => Some(rule),
+            _ => None,
+        }
+    }
+
     /// Whether it goes on because of its name, so that the name has to be true.
     #[must_use]
     pub fn hangs_on_a_name(&self) -> bool {
-        matches!(&self.because, Because::Rule(rule) if rule.action == Action::Allow && rule.pattern.name.is_some())
+        self.opened_by().is_some_and(|rule| rule.pattern.name.is_some() && !rule.pattern.raw)
+    }
+
+    /// Whether it goes on whatever is spoken.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        self.opened_by().is_some_and(|rule| rule.pattern.raw)
     }
 
     fn by(rule: &Rule) -> Ruling {
@@ -134,13 +153,18 @@ impl Ruling {
 }
 
 impl Attempt<'_> {
-    /// Whether the rule is about this. A name that is merely claimed is enough to deny, and never to allow.
-    fn matches(&self, rule: &Rule) -> bool {
+    /// Whether the rule is about this, whatever its name.
+    pub(crate) fn concerns(&self, rule: &Rule) -> bool {
         let pattern = &rule.pattern;
-        if rule.direction != self.direction
-            || !pattern.fits(self.protocol, self.port)
-            || !pattern.fits_net(self.address, self.zone)
-        {
+        rule.direction == self.direction
+            && pattern.fits(self.protocol, self.port)
+            && pattern.fits_net(self.address, self.zone)
+    }
+
+    /// Whether the rule is about this. A name that is merely claimed is enough to deny, and never to allow.
+    pub(crate) fn matches(&self, rule: &Rule) -> bool {
+        let pattern = &rule.pattern;
+        if !self.concerns(rule) {
             return false;
         }
         match (self.claimed, rule.action) {
@@ -160,14 +184,30 @@ impl Policy {
         if attempt.zone.is_never_reached() {
             return Ruling::deny(Because::Floor(attempt.zone));
         }
-        let first = self.rules.iter().find(|rule| attempt.matches(rule));
+        // What passes as it is needs no rule about what is spoken on it. Otherwise such rules say nothing.
+        let as_it_is = self.decide_as(attempt, true);
+        if as_it_is.is_raw() { as_it_is } else { self.decide_as(attempt, false) }
+    }
+
+    /// Decides about it as something that passes as it is, or as something that is looked at.
+    fn decide_as(&self, attempt: &Attempt<'_>, raw: bool) -> Ruling {
+        let counts = |rule: &Rule| {
+            let pattern = &rule.pattern;
+            match (raw, rule.action) {
+                // A name opens what is looked at, and no more.
+                (true, Action::Allow) => pattern.raw || pattern.name.is_none(),
+                (true, Action::Deny) => true,
+                (false, _) => !pattern.raw,
+            }
+        };
+        let first = self.rules.iter().find(|rule| counts(rule) && attempt.matches(rule));
         match first {
             Some(rule)
                 if rule.action == Action::Allow
                     && rule.pattern.net.is_none()
                     && rule.pattern.name.is_some() =>
             {
-                self.allowed_by_name(attempt, rule)
+                self.allowed_by_name(attempt, rule, counts)
             }
             Some(rule) => Ruling::by(rule),
             None => self.by_preset(attempt),
@@ -176,13 +216,14 @@ impl Policy {
 
     /// A name opens nothing that the nature of the address keeps closed, wherever it points; and what another rule says of
     /// the address counts more.
-    fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule) -> Ruling {
+    fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule, counts: impl Fn(&Rule) -> bool) -> Ruling {
         if attempt.zone == Zone::Group {
             // Nobody but us gives names to members.
             return Ruling::by(rule);
         }
         let of_address = self.rules.iter().find(|other| {
-            other.pattern.name.is_none() && other.pattern.net.is_some() && attempt.matches(other)
+            let of_address = other.pattern.name.is_none() && other.pattern.net.is_some();
+            of_address && counts(other) && attempt.matches(other)
         });
         match of_address {
             Some(other) => Ruling::by(other),

@@ -13,12 +13,14 @@ mod decide;
 mod name;
 mod pattern;
 mod rule;
+mod scrutiny;
 mod zone;
 
 pub use decide::{Attempt, Because, Ruling};
 pub use name::{Name, NamePattern};
 pub use pattern::{Net, Pattern};
 pub use rule::{Action, Direction, Policy, Preset, Rule, SyntaxError};
+pub use scrutiny::{Scrutiny, is_web_port};
 pub use zone::{Zone, canonical};
 
 use serde::{Deserialize, Serialize};

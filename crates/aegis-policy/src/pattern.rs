@@ -1,4 +1,4 @@
-//! What a rule is about: `[NAME][@RANGE][:PORTS][/PROTOCOL]`.
+//! What a rule is about: `[NAME][@RANGE][:PORTS][/PROTOCOL]`, where the protocol may be [`RAW`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,6 +7,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::{Name, NamePattern, Protocol, SyntaxError, Zone, canonical};
+
+/// The protocol of rules that open a TCP port to whatever is spoken there, names in it unseen.
+const RAW: &str = "raw";
 
 /// Addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub struct Pattern {
     pub ports: Option<(u16, u16)>,
     /// What is spoken.
     pub protocol: Option<Protocol>,
+    /// Whether its TCP connections pass as they are, whatever is spoken on them.
+    pub raw: bool,
 }
 
 impl Pattern {
@@ -122,12 +127,16 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Pattern, SyntaxError> {
         let text = text.to_ascii_lowercase();
-        let (rest, protocol) = match text.rsplit_once('/') {
-            Some((rest, word)) if Protocol::of(word).is_some() => (rest, Protocol::of(word)),
-            _ => (text.as_str(), None),
+        let (rest, protocol, raw) = match text.rsplit_once('/') {
+            Some((rest, RAW)) => (rest, Some(Protocol::Tcp), true),
+            Some((rest, word)) if Protocol::of(word).is_some() => (rest, Protocol::of(word), false),
+            _ => (text.as_str(), None, false),
         };
         let (what, ports) = split_ports(rest)?;
         let ports = ports.map(parse_ports).transpose()?;
+        if raw && ports.is_none() {
+            return Err(SyntaxError(format!("{text:?}: /raw takes a port: WHAT:PORT/raw")));
+        }
         let unbracketed = |text: &str| -> String { text.replace(['[', ']'], "") };
         let range = |text: &str| {
             let found = Net::parse(&unbracketed(text));
@@ -149,7 +158,7 @@ impl FromStr for Pattern {
                 None => (Some(NamePattern::new(what)?), None),
             },
         };
-        Ok(Pattern { name, net, ports, protocol })
+        Ok(Pattern { name, net, ports, protocol, raw })
     }
 }
 
@@ -178,6 +187,7 @@ impl fmt::Display for Pattern {
             None => {}
         }
         match self.protocol {
+            _ if self.raw => write!(f, "/{RAW}"),
             Some(protocol) => write!(f, "/{}", protocol.as_str()),
             None => Ok(()),
         }
@@ -208,6 +218,10 @@ mod tests {
             "db.corp@10.0.0.0/8:5432",
             "db.corp@[fd00::/8]:5432",
             "any/icmp",
+            "db.example.com:5432/raw",
+            "*.example.org:9418-9419/raw",
+            "db.corp@[fd00::/8]:5432/raw",
+            "[2001:db8::1]:22/raw",
         ] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
@@ -232,6 +246,9 @@ mod tests {
             "8.",
             "*.8.",
             "a..",
+            "a.example/raw",
+            "a.example:22/raw/tcp",
+            "10.0.0.0/8/raw",
         ] {
             assert!(text.parse::<Pattern>().is_err(), "{text}");
         }
@@ -256,7 +273,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_text_never_panics_and_what_is_read_reads_again(
-            text in "([a-zA-Z0-9.:/@*\\[\\]-]|any|Private|::|[0-9]{1,3}|/udp|\\*\\.|@){0,12}"
+            text in "([a-zA-Z0-9.:/@*\\[\\]-]|any|Private|::|[0-9]{1,3}|/udp|/raw|:22/raw|\\*\\.|@){0,12}"
         ) {
             if let Ok(pattern) = text.parse::<Pattern>() {
                 prop_assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);

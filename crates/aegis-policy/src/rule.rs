@@ -181,7 +181,12 @@ mod tests {
 
     #[test]
     fn rules_are_written_as_they_are_read() {
-        for text in ["allow api.example.com", "deny 10.0.0.0/8", "deny in any:22/tcp"] {
+        for text in [
+            "allow api.example.com",
+            "deny 10.0.0.0/8",
+            "deny in any:22/tcp",
+            "allow db.example.com:5432/raw",
+        ] {
             assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
         }
         for text in ["", "allow", "permit x", "allow in", "deny in x y"] {
