@@ -220,6 +220,33 @@ fn a_stop_is_in_good_order_at_whatever_moment_of_the_way_to_disk_it_comes() {
 }
 
 #[test]
+fn a_stop_is_in_good_order_right_after_a_pause_and_while_one_is_under_way() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let port = start(&daemon, "web", &[]);
+    for round in 0..8 {
+        // It is up, and hears of its end.
+        let mut answer = String::new();
+        let _length = TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut answer).unwrap();
+        let _out = daemon.ok(&["exec", "web", "--", "rm", "-f", "/root/ended"]);
+        if round % 2 == 0 {
+            // The pause has been answered, and the kernel may not have carried it out yet.
+            let _out = daemon.ok(&["instance", "pause", "web"]);
+            let _out = daemon.ok(&["instance", "stop", "web"]);
+        } else {
+            std::thread::scope(|scope| {
+                scope.spawn(|| daemon.aegis(&["instance", "pause", "web"]));
+                let _out = daemon.ok(&["instance", "stop", "web"]);
+            });
+        }
+        let copied = dir.path().join(format!("ended-{round}"));
+        let _out = daemon.ok(&["cp", "web:/root/ended", copied.to_str().unwrap()]);
+        assert_eq!(std::fs::read_to_string(copied).unwrap(), "in order", "round {round}");
+        let _out = daemon.ok(&["instance", "start", "--name", "web"]);
+    }
+}
+
+#[test]
 fn one_that_cannot_go_to_disk_stays_paused_and_is_stopped_in_its_time() {
     let daemon = Daemon::start();
     let times = ["--idle-pause", "1s", "--idle-hibernate", "1s", "--idle-stop", "4s"];

@@ -47,8 +47,9 @@ pub(crate) async fn tear_down(context: &Context, id: &str, live: &Arc<Live>, man
 
 async fn shut_down(machine: &Arc<dyn Machine>, live: &Arc<Live>) {
     let _here = live.on_its_way().await;
-    // A paused guest hears nothing; one that runs does not mind.
-    if machine.is_paused().await.unwrap_or(false) && machine.resume().await.is_err() {
+    // A paused guest hears nothing; one that runs does not mind. So nobody asks which it is: the answer would be of a
+    // moment that is over.
+    if machine.resume().await.is_err() {
         return;
     }
     let Some(session) = live.last_session().await else { return };

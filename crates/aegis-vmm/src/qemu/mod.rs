@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use rustix::process::Signal;
@@ -212,6 +213,9 @@ struct QemuMachine {
     console: Console,
     run_dir: PathBuf,
     console_log: PathBuf,
+    /// Whether its process was told to stop. The kernel takes its time to do that: until then the process looks as if it
+    /// ran, takes connections, and answers nothing.
+    stopped: AtomicBool,
 }
 
 impl QemuMachine {
@@ -228,7 +232,7 @@ impl QemuMachine {
             }
         };
         let (run_dir, console_log) = (run_dir.to_owned(), console_log.to_owned());
-        Ok(Arc::new(QemuMachine { process, console, run_dir, console_log }))
+        Ok(Arc::new(QemuMachine { process, console, run_dir, console_log, stopped: AtomicBool::new(false) }))
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
@@ -237,6 +241,13 @@ impl QemuMachine {
 
     async fn commands(&self, action: &'static str, all: &[qmp::Command<'_>]) -> Result<Value, VmmError> {
         qmp::execute(&self.run_dir.join(QMP_SOCKET), action, all).await
+    }
+
+    /// Lets the process go on. A stop that the kernel has not carried out yet never will be.
+    fn continue_process(&self) -> Result<(), VmmError> {
+        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.stopped.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Moves the sockets and the log into another directory. Whoever is connected stays so.
@@ -287,11 +298,12 @@ impl Machine for QemuMachine {
 
     async fn pause(&self) -> Result<(), VmmError> {
         self.command("pause the machine", "stop").await?;
+        self.stopped.store(true, Ordering::Release);
         self.process.signal(Signal::STOP).map_err(VmmError::io("stop QEMU"))
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.continue_process()?;
         self.command("resume the machine", "cont").await.map(drop)
     }
 
@@ -308,7 +320,7 @@ impl Machine for QemuMachine {
             let message = "QEMU has been replaced since the machine was started".to_owned();
             return Err(VmmError::Refused { action: "save the machine", message });
         }
-        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.continue_process()?;
         self.command("stop the machine", "stop").await?;
         let file = self.run_dir.join(saved::DEVICES);
         // Xen's word for all devices but the memory, which would go along with the ordinary one unless it were shared.
@@ -323,7 +335,7 @@ impl Machine for QemuMachine {
     }
 
     async fn is_paused(&self) -> Result<bool, VmmError> {
-        if self.process.is_stopped() {
+        if self.stopped.load(Ordering::Acquire) || self.process.is_stopped() {
             return Ok(true);
         }
         let status = self.command("ask for the machine's state", "query-status").await?;
