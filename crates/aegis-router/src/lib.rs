@@ -17,6 +17,6 @@ mod serve;
 mod splice;
 
 pub use backend::{Backends, Io, Protocol, Refusal, Stream, Target, Unresolved, Visit, Wanted};
-pub use by_name::Names;
+pub use by_name::{Admission, Names};
 pub use holder::process as holder;
 pub use listeners::{Listeners, OpenError};

@@ -100,6 +100,11 @@ pub(crate) fn names_page(message: &str, names: &[String]) -> String {
     page("No such instance", &format!("{}{list}", escape(message)), false)
 }
 
+/// A page for somebody who is not let in.
+pub(crate) fn refusal_page(message: &str) -> String {
+    page("Not served", &escape(message), false)
+}
+
 /// An error as the API writes them.
 pub(crate) fn error_json(code: &str, message: &str, names: Option<&[String]>) -> String {
     let mut error = serde_json::json!({ "code": code, "message": message });

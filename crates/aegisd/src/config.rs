@@ -10,6 +10,7 @@ use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::at_rest::{spares, templates};
 use aegis_instances::rest::{After, RestDefaults};
 use aegis_policy::{Policy, Preset, Rule};
+use aegis_router::Admission;
 use serde::Deserialize;
 
 /// Where the name router listens, unless set otherwise.
@@ -24,6 +25,8 @@ pub struct Config {
     pub rest: RestDefaults,
     /// Where the name router listens; nowhere if absent.
     pub names: Option<SocketAddr>,
+    /// Whom it serves there.
+    pub admission: Admission,
     /// Registries, proxy and limits of images.
     pub images: ImageConfig,
     /// What instances may reach that were told nothing else.
@@ -120,6 +123,8 @@ struct Idle {
 #[serde(default, deny_unknown_fields)]
 struct Router {
     listen: Option<String>,
+    names: Vec<String>,
+    token: Option<String>,
 }
 
 fn after(name: &str, text: Option<&str>, default: After) -> Result<After, String> {
@@ -173,6 +178,8 @@ impl Config {
                 format!("router.listen = {text:?}: expected ADDRESS:PORT, e.g. {DEFAULT_LISTEN}, or off")
             })?),
         };
+        let admission =
+            Admission::new(&router.names, router.token).map_err(|error| format!("router: {error}"))?;
         let registries = registry.into_iter().map(|(name, Registry { plain_http, ca })| match &ca {
             Some(path) if !path.is_absolute() => Err(format!("registry.{name:?}.ca is no absolute path")),
             _ => Ok((name, RegistrySettings { plain_http, ca })),
@@ -200,6 +207,7 @@ impl Config {
         Ok(Config {
             rest,
             names,
+            admission,
             images,
             network,
             proxy,
@@ -230,7 +238,7 @@ mod tests {
 
     #[test]
     fn everything_can_be_set() {
-        let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\n[secrets]\nkeyring = false\n\
+        let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
             [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = RestDefaults {
@@ -248,6 +256,8 @@ mod tests {
             Config {
                 rest,
                 names: None,
+                admission: Admission::new(&["sandbox.example".into()], Some("0123456789abcdef".into()))
+                    .unwrap(),
                 images: ImageConfig::default(),
                 network,
                 proxy: Some("http://proxy:3128".into()),
@@ -275,6 +285,8 @@ mod tests {
             ("[idle]\npause = \"soon\"", "idle.pause = \"soon\""),
             ("[idle]\npaws = \"1s\"", "paws"),
             ("[router]\nlisten = \"8099\"", "ADDRESS:PORT"),
+            ("[router]\nnames = [\"http://a\"]", "router: \"http://a\""),
+            ("[router]\ntoken = \"short\"", "router: a token"),
             ("idle = 3", "idle"),
             ("[images]\ndisk_budget = \"much\"", "images.disk_budget"),
             ("[network]\nrules = [\"allow 1.2.3.4.5\"]", "1.2.3.4.5"),

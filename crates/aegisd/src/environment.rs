@@ -8,6 +8,7 @@ use std::time::Duration;
 use aegis_images::Settings;
 use aegis_instances::Config;
 use aegis_policy::Policy;
+use aegis_router::Admission;
 use aegis_store::home::Home;
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
@@ -30,6 +31,8 @@ pub struct Environment {
     pub instances: Config,
     /// Where the name router listens; nowhere if absent.
     pub names: Option<SocketAddr>,
+    /// Whom it serves there.
+    pub admission: Admission,
     /// What instances may reach that were told nothing else.
     pub network: Policy,
     /// The host's own proxy, through which instances reach the internet.
@@ -78,6 +81,7 @@ impl Environment {
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
             names: file.names,
+            admission: file.admission,
             network: file.network,
             proxy,
             keyring: file.keyring,

@@ -21,7 +21,7 @@ use aegis_images::{ImageError, Images};
 use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances, Surroundings};
 use aegis_policy::Policy;
-use aegis_router::{Backends, Listeners, Names};
+use aegis_router::{Admission, Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
 use aegis_store::secrets::{Keyring, SecretError, Secrets};
@@ -173,8 +173,8 @@ fn keyring(environment: &Environment) -> Option<Arc<dyn Keyring>> {
 }
 
 /// Opens the name router's port. One that is taken is no reason not to serve.
-fn open_names(address: SocketAddr, backends: Arc<dyn Backends>) -> Option<Names> {
-    match Names::open(address, backends) {
+fn open_names(address: SocketAddr, backends: Arc<dyn Backends>, admission: &Admission) -> Option<Names> {
+    match Names::open_to(address, backends, admission.clone()) {
         Ok(names) => Some(names),
         Err(error) => {
             let holder = aegis_router::holder(address.port()).unwrap_or_else(|| "another program".to_owned());
@@ -230,7 +230,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), surroundings, settings).await?;
     guests.serve(instances.clone());
     instances.listen().await;
-    let names = environment.names.and_then(|address| open_names(address, backends));
+    let names = environment.names.and_then(|address| open_names(address, backends, &environment.admission));
     instances.sweep().await;
     let streams = TaskTracker::new();
     let end = End::default();

@@ -1,6 +1,5 @@
 //! One request, passed on.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -9,9 +8,10 @@ use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::body::{Body, Counted, Towards, whole};
+use super::admission::{self, Admitted, Denied, Peer};
+use super::body::{Body, Broken, Counted, whole};
 use super::pool::{Many, One};
-use super::request::{self, forwarded, is_navigation, strip, wants_upgrade};
+use super::request::{forwarded, is_navigation, strip, wants_upgrade};
 use super::{Names, Shared};
 use crate::backend::{Refusal, Target, Unresolved, Visit};
 use crate::manners;
@@ -25,30 +25,47 @@ enum Sender {
 }
 
 /// Answers a request.
-pub(super) async fn answer(names: &Names, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(names: &Names, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let page = is_navigation(&request);
-    let target = match names.shared.backends.resolve(&request::wanted(&request)) {
-        Ok(target) => target,
-        Err(unresolved) => return not_found(page, &unresolved),
+    let admitted = match admission::admit(&names.shared.admission, peer, &request) {
+        Ok(admitted) => admitted,
+        Err(denied) => return refused(page, denied),
     };
+    let target = match names.shared.backends.resolve(&admitted.wanted) {
+        Ok(target) => target,
+        Err(mut unresolved) => {
+            if !admitted.tell_names {
+                unresolved.names.clear();
+            }
+            return not_found(page, &unresolved);
+        }
+    };
+    let broken = Broken::default();
     let passed = match names.shared.backends.visit(&target) {
-        Ok(visit) => pass(names, client, &target, visit, request).await,
+        Ok(visit) => pass(names, peer, &target, visit, admitted, &broken, request).await,
         Err(refusal) => Err(refusal),
     };
-    passed.unwrap_or_else(|refusal| failed(page, &target, &refusal))
+    match passed {
+        Ok(response) => response,
+        Err(_) if broken.is_set() => refused(page, Denied::Malformed("the body is broken")),
+        Err(refusal) => failed(page, &target, &refusal),
+    }
 }
 
 async fn pass(
     names: &Names,
-    client: IpAddr,
+    peer: Peer,
     target: &Target,
     visit: Arc<dyn Visit>,
+    admitted: Admitted,
+    broken: &Broken,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     let upgrade = wants_upgrade(&request);
-    let host = request::host(&request);
-    forwarded(request.headers_mut(), client, host.as_deref());
+    let host = admitted.host;
     strip(request.headers_mut(), upgrade);
+    admission::take_out(&names.shared.admission, request.headers_mut());
+    forwarded(request.headers_mut(), peer.client, host.as_deref());
     let many = request.version() == Version::HTTP_2;
     let sender = ready(&names.shared, target, &*visit, many, upgrade);
     let sender = if is_navigation(&request) {
@@ -62,13 +79,16 @@ async fn pass(
     };
     match sender {
         Sender::Many(mut many) => {
-            let request = request.map(|body| Counted::boxed(body, &visit, Towards::Guest));
+            let request = request.map(|body| Counted::to_guest(body, &visit, broken));
             let response = many.send_request(request).await;
-            finish(response.map_err(|error| no_reply(&error))?, &visit)
+            Ok(finish(response.map_err(|error| no_reply(&error))?, &visit))
         }
-        Sender::One(one) if upgrade => switch(names, one, origin_form(request, host.as_deref()), visit).await,
         Sender::One(one) => {
             let request = origin_form(request, host.as_deref());
+            if upgrade {
+                return switch(names, one, request, visit, broken).await;
+            }
+            let request = request.map(|body| Counted::to_guest(body, &visit, broken));
             exchange(&names.shared, target, one, request, &visit).await
         }
     }
@@ -95,12 +115,10 @@ async fn ready(
     }
 }
 
-/// A request as it is written to a server: the path alone, and the host in its field.
+/// A request as it is written to a server: the path alone, and the host in its field, where a target had another one.
 fn origin_form(mut request: Request<Incoming>, host: Option<&str>) -> Request<Incoming> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    if let (false, Some(host)) = (request.headers().contains_key(header::HOST), host)
-        && let Ok(value) = HeaderValue::from_str(host)
-    {
+    if let Some(value) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
         request.headers_mut().insert(header::HOST, value);
     }
     // What was parsed as a path is one.
@@ -115,10 +133,9 @@ async fn exchange(
     shared: &Shared,
     target: &Target,
     mut one: One,
-    request: Request<Incoming>,
+    request: Request<Body>,
     visit: &Arc<dyn Visit>,
 ) -> Result<Response<Body>, Refusal> {
-    let request = request.map(|body| Counted::boxed(body, visit, Towards::Guest));
     let response = match one.try_send_request(request).await {
         Ok(response) => response,
         Err(mut failed) => match failed.take_message() {
@@ -143,7 +160,7 @@ async fn exchange(
             () = ending.cancelled() => {}
         }
     });
-    finish(response, visit)
+    Ok(finish(response, visit))
 }
 
 /// Passes a change of protocol on, and then the bytes.
@@ -152,12 +169,13 @@ async fn switch(
     mut one: One,
     mut request: Request<Incoming>,
     visit: Arc<dyn Visit>,
+    broken: &Broken,
 ) -> Result<Response<Body>, Refusal> {
     let of_client = hyper::upgrade::on(&mut request);
-    let request = request.map(|body| Counted::boxed(body, &visit, Towards::Guest));
+    let request = request.map(|body| Counted::to_guest(body, &visit, broken));
     let mut response = one.send_request(request).await.map_err(|error| no_reply(&error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return finish(response, &visit);
+        return Ok(finish(response, &visit));
     }
     let of_guest = hyper::upgrade::on(&mut response);
     let ending = names.shared.ending.clone();
@@ -177,10 +195,15 @@ async fn switch(
     Ok(Response::from_parts(parts, whole(String::new())))
 }
 
-fn finish(response: Response<Incoming>, visit: &Arc<dyn Visit>) -> Result<Response<Body>, Refusal> {
-    let mut response = response.map(|body| Counted::boxed(body, visit, Towards::Client));
-    strip(response.headers_mut(), false);
-    Ok(response)
+fn finish(response: Response<Incoming>, visit: &Arc<dyn Visit>) -> Response<Body> {
+    let mut response = response.map(|body| Counted::to_client(body, visit));
+    let headers = response.headers_mut();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The chunks say how long it is, whatever else it says (RFC 9112, section 6.3): they have been taken apart by now.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    strip(headers, false);
+    response
 }
 
 fn no_reply(error: &hyper::Error) -> Refusal {
@@ -205,6 +228,41 @@ fn not_found(page: bool, Unresolved { message, names }: &Unresolved) -> Response
     } else {
         reply(404, JSON, manners::error_json("no_such_instance", message, Some(names)))
     }
+}
+
+/// Says why a request is not let in. Nothing of what there is.
+fn refused(page: bool, denied: Denied) -> Response<Body> {
+    let (status, code, message) = match denied {
+        Denied::Malformed(what) => (400, "bad_request", what),
+        Denied::Misdirected => (
+            421,
+            "misdirected_request",
+            "the host is none that is served; use HANDLE.localhost, or set names in config.toml: [router]",
+        ),
+        Denied::NoToken => (
+            401,
+            "unauthorized",
+            "a token is needed: X-Aegis-Token, or as a password; it is in config.toml: [router] token",
+        ),
+        Denied::ForeignPage => (
+            403,
+            "foreign_origin",
+            "a page of another site may not open sockets; set names in config.toml: [router] if it is yours",
+        ),
+        Denied::Tunnel => (501, "not_implemented", "this is no proxy for other hosts"),
+    };
+    let mut response = if page {
+        reply(status, HTML, manners::refusal_page(message))
+    } else {
+        reply(status, JSON, manners::error_json(code, message, None))
+    };
+    let headers = response.headers_mut();
+    // Of some of them it is not known where they end, and the others had better not come again.
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if denied == Denied::NoToken {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"AegisVM\""));
+    }
+    response
 }
 
 fn waiting(target: &Target, state: &str) -> Response<Body> {
