@@ -271,3 +271,20 @@ async fn a_socket_of_a_foreign_page_is_refused() {
     assert_eq!(status(&said), "403", "{said}");
     assert_eq!(host.connections.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test]
+async fn who_is_not_let_in_wakes_nothing() {
+    let host = Host::asleep(raw_server(None).await);
+    let admission = Admission::new(&[], Some("0123456789abcdef".into())).unwrap();
+    let backends = Arc::new(Only(Arc::clone(&host)));
+    let names = Names::open_to("127.0.0.1:0".parse().unwrap(), backends, admission).unwrap();
+    host.may_wake.notify_one();
+    assert_eq!(status(&get(&names, "Host: web.localhost\r\n").await), "401");
+    assert_eq!(
+        status(&get(&names, "Host: evil.example\r\nX-Aegis-Token: 0123456789abcdef\r\n").await),
+        "421"
+    );
+    assert_eq!((host.wakes.load(Ordering::SeqCst), host.connections.load(Ordering::SeqCst)), (0, 0));
+    assert_eq!(status(&get(&names, "Host: localhost\r\nX-Aegis-Token: 0123456789abcdef\r\n").await), "200");
+    assert_eq!(host.wakes.load(Ordering::SeqCst), 1);
+}
