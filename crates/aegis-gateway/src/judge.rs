@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Action, Attempt, Because, Direction, Name, Policy, Protocol, Ruling, Zone, canonical};
+use aegis_policy::{
+    Action, Attempt, Because, Direction, Name, Policy, Protocol, Ruling, Scrutiny, Zone, canonical,
+};
 use lru::LruCache;
 
 use crate::addressing;
@@ -105,6 +107,8 @@ pub(crate) struct Case {
     /// The name that it gave itself.
     pub(crate) claimed: Option<Name>,
     pub(crate) ruling: Ruling,
+    /// How closely it was to be looked at when it began.
+    pub(crate) scrutiny: Scrutiny,
 }
 
 impl Case {
@@ -206,8 +210,11 @@ impl Judge {
         };
         let ruling = Ruling::deny(Because::Floor(zone));
         let direction = Direction::Out;
-        let mut case = Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling };
+        let scrutiny = Scrutiny::Strict;
+        let mut case =
+            Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling, scrutiny };
         self.again(&mut case);
+        case.scrutiny = self.scrutiny(&case);
         case
     }
 
@@ -218,8 +225,11 @@ impl Judge {
         let zone = if pinned.is_empty() { Zone::Instances } else { Zone::Group };
         let ruling = Ruling::deny(Because::Floor(zone));
         let direction = Direction::In;
-        let mut case = Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling };
+        let scrutiny = Scrutiny::Strict;
+        let mut case =
+            Case { direction, protocol, address, zone, port, pinned, claimed: None, ruling, scrutiny };
         self.again(&mut case);
+        case.scrutiny = self.scrutiny(&case);
         case
     }
 
@@ -237,7 +247,20 @@ impl Judge {
         } else {
             self.policy.decide(&case.attempt())
         };
+        // One whose names were not looked at may be anybody's; what a proxy was told is not what is spoken then.
+        let is_unseen = case.scrutiny == Scrutiny::None || case.claimed.is_none();
+        if case.ruling.hangs_on_a_name() && is_unseen && self.scrutiny(case) > case.scrutiny {
+            case.ruling = Ruling::deny(Because::Unnamed);
+        }
         case.ruling.allows()
+    }
+
+    /// How closely to look at what may begin.
+    pub(crate) fn scrutiny(&self, case: &Case) -> Scrutiny {
+        match case.ruling.because {
+            Because::HostPort => Scrutiny::None,
+            _ => self.policy.scrutiny(&case.attempt(), &case.ruling),
+        }
     }
 
     /// Decides again after a flow has named its other end, or has not where it should.

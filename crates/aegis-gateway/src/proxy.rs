@@ -117,7 +117,7 @@ fn answer(received: &[u8]) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use aegis_policy::{Because, Direction, Protocol, Ruling, Zone};
+    use aegis_policy::{Because, Direction, Protocol, Ruling, Scrutiny, Zone};
     use proptest::prelude::*;
 
     use super::*;
@@ -132,6 +132,7 @@ mod tests {
             port: 443,
             pinned: name.map(|name| Name::new(name).unwrap()).into_iter().collect(),
             claimed: None,
+            scrutiny: Scrutiny::None,
             ruling: Ruling::deny(Because::Unnamed),
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Because, Ruling};
+use aegis_policy::{Because, Ruling, Scrutiny};
 use smoltcp::socket::tcp::State;
 
 use super::member::Verdict;
@@ -12,7 +12,7 @@ use super::own::Petitioner;
 use super::petition::GRANTED;
 use super::stream::Stream;
 use super::terminal::{Clock, Terminal};
-use crate::inspect::{Inspector, Refusal};
+use crate::inspect::{Inspector, Refusal, Wait};
 use crate::judge::{Case, Judge};
 use crate::proxy::Tunnel;
 use crate::shape::Shaper;
@@ -110,6 +110,8 @@ pub(crate) struct TcpFlow {
     /// The host's was.
     host_done: bool,
     inspector: Option<Box<Inspector>>,
+    /// What the guest has not said yet, and until when it may.
+    awaited: Option<(Wait, Instant)>,
     /// Inspected bytes that the host has not taken yet.
     passed: Vec<u8>,
     /// Bytes of the other end that came with the proxy's answer.
@@ -124,11 +126,13 @@ impl TcpFlow {
         (host, tunnel): (Stream, Option<Tunnel>),
         waiting: Waiting,
         case: Case,
-        inspected: bool,
     ) -> TcpFlow {
         let stage = Stage::Connecting { waiting, tunnel };
         let mut flow = TcpFlow::in_stage(stage, key, host, case);
-        flow.inspector = inspected.then(|| Box::new(Inspector::new()));
+        flow.inspector = match flow.case.scrutiny {
+            Scrutiny::None => None,
+            scrutiny => Some(Box::new(Inspector::new(scrutiny == Scrutiny::Strict))),
+        };
         flow
     }
 
@@ -162,6 +166,7 @@ impl TcpFlow {
             guest_done: false,
             host_done: false,
             inspector: None,
+            awaited: None,
             passed: Vec::new(),
         }
     }
@@ -310,16 +315,17 @@ impl TcpFlow {
             return turn;
         }
         let mut moved = 0;
-        let over = loop {
-            let before = moved;
-            match self.outward(around).and_then(|out| self.inward(around).map(|inward| out + inward)) {
-                Ok(count) => moved += count,
-                Err(_) => break true,
-            }
-            if moved == before || moved > TURN {
-                break false;
-            }
-        };
+        let over = self.overdue(Instant::now()).is_err()
+            || loop {
+                let before = moved;
+                match self.outward(around).and_then(|out| self.inward(around).map(|inward| out + inward)) {
+                    Ok(count) => moved += count,
+                    Err(_) => break true,
+                }
+                if moved == before || moved > TURN {
+                    break false;
+                }
+            };
         if over {
             self.abort(around.out);
             return Turn::Over;
@@ -335,7 +341,7 @@ impl TcpFlow {
             State::Closed | State::TimeWait if self.guest_done => Turn::Over,
             _ if moved > TURN => Turn::Again,
             // A guest that has gone may have left something that the host has not taken yet.
-            _ => Turn::Wait(due),
+            _ => Turn::Wait([due, self.awaited.map(|(_, until)| until)].into_iter().flatten().min()),
         }
     }
 
@@ -378,14 +384,39 @@ impl TcpFlow {
         let case = &mut self.case;
         let mut approve = |claim| around.judge.named(case, claim);
         let result = inspector.feed(bytes.get(..count).unwrap_or_default(), &mut self.passed, &mut approve);
-        if let Err(refusal) = result {
-            if let Refusal::Malformed(text) = refusal {
-                case.ruling = Ruling::deny(Because::Malformed(text.to_owned()));
-            }
-            return Err(ErrorKind::PermissionDenied.into());
-        }
+        self.judged(result)?;
         self.send_passed()?;
         Ok(count)
+    }
+
+    /// Ends what was refused, and notes until when the guest may go on to say what it has begun to.
+    fn judged(&mut self, result: Result<(), Refusal>) -> io::Result<()> {
+        let because = match result {
+            Ok(()) => {
+                let wait = self.inspector.as_ref().and_then(|inspector| inspector.waits_for());
+                if self.awaited.map(|(wait, _)| wait) != wait {
+                    self.awaited = wait.map(|wait| (wait, Instant::now() + wait.patience()));
+                }
+                return Ok(());
+            }
+            Err(Refusal::Judged) => None,
+            Err(Refusal::Unrecognised) => Some(Because::Unrecognised),
+            Err(Refusal::Malformed(text)) => Some(Because::Malformed(text.to_owned())),
+        };
+        if let Some(because) = because {
+            self.case.ruling = Ruling::deny(because);
+        }
+        Err(ErrorKind::PermissionDenied.into())
+    }
+
+    /// Goes on without what the guest has not said in time.
+    fn overdue(&mut self, now: Instant) -> io::Result<()> {
+        if self.awaited.is_none_or(|(_, until)| now < until) {
+            return Ok(());
+        }
+        let Some(inspector) = &mut self.inspector else { return Ok(()) };
+        let result = inspector.late(&mut self.passed);
+        self.judged(result)
     }
 
     fn send_passed(&mut self) -> io::Result<usize> {

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use aegis_policy::{Because, Scrutiny, is_web_port};
 use mio::event::Source;
 use mio::net::{UdpSocket, UnixDatagram};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -22,6 +23,9 @@ const UNANSWERED: Duration = Duration::from_secs(30);
 const TURN: usize = 64;
 /// How much of the last packet is kept, to be quoted in errors: its heads.
 const QUOTED: usize = 64;
+
+/// Shortest datagram by which a connection of QUIC begins.
+const QUIC_INITIAL: usize = 1200;
 
 /// First byte of a message between gateways that carries a datagram; any other message is a [`Verdict`].
 const CARRIES: u8 = b'd';
@@ -103,6 +107,8 @@ pub(crate) struct UdpFlow {
     pub(crate) bytes_in: u64,
     pub(crate) deadline: Option<Instant>,
     answered: bool,
+    /// The other end has said something that is no QUIC.
+    other_than_quic: bool,
     last: Vec<u8>,
 }
 
@@ -118,6 +124,7 @@ impl UdpFlow {
             bytes_in: 0,
             deadline: None,
             answered: false,
+            other_than_quic: false,
             last: Vec::new(),
         }
     }
@@ -130,6 +137,11 @@ impl UdpFlow {
     /// When it ends if nothing more is said.
     pub(crate) fn expiry(&self, now: Instant) -> Instant {
         if self.answered { now + ANSWERED } else { UdpFlow::first_expiry(now) }
+    }
+
+    /// Why a datagram of the guest may not pass, where names are judged.
+    pub(crate) fn refuses(&self, payload: &[u8]) -> Option<Because> {
+        refuses(&self.case, payload, self.other_than_quic)
     }
 
     /// Passes a datagram of the guest on.
@@ -156,6 +168,7 @@ impl UdpFlow {
             match self.socket.receive(buffer) {
                 Ok(Some(payload)) => {
                     self.answered = true;
+                    self.other_than_quic |= !is_quic(payload, false);
                     // What is too much is lost, as datagrams are.
                     if shaper.inward() > 0 && out.has_room() {
                         shaper.take_inward(payload.len());
@@ -185,12 +198,153 @@ impl UdpFlow {
     }
 }
 
-/// Whether a datagram begins a connection of QUIC (RFC 8999, 5.1), whose name cannot be read.
-pub(crate) fn is_quic(payload: &[u8]) -> bool {
-    match payload {
-        [first, version @ ..] if first & 0x80 != 0 && payload.len() >= 1200 => {
-            version.get(..4).is_some_and(|version| version != [0; 4])
+/// Why a datagram may not pass, where names are judged: what gives its name in a way that cannot be read, and, where a
+/// name has opened a port of the web, anything.
+pub(crate) fn refuses(case: &Case, payload: &[u8], other_than_quic: bool) -> Option<Because> {
+    match case.scrutiny {
+        Scrutiny::None => None,
+        Scrutiny::Names | Scrutiny::Strict if is_quic(payload, other_than_quic) => Some(Because::Unnamed),
+        Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_dtls_hello(payload) => Some(Because::Unnamed),
+        Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_web_port(case.port) => {
+            Some(Because::Unrecognised)
         }
-        _ => false,
+        Scrutiny::Names | Scrutiny::Strict => None,
+    }
+}
+
+/// Versions of QUIC whose first packets a server may take: 1, 2 (RFC 9369), drafts, and those before (RFC 9000, 15).
+fn is_quic_version(version: [u8; 4]) -> bool {
+    match version {
+        [0, 0, 0, 1] | [0x6b, 0x33, 0x43, 0xcf] | [0xff, 0, 0, _] => true,
+        // Google's own, Facebook's, and picoquic's.
+        [b'Q' | b'T', b'0', ..] | [0xfa, 0xce, 0xb0, _] | [b'P', b'C', b'Q', b'0'] => true,
+        // Those that exercise negotiation.
+        other => other.iter().all(|byte| byte & 0x0f == 0x0a),
+    }
+}
+
+/// Whether a datagram holds a long header of QUIC (RFC 8999, 5.1), by which connections begin and whose name cannot be
+/// read. Whatever its second bit (RFC 9287), and its packets besides the first. Where what is spoken is known to be
+/// something else, its version has to be a known one.
+pub(crate) fn is_quic(payload: &[u8], known: bool) -> bool {
+    let Some((first, rest)) = payload.split_first() else { return false };
+    let version = |bytes: &[u8]| bytes.first_chunk::<4>().copied();
+    let long = first & 0x80 != 0;
+    match version(rest) {
+        Some(version) if long && is_quic_version(version) => true,
+        // Of servers that would take it at all, none takes one that is shorter (RFC 9000, 14.1).
+        Some(version) if long && version != [0; 4] => !known && payload.len() >= QUIC_INITIAL,
+        // Google's first ones have a connection's number before the version.
+        _ => {
+            first & 0x09 == 0x09
+                && rest.get(8..).and_then(version).is_some_and(|version| version.starts_with(b"Q0"))
+        }
+    }
+}
+
+/// Whether a datagram begins an association of DTLS (RFC 9147, 5.2), which names its other end.
+pub(crate) fn is_dtls_hello(payload: &[u8]) -> bool {
+    matches!(payload, [22, 0xfe, ..]) || matches!(payload, [22, 1, 0, ..])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, UdpSocket as StdSocket};
+
+    use aegis_policy::{Name, Policy, Preset, Protocol};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::groups::Groups;
+    use crate::judge::Judge;
+
+    fn case(default: Preset, rules: &[&str], port: u16) -> Case {
+        let (mut judge, now) = (Judge::new(), Instant::now());
+        let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+        judge.set(Policy { default, rules }, Vec::new(), Groups::default());
+        let address = "203.0.113.1".parse().unwrap();
+        judge.pins.add(address, &Name::new("a.example").unwrap(), ANSWERED, now);
+        let case = judge.case(Protocol::Udp, address, port, now);
+        assert!(case.ruling.allows());
+        case
+    }
+
+    fn initial(first: u8, version: [u8; 4], length: usize) -> Vec<u8> {
+        let mut bytes = [&[first][..], &version, &[8]].concat();
+        bytes.resize(length, 7);
+        bytes
+    }
+
+    #[test]
+    fn quic_is_known_by_its_version_whatever_else() {
+        let versions =
+            [[0, 0, 0, 1], [0x6b, 0x33, 0x43, 0xcf], [0xff, 0, 0, 29], [0x1a, 0x2a, 0x3a, 0x4a], *b"Q046"];
+        for version in versions {
+            for (first, length) in [(0xc3, 1200), (0x80, 1200), (0xe0, 40), (0x93, 5), (0xd0, 1350)] {
+                assert!(is_quic(&initial(first, version, length), true), "{first:x} {version:x?} {length}");
+            }
+        }
+        assert!(is_quic(&[&[0x0d][..], &[1; 8], b"Q043"].concat(), true));
+        let unknown = initial(0xc3, [9, 9, 9, 9], 1200);
+        assert!(is_quic(&unknown, false) && !is_quic(&unknown, true));
+        let ntp = [&[0xe3, 0, 3, 0xfa][..], &[0; 44]].concat();
+        for other in
+            [&[0x43; 1300][..], &ntp, b"", &[0x80], &[22, 0xfe, 0xfd], &[0x80, 0x60, 0, 1, 0, 0, 0, 9]]
+        {
+            assert!(!is_quic(other, false), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn each_datagram_is_judged_and_not_the_first_alone() {
+        let server = StdSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = server.local_addr().unwrap();
+        let guest = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+        let mut flow = UdpFlow::new(
+            guest,
+            to,
+            Datagrams::to(to).unwrap(),
+            case(Preset::Public, &["deny b.example"], 443),
+        );
+        let (known, unknown) = (initial(0xc3, [0, 0, 0, 1], 1200), initial(0xc3, [9; 4], 1200));
+        assert_eq!(flow.refuses(b"x"), None);
+        assert_eq!(
+            (flow.refuses(&known), flow.refuses(&unknown)),
+            (Some(Because::Unnamed), Some(Because::Unnamed))
+        );
+        flow.socket.send(b"x").unwrap();
+        let from = server.recv_from(&mut [0; 9]).unwrap().1;
+        let (mut out, mut shaper) = (Outgoing::default(), Shaper::new(None, Instant::now()));
+        for (answer, other) in [(known.as_slice(), false), (b"y", true)] {
+            server.send_to(answer, from).unwrap();
+            while flow.bytes_in == 0 {
+                flow.receive(&mut [0; 2000], &mut out, &mut shaper);
+            }
+            flow.bytes_in = 0;
+            assert_eq!((flow.refuses(&known).is_some(), flow.refuses(&unknown).is_none()), (true, other));
+        }
+    }
+
+    #[test]
+    fn what_a_name_opens_over_udp_gives_no_name_of_its_own() {
+        let hello = [22, 0xfe, 0xfd, 0, 0];
+        for (rule, port, payload, expected) in [
+            ("allow a.example", 123, &b"x"[..], None),
+            ("allow a.example", 443, b"x", Some(Because::Unrecognised)),
+            ("allow a.example", 5684, &hello, Some(Because::Unnamed)),
+            ("allow a.example:443/udp", 443, b"x", None),
+            ("allow a.example:443/udp", 443, &initial(0xc0, [0, 0, 0, 1], 99), Some(Because::Unnamed)),
+            ("allow 203.0.113.1", 443, &initial(0xc0, [0, 0, 0, 1], 99), None),
+        ] {
+            let case = case(Preset::None, &[rule, "allow b.example"], port);
+            assert_eq!(refuses(&case, payload, false), expected, "{rule} {port}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_datagrams_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..40), known: bool) {
+            let _quic = (is_quic(&bytes, known), is_dtls_hello(&bytes));
+        }
     }
 }

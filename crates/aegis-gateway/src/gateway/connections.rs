@@ -73,9 +73,8 @@ impl Gateway {
         }
         match self.way_to(&key, &case) {
             Ok(way) => {
-                let inspected = self.is_inspected(&case);
                 let waiting = Waiting::Packet(packet.bytes.to_vec());
-                let flow = TcpFlow::new(key, way, waiting, case, inspected);
+                let flow = TcpFlow::new(key, way, waiting, case);
                 let index = self.table.add_tcp(flow);
                 self.watch(index);
             }
@@ -92,12 +91,6 @@ impl Gateway {
     pub(super) fn take_up(&mut self, flow: OwnFlow) {
         let index = self.table.add_own(flow);
         self.table.touch(Kind::Own, index);
-    }
-
-    /// Whether a flow has to name its other end.
-    pub(super) fn is_inspected(&self, case: &Case) -> bool {
-        let is_near = case.zone == Zone::Group || matches!(case.ruling.because, Because::HostPort);
-        self.judge.policy().judges_names() && !is_near
     }
 
     /// The host's end of a flow, and the tunnel to be opened through that.

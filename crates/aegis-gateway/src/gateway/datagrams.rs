@@ -12,7 +12,7 @@ use super::connections::RESOLVER;
 use super::{DATAGRAM, Gateway, Kind, token};
 use crate::addressing::is_gateway;
 use crate::flow::echo::EchoFlow;
-use crate::flow::udp::{Datagrams, UdpFlow, is_quic};
+use crate::flow::udp::{Datagrams, UdpFlow, refuses};
 use crate::journal::What;
 use crate::judge::Case;
 use crate::names::Asker;
@@ -38,6 +38,9 @@ impl Gateway {
         if let Some(index) = index
             && let Some(flow) = self.table.udp.get_mut(index)
         {
+            if let Some(because) = flow.refuses(payload) {
+                return self.end_refused(index, because, packet);
+            }
             flow.send(packet, &mut self.out, &mut self.shaper);
             let expiry = flow.expiry(now);
             self.table.schedule(Kind::Udp, index, Some(expiry));
@@ -52,9 +55,10 @@ impl Gateway {
         now: Instant,
     ) -> Option<usize> {
         let mut case = self.judge.case(Protocol::Udp, other.ip(), other.port(), now);
-        let is_named = case.zone == Zone::Group;
-        if case.ruling.allows() && is_quic(payload) && self.judge.policy().judges_names() && !is_named {
-            case.ruling = Ruling::deny(Because::Unnamed);
+        if case.ruling.allows()
+            && let Some(because) = refuses(&case, payload, false)
+        {
+            case.ruling = Ruling::deny(because);
         }
         self.bound(&mut case);
         self.note(&case, What::Flow, (0, 0));
@@ -72,6 +76,16 @@ impl Gateway {
             return None;
         };
         self.add_datagrams(UdpFlow::new(guest, other, socket, case))
+    }
+
+    /// Ends a conversation whose guest has gone over to something that may not pass.
+    fn end_refused(&mut self, index: usize, because: Because, packet: &Packet<'_>) {
+        let Some(flow) = self.table.remove_udp(index) else { return };
+        let mut case = flow.case;
+        self.note(&case, What::End, (flow.bytes_out, flow.bytes_in));
+        case.ruling = Ruling::deny(because);
+        self.note(&case, What::Flow, (0, 0));
+        packet::send_unreachable(&mut self.out, packet, Unreachable::Port);
     }
 
     pub(super) fn add_datagrams(&mut self, flow: UdpFlow) -> Option<usize> {

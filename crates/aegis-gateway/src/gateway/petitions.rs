@@ -41,6 +41,7 @@ impl Gateway {
         let mut case = self.judge.case(Protocol::Tcp, to.ip(), to.port(), now);
         if name.is_some() && case.ruling.allows() {
             self.judge.named(&mut case, name);
+            case.scrutiny = self.judge.scrutiny(&case);
         }
         self.note(&case, What::Flow, (0, 0));
         let Some(flow) = self.table.own.get_mut(index) else { return };
@@ -56,13 +57,15 @@ impl Gateway {
             Ok(way) => way,
             Err(error) => return self.take_up(OwnFlow::again(key, petitioner, &error)),
         };
-        let inspected = self.is_inspected(&case);
-        let flow = TcpFlow::new(key, way, Waiting::Petitioner(Box::new(petitioner)), case, inspected);
+        let flow = TcpFlow::new(key, way, Waiting::Petitioner(Box::new(petitioner)), case);
         let index = self.table.add_tcp(flow);
         self.watch(index);
     }
 }
 
+#[cfg(test)]
+#[path = "recognition_tests.rs"]
+mod recognition_tests;
 #[cfg(test)]
 #[path = "petitions_tests.rs"]
 mod tests;

@@ -13,30 +13,30 @@ use crate::addressing::{GATEWAY_V4, PROXY_PORT};
 
 const GATEWAY: IpAddr = IpAddr::V4(GATEWAY_V4);
 
-fn listen() -> (TcpListener, SocketAddr) {
+pub(super) fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 /// A gateway of a host that has this proxy.
-fn behind(proxy: SocketAddr, policy: Policy, host_ports: Vec<u16>) -> Guest {
+pub(super) fn behind(proxy: SocketAddr, policy: Policy, host_ports: Vec<u16>) -> Guest {
     let proxy = Some(Proxy { servers: vec![proxy], ..Proxy::default() });
     let bench = bench(Settings { policy, proxy, host_ports, ..Settings::default() });
     Guest { bench, sent: 8, theirs: 0, received: Vec::new(), ended: false }
 }
 
 /// A guest with one connection to the gateway's proxy.
-struct Guest {
-    bench: Bench,
+pub(super) struct Guest {
+    pub(super) bench: Bench,
     sent: i32,
     theirs: i32,
-    received: Vec<u8>,
-    ended: bool,
+    pub(super) received: Vec<u8>,
+    pub(super) ended: bool,
 }
 
 impl Guest {
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         let answers = self.bench.answers(&segment_with(GATEWAY, PROXY_PORT, TcpControl::Syn, 7, None, &[]));
         let greeting = TcpPacket::new_checked(&answers[0][14 + 20..]).unwrap();
         self.theirs = greeting.seq_number().0.wrapping_add(1);
@@ -48,12 +48,12 @@ impl Guest {
             if packet.seq_number().0 == self.theirs {
                 self.received.extend(packet.payload());
                 self.theirs = self.theirs.wrapping_add(i32::try_from(packet.payload().len()).unwrap());
-                self.ended |= packet.fin();
+                self.ended |= packet.fin() || packet.rst();
             }
         }
     }
 
-    fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         let segment =
             segment_with(GATEWAY, PROXY_PORT, TcpControl::Psh, self.sent, Some(self.theirs), text.as_bytes());
         self.sent += i32::try_from(text.len()).unwrap();
@@ -62,7 +62,7 @@ impl Guest {
     }
 
     /// Waits until it has heard this.
-    fn hears(&mut self, text: &str) {
+    pub(super) fn hears(&mut self, text: &str) {
         for _ in 0..1000 {
             if String::from_utf8_lossy(&self.received).contains(text) {
                 return;
@@ -78,7 +78,7 @@ impl Guest {
     }
 }
 
-fn connect(to: &str) -> String {
+pub(super) fn connect(to: &str) -> String {
     format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")
 }
 
@@ -87,7 +87,7 @@ fn public() -> Policy {
 }
 
 /// The next connection, and what it says up to an empty line.
-fn asked(listener: &TcpListener) -> (TcpStream, String) {
+pub(super) fn asked(listener: &TcpListener) -> (TcpStream, String) {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut head = Vec::new();

@@ -2,12 +2,20 @@
 //!
 //! Bytes of the guest pass through here when a policy judges names. Nothing passes before the name that it belongs to
 //! has been judged, and nothing passes that a server might understand in another way than this does.
+//!
+//! ```text
+//!   first bytes ──► TLS: one ClientHello ──► its server's answer ──► open, or another ClientHello
+//!               ──► HTTP/1: each request ──► an upgrade or a tunnel that the server agrees to ──► open, or from the start
+//!               ──► anything else: open where that may be, or the end
+//! ```
 
 mod http;
 mod tls;
 
+use std::time::Duration;
+
 use aegis_policy::Name;
-use http::Requests;
+use http::{Agreed, Requests};
 
 /// Most bytes that are held back until a name is known.
 const MOST_HELD: usize = 64 << 10;
@@ -22,14 +30,41 @@ pub(crate) type Claim = Option<Name>;
 pub(crate) enum Refusal {
     /// A claim was not approved.
     Judged,
+    /// It is nothing whose names can be read.
+    Unrecognised,
     /// It is malformed, or means two things.
     Malformed(&'static str),
+}
+
+/// What held bytes wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// What is spoken.
+    Kind,
+    /// The whole of what has the name in it.
+    Name,
+}
+
+impl Wait {
+    /// How long, at most.
+    pub(crate) fn patience(self) -> Duration {
+        match self {
+            Wait::Kind => Duration::from_secs(1),
+            Wait::Name => Duration::from_secs(30),
+        }
+    }
 }
 
 #[derive(Debug)]
 enum State {
     /// What is spoken is not known yet.
     Begin,
+    /// A ClientHello with this name has passed, and this is what the server has answered.
+    Greeted(Claim, Vec<u8>),
+    /// The server wants another one.
+    Retry(Claim),
+    /// The server does not speak TLS.
+    NoTls,
     /// Requests, one after the other.
     Http(Requests),
     /// All that follows passes.
@@ -40,6 +75,8 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Inspector {
     state: State,
+    /// Whether what is not recognised ends.
+    strict: bool,
     held: Vec<u8>,
 }
 
@@ -53,13 +90,43 @@ enum Kind {
 }
 
 impl Inspector {
-    pub(crate) fn new() -> Inspector {
-        Inspector { state: State::Begin, held: Vec::new() }
+    pub(crate) fn new(strict: bool) -> Inspector {
+        Inspector { state: State::Begin, strict, held: Vec::new() }
     }
 
     /// Whether all that follows passes, so that nobody has to ask any more.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open) && self.held.is_empty()
+    }
+
+    /// What is waited for.
+    pub(crate) fn waits_for(&self) -> Option<Wait> {
+        if self.held.is_empty() {
+            return None;
+        }
+        match &self.state {
+            State::Begin if kind(&self.held, self.strict) == Kind::Unknown => Some(Wait::Kind),
+            State::Begin | State::Retry(_) => Some(Wait::Name),
+            State::Http(requests) => requests.waits_for(),
+            // The server has its own patience.
+            State::Greeted(..) | State::NoTls | State::Open => None,
+        }
+    }
+
+    /// Has waited long enough for more.
+    pub(crate) fn late(&mut self, pass: &mut Vec<u8>) -> Result<(), Refusal> {
+        match self.waits_for() {
+            None => Ok(()),
+            Some(Wait::Kind) if self.strict || !matches!(self.state, State::Begin) => {
+                Err(Refusal::Unrecognised)
+            }
+            Some(Wait::Kind) => {
+                self.state = State::Open;
+                pass.append(&mut self.held);
+                Ok(())
+            }
+            Some(Wait::Name) => Err(Refusal::Malformed("no whole name within 30 seconds")),
+        }
     }
 
     /// Takes bytes of the guest, and puts what may go on into `pass`.
@@ -84,64 +151,108 @@ impl Inspector {
                     pass.append(&mut self.held);
                     return Ok(());
                 }
-                State::Http(requests) => {
-                    return requests.advance(&mut self.held, pass, approve);
-                }
-                State::Begin => match kind(&self.held) {
+                State::Http(requests) => return requests.advance(&mut self.held, pass, approve),
+                State::Begin => match kind(&self.held, self.strict) {
                     Kind::Unknown => return Ok(()),
+                    Kind::Other if self.strict => return Err(Refusal::Unrecognised),
                     Kind::Other => self.state = State::Open,
-                    Kind::Http => self.state = State::Http(Requests::default()),
+                    Kind::Http => self.state = State::Http(Requests::new()),
                     Kind::Tls => match tls::server_name(&self.held).map_err(Refusal::Malformed)? {
                         None => return Ok(()),
-                        Some(claim) if approve(claim.clone()) => self.state = State::Open,
+                        Some((claim, length)) if approve(claim.clone()) => {
+                            self.state = State::Greeted(claim, Vec::new());
+                            pass.extend(self.held.drain(..length));
+                        }
                         Some(_) => return Err(Refusal::Judged),
                     },
                 },
+                State::Retry(before) => {
+                    match tls::server_name_again(&self.held).map_err(Refusal::Malformed)? {
+                        None => return Ok(()),
+                        Some(claim) if claim == *before => self.state = State::Open,
+                        Some(_) => return Err(Refusal::Malformed("two names in a TLS handshake")),
+                    }
+                }
+                State::NoTls if !self.held.is_empty() => {
+                    return Err(Refusal::Malformed("an answer to TLS that is none"));
+                }
+                State::Greeted(..) | State::NoTls => return Ok(()),
             }
         }
     }
 
     /// Takes note of what the other end says: whether it agrees to speak something else from here on.
     pub(crate) fn answered(&mut self, bytes: &[u8]) {
-        if let State::Http(requests) = &mut self.state
-            && requests.answered(bytes)
-        {
-            self.state = State::Open;
+        match &mut self.state {
+            State::Http(requests) => match requests.answered(bytes) {
+                Some(Agreed::Upgrade) => self.state = State::Open,
+                Some(Agreed::Tunnel) => self.state = State::Begin,
+                None => {}
+            },
+            State::Greeted(claim, answer) => {
+                let room = MOST_HELD.saturating_sub(answer.len()).min(bytes.len());
+                answer.extend_from_slice(bytes.get(..room).unwrap_or_default());
+                match tls::answer(answer) {
+                    None if answer.len() < MOST_HELD => {}
+                    Some(tls::Answer::Taken) => self.state = State::Open,
+                    Some(tls::Answer::Retry) => self.state = State::Retry(claim.take()),
+                    None | Some(tls::Answer::Other) => self.state = State::NoTls,
+                }
+            }
+            State::Begin | State::Retry(_) | State::NoTls | State::Open => {}
         }
     }
 }
 
-/// A character of a method (RFC 9110, 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// What the first bytes are. Where all has to be recognised, what is no beginning of TLS or HTTP is something else.
+fn kind(held: &[u8], strict: bool) -> Kind {
+    match held {
+        [] => Kind::Unknown,
+        // Alerts and the like that some servers pass over, and the greeting of SSL 2, are nothing that may begin.
+        [0x16, ..] if strict => Kind::Tls,
+        [0x14..=0x18, 3, ..] | [0x80..=0xff, _, 1, 3, ..] => Kind::Tls,
+        [0x14..=0x18] | [0x80..=0xff] | [0x80..=0xff, _] | [0x80..=0xff, _, 1] => {
+            if strict {
+                Kind::Other
+            } else {
+                Kind::Unknown
+            }
+        }
+        [first, ..] if strict => {
+            if first.is_ascii_uppercase() {
+                Kind::Http
+            } else {
+                Kind::Other
+            }
+        }
+        _ => lenient(held),
+    }
 }
 
-fn kind(held: &[u8]) -> Kind {
+/// Whether a line is one that some server may take for a request's.
+fn lenient(held: &[u8]) -> Kind {
     // Servers take empty lines before a request for nothing.
-    let start = held.iter().position(|byte| !b"\r\n".contains(byte));
-    let Some(rest) = start.and_then(|start| held.get(start..)) else { return Kind::Unknown };
-    match rest.first() {
-        Some(0x16) if start == Some(0) => return Kind::Tls,
-        Some(byte) if is_token(*byte) => {}
-        _ => return Kind::Other,
-    }
-    let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let whole = line.len() < rest.len();
-    let method = line.iter().position(|byte| !is_token(*byte));
-    match method.and_then(|end| line.get(end)) {
-        // Not yet the end of its first word.
-        None if !whole && line.len() < MOST_LINE => Kind::Unknown,
-        Some(b' ' | b'\t') if !whole && line.len() < MOST_LINE => Kind::Unknown,
-        Some(b' ' | b'\t') if whole => {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let version = line.windows(6).any(|part| part.eq_ignore_ascii_case(b" HTTP/"));
-            if version { Kind::Http } else { Kind::Other }
-        }
-        Some(b' ' | b'\t') => Kind::Http,
-        _ => Kind::Other,
+    let start = held.iter().position(|byte| !b"\r\n \t\x0b\x0c".contains(byte));
+    let Some(rest) = start.and_then(|start| held.get(start..)) else {
+        return if held.len() < MOST_LINE { Kind::Unknown } else { Kind::Other };
+    };
+    let is_text = |byte: &u8| *byte >= b' ' || b"\t\r\x0b\x0c".contains(byte);
+    let end = rest.iter().take(MOST_LINE).position(|byte| !is_text(byte));
+    let line = rest.get(..end.unwrap_or(rest.len().min(MOST_LINE))).unwrap_or_default();
+    let is_space = |byte: &u8| b" \t\x0b\x0c\r".contains(byte);
+    let known = [&b"GET"[..], b"HEAD", b"POST", b"PRI"];
+    let asks =
+        |method: &&[u8]| line.strip_prefix(*method).is_some_and(|rest| rest.first().is_some_and(is_space));
+    if known.iter().any(asks) || line.windows(5).any(|part| part.eq_ignore_ascii_case(b"HTTP/")) {
+        Kind::Http
+    } else if end.is_some() || line.len() >= MOST_LINE {
+        Kind::Other
+    } else {
+        Kind::Unknown
     }
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+mod properties;
+#[cfg(test)]
 mod tests;

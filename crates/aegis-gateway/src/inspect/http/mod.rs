@@ -1,0 +1,157 @@
+//! Requests of HTTP/1, one after the other, and their answers (RFC 9112). Only heads and lengths are understood.
+
+mod answers;
+mod framing;
+mod head;
+
+use answers::{Answers, Granted};
+use framing::Framing;
+use head::Wish;
+
+use super::{Claim, Refusal, Wait};
+
+/// What follows.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// A request's head, of which so many bytes are whole lines.
+    Head(usize),
+    /// Its body.
+    Body(Framing, Wish),
+    /// What the server makes of a wish.
+    Answer,
+}
+
+/// What the server has agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Agreed {
+    /// To speak something else, of the same host.
+    Upgrade,
+    /// To pass on what follows to another place.
+    Tunnel,
+}
+
+/// The requests of a connection.
+#[derive(Debug)]
+pub(super) struct Requests {
+    next: Next,
+    answers: Answers,
+}
+
+impl Requests {
+    pub(super) fn new() -> Requests {
+        Requests { next: Next::Head(0), answers: Answers::default() }
+    }
+
+    /// Lets pass what may. What stays in `held` waits for more.
+    pub(super) fn advance(
+        &mut self,
+        held: &mut Vec<u8>,
+        pass: &mut Vec<u8>,
+        approve: &mut dyn FnMut(Claim) -> bool,
+    ) -> Result<(), Refusal> {
+        let mut at = 0;
+        while at < held.len() {
+            let rest = held.get(at..).unwrap_or_default();
+            let Some(count) = self.step(rest, approve)? else { break };
+            pass.extend_from_slice(rest.get(..count).unwrap_or_default());
+            at += count;
+        }
+        held.drain(..at.min(held.len()));
+        Ok(())
+    }
+
+    /// How many bytes may pass; `None` if more are needed to tell.
+    fn step(
+        &mut self,
+        rest: &[u8],
+        approve: &mut dyn FnMut(Claim) -> bool,
+    ) -> Result<Option<usize>, Refusal> {
+        match &mut self.next {
+            Next::Answer if self.answers.is_lost() => {
+                Err(Refusal::Malformed("a wish to speak something else, and no clear answer to it"))
+            }
+            Next::Answer => Ok(None),
+            Next::Head(lines) => {
+                let Some(length) = head_length(rest, lines)? else { return Ok(None) };
+                let bytes = rest.get(..length).unwrap_or_default();
+                self.begin(head::read(bytes)?, approve)?;
+                Ok(Some(length))
+            }
+            Next::Body(framing, wish) => {
+                let count = framing.advance(rest).map_err(Refusal::Malformed)?;
+                if *framing == Framing::NOTHING {
+                    self.next = after(*wish);
+                }
+                Ok(count)
+            }
+        }
+    }
+
+    /// Judges a request.
+    fn begin(&mut self, head: head::Head, approve: &mut dyn FnMut(Claim) -> bool) -> Result<(), Refusal> {
+        let head::Head { claims, wish, body } = head;
+        if !claims.iter().cloned().all(approve) {
+            return Err(Refusal::Judged);
+        }
+        if claims.windows(2).any(|two| two.first() != two.last()) {
+            return Err(Refusal::Malformed("two hosts"));
+        }
+        if !self.answers.expect(wish) {
+            return Err(Refusal::Malformed("too many requests without an answer"));
+        }
+        self.next = if body == Framing::NOTHING { after(wish) } else { Next::Body(body, wish) };
+        Ok(())
+    }
+
+    /// Takes note of what the server says. Returns what it agrees to.
+    pub(super) fn answered(&mut self, bytes: &[u8]) -> Option<Agreed> {
+        let granted = self.answers.follow(bytes)?;
+        if self.next != Next::Answer {
+            return None;
+        }
+        match granted {
+            Granted::Upgrade => Some(Agreed::Upgrade),
+            Granted::Tunnel => Some(Agreed::Tunnel),
+            Granted::Nothing => {
+                self.next = Next::Head(0);
+                None
+            }
+        }
+    }
+
+    /// What is waited for, where bytes are held.
+    pub(super) fn waits_for(&self) -> Option<Wait> {
+        match self.next {
+            Next::Head(0) => Some(Wait::Kind),
+            Next::Head(_) => Some(Wait::Name),
+            Next::Body(..) | Next::Answer => None,
+        }
+    }
+}
+
+fn after(wish: Wish) -> Next {
+    if matches!(wish, Wish::Upgrade | Wish::Tunnel) { Next::Answer } else { Next::Head(0) }
+}
+
+/// How long the head at the front is, of which so many bytes were seen to be whole lines; `None` if it is not whole.
+fn head_length(rest: &[u8], lines: &mut usize) -> Result<Option<usize>, Refusal> {
+    loop {
+        let unseen = rest.get(*lines..).unwrap_or_default();
+        let is_first = *lines == 0;
+        if is_first
+            && !head::may_begin(unseen.split_inclusive(|byte| *byte == b'\n').next().unwrap_or(unseen))
+        {
+            return Err(Refusal::Unrecognised);
+        }
+        let Some((line, length)) = framing::line(unseen).map_err(Refusal::Malformed)? else {
+            return Ok(None);
+        };
+        if is_first {
+            head::check_first_line(line)?;
+        }
+        *lines += length;
+        if line.is_empty() {
+            return Ok(Some(*lines));
+        }
+    }
+}
