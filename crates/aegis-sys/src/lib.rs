@@ -6,6 +6,7 @@ use std::io;
 
 pub mod card;
 pub mod child;
+pub mod confine;
 pub mod guest;
 pub mod listening;
 pub mod ready;

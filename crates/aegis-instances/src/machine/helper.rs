@@ -42,7 +42,7 @@ impl Traces {
     pub(crate) fn spawn(&self, mut command: Command) -> io::Result<Process> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
-        let process = Process::spawn(command, Vec::new())?;
+        let process = Process::spawn(command, Vec::new(), None)?;
         std::fs::write(&self.record, serde_json::to_vec(process.id())?)?;
         Ok(process)
     }

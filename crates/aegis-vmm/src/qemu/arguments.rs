@@ -1,6 +1,7 @@
 //! QEMU's command line. What differs between architectures is in [`Architecture`].
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -93,13 +94,38 @@ const DATA: &str = "data";
 /// Name of the node of what [`other_data`] puts in one.
 const ASSIGNED: &str = "assigned";
 
-/// The commands that put this machine's data disk in the place of the one that a machine has. Can be done once.
-pub(super) fn other_data(spec: &MachineSpec) -> [Command<'static>; 2] {
-    let mut content = file(&spec.data_disk, false);
+/// Numbers of sets of descriptors that are passed to a running QEMU, which it opens as `/dev/fdset/NUMBER`.
+const DISK_SET: u32 = 1;
+const DEVICES_SET: u32 = 2;
+
+fn set(number: u32) -> String {
+    format!("/dev/fdset/{number}")
+}
+
+/// The commands that put this data disk in the place of the one that a machine has: a machine opens no file but those
+/// that it was started with, so the disk is passed as it is open. Can be done once.
+pub(super) fn other_data(data_disk: BorrowedFd<'_>) -> [Command<'_>; 3] {
+    let mut content = file(Path::new(&set(DISK_SET)), false);
     content["node-name"] = ASSIGNED.into();
     content["discard"] = "unmap".into();
     let disks = json!({ "options": [disk(DATA, ASSIGNED.into(), false)] });
-    [("blockdev-add", content), ("blockdev-reopen", disks)]
+    [
+        Command::pass(DISK_SET, data_disk),
+        Command::new("blockdev-add", content),
+        Command::new("blockdev-reopen", disks),
+    ]
+}
+
+/// The commands that write the state of all devices but the memory into a file, which has to be open for nothing but
+/// writing.
+pub(super) fn save_devices(into: BorrowedFd<'_>) -> [Command<'_>; 3] {
+    // Xen's word for all devices but the memory, which would go along with the ordinary one unless it were shared.
+    let arguments = json!({ "filename": set(DEVICES_SET), "live": false });
+    [
+        Command::pass(DEVICES_SET, into),
+        Command::new("xen-save-devices-state", arguments),
+        Command::new("remove-fd", json!({ "fdset-id": DEVICES_SET })),
+    ]
 }
 
 fn socket(id: &str, fd: i32) -> String {

@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod arguments;
+mod jail;
 mod joined;
 mod qmp;
 mod ram;
@@ -181,6 +182,8 @@ impl Qemu {
             joined::write(&arguments::joined_root(spec), &spec.root_disk)
                 .map_err(VmmError::io("join the root disk"))?;
         }
+        let jail = jail::of(&executable, spec, self.choice.accelerator);
+        let jail = jail.map_err(|error| VmmError::io("confine QEMU")(error.into()))?;
         let mut command = Command::new(executable);
         let with = Acceleration { accelerator: self.choice.accelerator, ticks: self.ticks };
         command.args(arguments::arguments(spec, self.guest, with, beginning));
@@ -202,7 +205,7 @@ impl Qemu {
             .collect();
         let mut bound = bound.map_err(VmmError::io("bind the machine's sockets"))?;
         bound.extend(fds);
-        let process = Process::spawn(command, bound).map_err(VmmError::io("start QEMU"))?;
+        let process = Process::spawn(command, bound, Some(jail)).map_err(VmmError::io("start QEMU"))?;
         QemuMachine::attach(Arc::new(process), &spec.run_dir, &spec.console_log).await
     }
 }
@@ -236,7 +239,7 @@ impl QemuMachine {
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
-        self.commands(action, &[(name, json!({}))]).await
+        self.commands(action, &[qmp::Command::new(name, json!({}))]).await
     }
 
     async fn commands(&self, action: &'static str, all: &[qmp::Command<'_>]) -> Result<Value, VmmError> {
@@ -283,12 +286,15 @@ impl Machine for QemuMachine {
 
     async fn take_up(&self) -> Result<(), VmmError> {
         let from = json!({ "uri": format!("fd:{DEVICES_FD}") });
-        self.commands("restore the machine", &[("migrate-incoming", from)]).await.map(drop)
+        let command = qmp::Command::new("migrate-incoming", from);
+        self.commands("restore the machine", &[command]).await.map(drop)
     }
 
     async fn assign(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
         self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
-        self.commands("replace the machine's disk", &arguments::other_data(spec)).await?;
+        let disk = std::fs::File::options().read(true).write(true).open(&spec.data_disk);
+        let disk = disk.map_err(VmmError::io("open the machine's disk"))?;
+        self.commands("replace the machine's disk", &arguments::other_data(disk.as_fd())).await?;
         self.move_to(&spec.run_dir).map_err(VmmError::io("move the machine's sockets"))?;
         let process = Arc::clone(&self.process);
         let machine: Arc<dyn Machine> =
@@ -322,13 +328,12 @@ impl Machine for QemuMachine {
         }
         self.continue_process()?;
         self.command("stop the machine", "stop").await?;
-        let file = self.run_dir.join(saved::DEVICES);
-        // Xen's word for all devices but the memory, which would go along with the ordinary one unless it were shared.
-        let arguments = json!({ "filename": file.to_string_lossy(), "live": false });
-        self.commands("save the machine's devices", &[("xen-save-devices-state", arguments)]).await?;
+        let (devices, into) =
+            saved::empty_file().map_err(VmmError::io("make room for the machine's devices"))?;
+        self.commands("save the machine's devices", &arguments::save_devices(into.as_fd())).await?;
         let pid = self.process.id().pid;
         let saved = tokio::task::spawn_blocking(move || {
-            Ok(Saved { devices: saved::take(&file)?, memory: ram::copy(pid, memory)? })
+            Ok(Saved { devices: saved::read(devices)?, memory: ram::copy(pid, memory)? })
         });
         let saved = saved.await.map_err(io::Error::other).and_then(std::convert::identity);
         saved.map_err(VmmError::io("read the machine's memory"))

@@ -1,10 +1,14 @@
 //! The few words of QEMU's monitor protocol (QMP) that are needed, one connection for each command.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use crate::VmmError;
@@ -37,8 +41,47 @@ fn parse(line: &[u8]) -> Option<Reply> {
     Some(if object.contains_key("QMP") { Reply::Greeting } else { Reply::Other })
 }
 
-/// A command and its arguments.
-pub(super) type Command<'a> = (&'a str, Value);
+/// A command.
+#[derive(Debug)]
+pub(super) struct Command<'a> {
+    name: &'a str,
+    arguments: Value,
+    /// Goes along with it.
+    descriptor: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Command<'a> {
+    /// A command and its arguments.
+    pub(super) fn new(name: &'a str, arguments: Value) -> Command<'a> {
+        Command { name, arguments, descriptor: None }
+    }
+
+    /// The one that passes a descriptor, which opens as `/dev/fdset/NUMBER` from then on.
+    pub(super) fn pass(number: u32, descriptor: BorrowedFd<'a>) -> Command<'a> {
+        Command { name: "add-fd", arguments: json!({ "fdset-id": number }), descriptor: Some(descriptor) }
+    }
+}
+
+/// Writes a line, and with its first byte a descriptor.
+async fn write(stream: &UnixStream, line: &[u8], descriptor: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
+    let (mut rest, mut descriptor) = (line, descriptor);
+    while !rest.is_empty() {
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            let fds = descriptor.map(|fd| [fd]);
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if let Some(fds) = &fds {
+                // There is room for it.
+                let _fits = control.push(SendAncillaryMessage::ScmRights(fds));
+            }
+            Ok(sendmsg(stream, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)?)
+        });
+        let count = sent.await?;
+        descriptor = None;
+        rest = rest.get(count..).unwrap_or_default();
+    }
+    Ok(())
+}
 
 /// Connects, executes commands one after the other until one fails, and returns the result of the last.
 pub(super) async fn execute(
@@ -56,13 +99,14 @@ pub(super) async fn execute(
 async fn converse(socket: &Path, action: &'static str, commands: &[Command<'_>]) -> Result<Value, VmmError> {
     let io = VmmError::io(action);
     let stream = UnixStream::connect(socket).await.map_err(&io)?;
-    let (reading, mut writing) = stream.into_split();
-    let mut reading = BufReader::new(reading);
+    let mut reading = BufReader::new(stream);
     next(&mut reading, action, |reply| matches!(reply, Reply::Greeting)).await?;
     let mut result = Value::Null;
-    for (command, arguments) in std::iter::once(&("qmp_capabilities", json!({}))).chain(commands) {
-        let request = json!({ "execute": command, "arguments": arguments });
-        writing.write_all(format!("{request}\n").as_bytes()).await.map_err(&io)?;
+    let greeting = Command::new("qmp_capabilities", json!({}));
+    for command in std::iter::once(&greeting).chain(commands) {
+        let request = json!({ "execute": command.name, "arguments": command.arguments });
+        let line = format!("{request}\n");
+        write(reading.get_ref(), line.as_bytes(), command.descriptor).await.map_err(&io)?;
         let reply =
             next(&mut reading, action, |reply| matches!(reply, Reply::Return(_) | Reply::Error(_))).await?;
         match reply {

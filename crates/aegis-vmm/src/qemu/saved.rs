@@ -1,8 +1,8 @@
 //! What QEMU says of a machine's devices, and what a machine must have in common with another to understand that.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,19 +12,24 @@ use super::Accelerator;
 use super::arguments::{self, Acceleration, Beginning};
 use crate::{Architecture, MachineSpec};
 
-/// Name of the file that QEMU writes its devices to, in the run-time directory.
-pub(super) const DEVICES: &str = "devices";
 /// Most that is taken for devices, bytes. They take some 26 KB.
 const MOST: u64 = 16 << 20;
 
 /// What stands first in QEMU's file of devices (`QEMU_VM_FILE_MAGIC`).
 const MAGIC: &[u8] = b"QEVM";
 
-/// Takes the file of devices that QEMU has written.
-pub(super) fn take(path: &Path) -> io::Result<Vec<u8>> {
+/// A file without a name, and once more open for nothing but writing: that is what QEMU asks of a file to write to.
+pub(super) fn empty_file() -> io::Result<(File, OwnedFd)> {
+    let file: File = memfd_create("aegis-devices", MemfdFlags::CLOEXEC)?.into();
+    let writing = File::options().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    Ok((file, writing.into()))
+}
+
+/// The devices that QEMU has written into a file.
+pub(super) fn read(mut file: File) -> io::Result<Vec<u8>> {
     let mut devices = Vec::new();
-    File::open(path)?.take(MOST + 1).read_to_end(&mut devices)?;
-    std::fs::remove_file(path)?;
+    file.rewind()?;
+    file.take(MOST + 1).read_to_end(&mut devices)?;
     let whole = devices.starts_with(MAGIC) && devices.len() as u64 <= MOST;
     if whole { Ok(devices) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
@@ -125,12 +130,12 @@ mod tests {
 
     #[test]
     fn devices_are_taken_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(DEVICES);
-        std::fs::write(&path, "QEVMrest").unwrap();
-        assert_eq!(take(&path).unwrap(), b"QEVMrest");
-        assert!(!path.exists());
-        std::fs::write(&path, "nothing").unwrap();
-        assert!(take(&path).is_err());
+        let written = |bytes: &[u8]| {
+            let (file, into) = empty_file().unwrap();
+            std::io::Write::write_all(&mut File::from(into), bytes).unwrap();
+            read(file)
+        };
+        assert_eq!(written(b"QEVMrest").unwrap(), b"QEVMrest");
+        assert!(written(b"nothing").is_err());
     }
 }

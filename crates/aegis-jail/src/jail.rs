@@ -1,0 +1,137 @@
+//! A profile made ready for the kernel, and its application.
+
+use std::io;
+use std::process::Command;
+
+use aegis_sys::confine::{Confinement, Instruction};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use seccompiler::BpfProgram;
+use thiserror::Error;
+
+use crate::profile::{Limits, Profile};
+use crate::{files, filter};
+
+/// A process cannot be confined.
+#[derive(Debug, Error)]
+pub enum JailError {
+    /// The kernel does not take the rules for files.
+    #[error("the rules for files: {0}")]
+    Files(#[from] landlock::RulesetError),
+    /// The calls make no filter.
+    #[error("the filter of system calls: {0}")]
+    Calls(#[from] seccompiler::BackendError),
+    /// The kernel does not take the filter.
+    #[error("the filter of system calls: {0}")]
+    Filter(#[from] seccompiler::Error),
+    /// The system refused.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+impl From<JailError> for io::Error {
+    fn from(error: JailError) -> io::Error {
+        match error {
+            JailError::System(error) => error,
+            error => io::Error::other(error),
+        }
+    }
+}
+
+/// A confinement, made ready for the kernel.
+#[derive(Debug)]
+pub struct Jail {
+    profile: Profile,
+    filters: [BpfProgram; 2],
+}
+
+/// The bounds as the kernel has them.
+fn resources(limits: &Limits) -> impl Iterator<Item = (Resource, u64)> {
+    let bounds = [
+        (Resource::Core, Some(0)),
+        (Resource::Fsize, limits.file_size),
+        (Resource::Data, limits.data),
+        (Resource::As, limits.addresses),
+        (Resource::Nofile, limits.descriptors),
+    ];
+    bounds.into_iter().filter_map(|(resource, bound)| Some((resource, bound?)))
+}
+
+/// The lower of a bound and what the process may have at most.
+fn bounded(resource: Resource, bound: u64) -> Rlimit {
+    let most = rustix::process::getrlimit(resource).maximum.map_or(bound, |most| most.min(bound));
+    Rlimit { current: Some(most), maximum: Some(most) }
+}
+
+impl Jail {
+    /// Makes a profile ready.
+    ///
+    /// # Errors
+    /// If its calls make no filter.
+    pub fn new(profile: Profile) -> Result<Jail, JailError> {
+        let filters = filter::programs(&profile.calls)?;
+        Ok(Jail { profile, filters })
+    }
+
+    /// Confines what `command` executes, from its first instruction on. Other preparations of the command, such as
+    /// placing its descriptors, have to be attached before: some of them are system calls that the filter forbids.
+    ///
+    /// The profile has to allow `execve`, with which the program begins.
+    ///
+    /// # Errors
+    /// If the kernel does not take the rules.
+    pub fn attach(self, command: &mut Command) -> Result<(), JailError> {
+        let instructions = |program: BpfProgram| {
+            let one =
+                |op: seccompiler::sock_filter| Instruction { code: op.code, jt: op.jt, jf: op.jf, k: op.k };
+            program.into_iter().map(one).collect()
+        };
+        let confinement = Confinement {
+            landlock: files::descriptor(&self.profile)?,
+            filters: self.filters.map(instructions).into(),
+            limits: resources(&self.profile.limits)
+                .map(|(resource, bound)| {
+                    (number(resource), bounded(resource, bound).current.unwrap_or(bound))
+                })
+                .collect(),
+            capabilities: self.profile.capabilities,
+        };
+        Ok(aegis_sys::confine::confine(command, confinement)?)
+    }
+
+    /// Confines this thread, and all that it starts from here on. To be done while there is no other.
+    ///
+    /// # Errors
+    /// If the kernel refuses. A kernel without Landlock is no error: [`crate::Support`] tells.
+    pub fn enter(self) -> Result<(), JailError> {
+        for (resource, bound) in resources(&self.profile.limits) {
+            setrlimit(resource, bounded(resource, bound)).map_err(io::Error::from)?;
+        }
+        drop_capabilities(self.profile.capabilities)?;
+        rustix::thread::set_no_new_privs(true).map_err(io::Error::from)?;
+        files::ruleset(&self.profile)?.restrict_self()?;
+        for filter in &self.filters {
+            seccompiler::apply_filter(filter)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps of root's capabilities only these. Without any there is nothing to drop.
+fn drop_capabilities(kept: u64) -> io::Result<()> {
+    let now = rustix::thread::capabilities(None)?;
+    let kept = now.permitted & CapabilitySet::from_bits_retain(kept);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// The kernel's number of a resource (`asm-generic/resource.h`).
+fn number(resource: Resource) -> u32 {
+    match resource {
+        Resource::Core => libc::RLIMIT_CORE,
+        Resource::Fsize => libc::RLIMIT_FSIZE,
+        Resource::Data => libc::RLIMIT_DATA,
+        Resource::As => libc::RLIMIT_AS,
+        _ => libc::RLIMIT_NOFILE,
+    }
+}

@@ -1,0 +1,23 @@
+//! Confines a process that handles hostile input: what it may open, call, take and own.
+//!
+//! A [`Profile`] describes a confinement; it is plain data, and each program that is confined keeps its own profile
+//! beside its code. A [`Jail`] is a profile made ready for the kernel, and is applied in one of two ways:
+//!
+//! ```text
+//!   Jail::attach(command)   between fork and exec: a program of others (QEMU) never runs one instruction outside
+//!   Jail::enter()           to this process: our own helpers, as the first thing that they do
+//! ```
+//!
+//! What the kernel of this host can enforce is found by trying ([`Support::of_host`]) and reported, never assumed: see
+//! `landlock(7)`, `seccomp(2)`, `capabilities(7)` and `getrlimit(2)`.
+
+mod files;
+mod filter;
+mod jail;
+mod profile;
+mod support;
+
+pub use filter::{Argument, Call, THREADS_ONLY};
+pub use jail::{Jail, JailError};
+pub use profile::{Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Limits, Profile};
+pub use support::{Layer, Support};

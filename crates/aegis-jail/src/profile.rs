@@ -1,0 +1,70 @@
+//! What a process may do: plain data, no I/O.
+
+use std::path::PathBuf;
+
+use crate::filter::Call;
+
+/// Acting as the owner of files is not needed (`CAP_FOWNER` of `linux/capability.h`).
+pub const CAP_FOWNER: u64 = 1 << 3;
+/// Permissions of files do not count (`CAP_DAC_OVERRIDE` of `linux/capability.h`).
+pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+
+/// What may be done with a file, or with everything below a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and list.
+    Read,
+    /// Read, list, map and execute: programs and their libraries.
+    Execute,
+    /// Read, write and truncate; nothing is made or removed.
+    Write,
+    /// Read, write and use the `ioctl`s of a device.
+    Device,
+    /// All that a file system offers but devices and execution.
+    Tree,
+}
+
+/// A file or directory, and what may be done with it. One that is not there grants nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRule {
+    /// Opened once, when the jail is made, following links: only paths that no guest can change may stand here. A
+    /// path that a guest may change is passed as `/proc/self/fd/N` of a descriptor that has been checked.
+    pub path: PathBuf,
+    /// What may be done.
+    pub access: Access,
+}
+
+impl FileRule {
+    /// A rule.
+    pub fn new(path: impl Into<PathBuf>, access: Access) -> FileRule {
+        FileRule { path: path.into(), access }
+    }
+}
+
+/// Bounds on what a process takes (`getrlimit(2)`). There are never core files: memory of a guest may hold secrets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest file that it writes, bytes.
+    pub file_size: Option<u64>,
+    /// Memory that it has for itself, bytes (`RLIMIT_DATA`).
+    pub data: Option<u64>,
+    /// Addresses that it uses, bytes (`RLIMIT_AS`).
+    pub addresses: Option<u64>,
+    /// Open descriptors.
+    pub descriptors: Option<u64>,
+}
+
+/// A confinement.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// The only files that can be opened.
+    pub files: Vec<FileRule>,
+    /// Whether connections of TCP can be made and listened for.
+    pub tcp: bool,
+    /// The only system calls that can be made; others fail with `EPERM`.
+    pub calls: Vec<Call>,
+    /// Bounds.
+    pub limits: Limits,
+    /// What is left of root's capabilities, if the process is root's: a bit each, as of `capabilities(7)`.
+    pub capabilities: u64,
+}
