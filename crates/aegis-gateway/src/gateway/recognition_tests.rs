@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use aegis_policy::{Policy, Preset};
 
+use super::super::tests::{bench, datagram_from};
 use super::super::*;
 use super::tests::{Guest, asked, behind, connect, listen};
+use crate::addressing::{GATEWAY_V4, GUEST_V4};
 
 /// A guest that is connected with `good.example` at this port, and the other end.
 fn connected(rules: &[&str], port: u16) -> (Guest, TcpStream, TcpListener) {
@@ -111,4 +113,19 @@ fn a_change_of_protocol_that_is_part_of_another_answer_opens_nothing() {
     let mut got = [0; 4];
     stream.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"GET ");
+}
+
+#[test]
+fn where_names_are_judged_nobody_is_told_how_to_hide_one() {
+    // wWw.example.com, HTTPS.
+    let question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03wWw\x07example\x03com\0\0\x41\0\x01";
+    for (rules, code) in [(vec!["deny b.example".parse().unwrap()], 0), (Vec::new(), 2)] {
+        let policy = Policy { default: Preset::Public, rules };
+        let mut bench = bench(Settings { policy, ..Settings::default() });
+        let answers = bench.answers(&datagram_from(GUEST_V4, GATEWAY_V4.into(), 53, question));
+        let message = &answers[0][14 + 20 + 8..];
+        // No server answers here: what would be asked for fails.
+        assert_eq!((message[3] & 15, &message[6..8]), (code, &[0, 0][..]));
+        assert_eq!(&message[12..], &question[12..]);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aegis_policy::Name;
 use simple_dns::rdata::{A, AAAA, OPT, RData};
 use simple_dns::{
-    CLASS, OPCODE, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE, header_buffer,
+    CLASS, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, ResourceRecord, TYPE, header_buffer,
 };
 
 /// Longest question that is understood.
@@ -16,6 +16,10 @@ const PLAIN: usize = 512;
 const AGREED: usize = 1232;
 /// Longest that an answer without a record holds.
 const NOTHING_HOLDS: Duration = Duration::from_secs(30);
+/// Offset of the first question in a message.
+const QUESTION_AT: usize = 12;
+/// Longest label; what is longer is none, but points to one.
+const MOST_LABEL: usize = 63;
 /// Offset of the flags in a message, and the one that says that it was cut.
 const FLAGS_AT: usize = 2;
 const TRUNCATED: u8 = 0x02;
@@ -32,6 +36,20 @@ pub(crate) struct Query {
     /// How long an answer over UDP may be.
     pub(crate) most: usize,
     kind: QTYPE,
+    /// The name as it was written, in its wire format: whoever mixes upper and lower case wants the same back.
+    written: Vec<u8>,
+}
+
+/// The name at this place, in its wire format, if it is written out.
+fn written_name(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let mut end = at;
+    loop {
+        match usize::from(*bytes.get(end)?) {
+            0 => return bytes.get(at..=end),
+            length if length <= MOST_LABEL => end += length + 1,
+            _ => return None,
+        }
+    }
 }
 
 /// Why a message is no question that can be answered.
@@ -46,7 +64,8 @@ pub(crate) enum Unanswerable {
 impl Query {
     /// Reads a question.
     pub(crate) fn read(bytes: &[u8]) -> Result<Query, Unanswerable> {
-        if bytes.len() < 12 || header_buffer::has_flags(bytes, PacketFlag::RESPONSE).unwrap_or(true) {
+        if bytes.len() < QUESTION_AT || header_buffer::has_flags(bytes, PacketFlag::RESPONSE).unwrap_or(true)
+        {
             return Err(Unanswerable::Silence);
         }
         if bytes.len() > MOST_QUESTION {
@@ -59,6 +78,10 @@ impl Query {
         let [question] = packet.questions.as_slice() else {
             return Err(Unanswerable::Code(RCODE::FormatError));
         };
+        let written = written_name(bytes, QUESTION_AT).ok_or(Unanswerable::Code(RCODE::FormatError))?;
+        if question.qclass != QCLASS::CLASS(CLASS::IN) {
+            return Err(Unanswerable::Code(RCODE::NotImplemented));
+        }
         let kind = match question.qtype {
             QTYPE::TYPE(kind) => QTYPE::TYPE(kind),
             QTYPE::ANY => QTYPE::ANY,
@@ -75,6 +98,7 @@ impl Query {
             key: (text, u16::from(kind), extended.is_some()),
             most,
             kind,
+            written: written.to_vec(),
         })
     }
 
@@ -98,6 +122,25 @@ impl Query {
     /// Whether addresses are asked for.
     pub(crate) fn asks_for_addresses(&self) -> bool {
         matches!(self.kind, QTYPE::TYPE(TYPE::A | TYPE::AAAA))
+    }
+
+    /// Whether it asks how to reach a service (RFC 9460): the answer would hold keys that hide a name (ECH), and other names
+    /// to go to.
+    pub(crate) fn asks_for_services(&self) -> bool {
+        matches!(self.kind, QTYPE::TYPE(TYPE::SVCB | TYPE::HTTPS))
+    }
+
+    /// The answer, or no more than its addresses if it holds more about services.
+    pub(crate) fn without_services(&self, answer: &[u8]) -> Vec<u8> {
+        let Ok(packet) = Packet::parse(answer) else { return self.failed(RCODE::ServerFailure) };
+        let all = packet.answers.iter().chain(&packet.name_servers).chain(&packet.additional_records);
+        let mut all = all.map(|record| record.rdata.type_code());
+        if !all.any(|kind| matches!(kind, TYPE::SVCB | TYPE::HTTPS)) {
+            return answer.to_vec();
+        }
+        let (addresses, holds): (Vec<IpAddr>, Vec<u32>) = records(&packet).unzip();
+        let holds = holds.into_iter().min().unwrap_or(0);
+        self.addresses(&addresses, Duration::from_secs(holds.into()))
     }
 
     /// An answer without a record.
@@ -133,10 +176,22 @@ impl Query {
                 packet.answers.push(ResourceRecord::new(name, CLASS::IN, *ttl, data.clone()));
             }
         }
-        packet.build_bytes_vec().unwrap_or_default()
+        let mut message = packet.build_bytes_vec().unwrap_or_default();
+        self.rewrite(&mut message);
+        message
     }
 
-    /// The answer as the guest gets it: under its number, and no longer than it can take.
+    /// Writes the question's name as the guest has.
+    fn rewrite(&self, message: &mut [u8]) {
+        let end = QUESTION_AT + self.written.len();
+        if let Some(name) =
+            message.get_mut(QUESTION_AT..end).filter(|name| name.eq_ignore_ascii_case(&self.written))
+        {
+            name.copy_from_slice(&self.written);
+        }
+    }
+
+    /// The answer as the guest gets it: under its number, its name as asked, and no longer than it can take.
     pub(crate) fn fit(&self, answer: &[u8], most: usize) -> Vec<u8> {
         let mut answer = if answer.len() <= most {
             answer.to_vec()
@@ -150,6 +205,7 @@ impl Query {
         if let Some(id) = answer.get_mut(..2) {
             id.copy_from_slice(&self.id.to_be_bytes());
         }
+        self.rewrite(&mut answer);
         answer
     }
 }
@@ -157,7 +213,8 @@ impl Query {
 /// A question of our own for the addresses of a name.
 pub(crate) fn question(name: &Name, kind: TYPE) -> Option<Vec<u8>> {
     let key = (name.to_string(), u16::from(QTYPE::TYPE(kind)), true);
-    Query { id: 0, name: None, key, most: AGREED, kind: QTYPE::TYPE(kind) }.outward(0)
+    let kind = QTYPE::TYPE(kind);
+    Query { id: 0, name: None, key, most: AGREED, kind, written: Vec::new() }.outward(0)
 }
 
 /// How an answer to it ended, and the addresses that it gives.
@@ -249,6 +306,58 @@ mod tests {
         assert!(header_buffer::has_flags(&cut, PacketFlag::TRUNCATION).unwrap() && cut.len() < 100);
     }
 
+    #[test]
+    fn a_name_comes_back_as_it_was_written() {
+        let asked = asked("aPi.ExAmple.COM", TYPE::A);
+        let query = Query::read(&asked).unwrap();
+        let section = &asked[QUESTION_AT..];
+        let theirs = Query::read(&query.outward(9).unwrap()).unwrap();
+        assert_eq!(theirs.written, section[..section.len() - 4].to_ascii_lowercase());
+        // What a server has said, or we ourselves, or was kept of an answer to somebody who wrote it in another way.
+        for answer in [
+            query.fit(&theirs.addresses(&["203.0.113.7".parse().unwrap()], Duration::ZERO), query.most),
+            query.addresses(&["203.0.113.7".parse().unwrap()], Duration::ZERO),
+            query.failed(RCODE::Refused),
+            query.fit(&[0; 600], query.most),
+        ] {
+            assert_eq!(&answer[QUESTION_AT..QUESTION_AT + section.len()], section);
+            assert_eq!(Packet::parse(&answer).unwrap().questions.len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_question_is_not_answered() {
+        let whole = asked("a.example", TYPE::A);
+        let change = |at: usize, bytes: &[u8]| {
+            let mut message = whole.clone();
+            message[at..at + bytes.len()].copy_from_slice(bytes);
+            Query::read(&message).err()
+        };
+        let class = whole.len() - 2;
+        assert_eq!(change(class, &[0, 3]), Some(Unanswerable::Code(RCODE::NotImplemented)));
+        assert_eq!(change(QUESTION_AT, &[0xc0, 12]), Some(Unanswerable::Code(RCODE::FormatError)));
+        assert_eq!(change(5, &[2]), Some(Unanswerable::Code(RCODE::FormatError)));
+    }
+
+    #[test]
+    fn records_of_services_are_not_passed_on() {
+        use simple_dns::rdata::{HTTPS, SVCB};
+        let service = Query::read(&asked("a.example", TYPE::HTTPS)).unwrap();
+        assert!(service.asks_for_services());
+        let query = Query::read(&asked("a.example", TYPE::A)).unwrap();
+        let address: IpAddr = "203.0.113.7".parse().unwrap();
+        let plain = query.addresses(&[address], Duration::from_secs(9));
+        assert_eq!(query.without_services(&plain), plain);
+        let mut packet = Packet::parse(&plain).unwrap();
+        let name = simple_dns::Name::new("a.example").unwrap();
+        let record = RData::HTTPS(HTTPS(SVCB::new(1, name.clone())));
+        packet.additional_records.push(ResourceRecord::new(name, CLASS::IN, 9, record));
+        let with = packet.build_bytes_vec().unwrap();
+        assert!(with.len() > plain.len());
+        assert_eq!(query.without_services(&with), plain);
+        assert!(query.without_services(b"x").len() > 12);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_messages_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), at in 0usize..40, byte: u8) {
@@ -260,6 +369,9 @@ mod tests {
                     let _reply = found.failed(RCODE::Refused);
                 }
                 let _answer = read_answer(&message, 7, &query);
+                let _answer = query.without_services(&message);
+                let _answer = query.fit(&message, query.most);
+                let _addresses = addresses(&message);
                 let _refusal = refusal(&message, RCODE::FormatError);
             }
         }

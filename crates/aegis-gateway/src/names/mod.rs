@@ -172,10 +172,13 @@ impl Names {
         if !ruling.allows() {
             return (asked, deliver(query.failed(RCODE::Refused)));
         }
+        if judge.policy().judges_names() && query.asks_for_services() {
+            return (asked, deliver(query.failed(RCODE::NoError)));
+        }
         if let Some((until, answer)) = self.kept.get(&query.key)
             && *until > now
         {
-            return (asked, deliver(query.fit(answer, most(asker, &query))));
+            return (asked, deliver(fit(answer, asker, &query, judge)));
         }
         (asked, self.forward(asker, query, judge, sockets, now))
     }
@@ -273,7 +276,7 @@ impl Names {
             let until = now + answer.holds.min(LONGEST_KEPT);
             self.kept.put(waiting.query.key.clone(), (until, bytes.to_vec()));
         }
-        let message = waiting.query.fit(bytes, most(waiting.asker, &waiting.query));
+        let message = fit(bytes, waiting.asker, &waiting.query, judge);
         Some(Delivery { to: waiting.asker, message })
     }
 
@@ -321,6 +324,16 @@ impl Names {
     pub(crate) fn forget(&mut self, connection: usize) {
         let gone = [Asker::Connection(connection), Asker::Petition(connection)];
         self.waiting.retain(|_, waiting| !gone.contains(&waiting.asker));
+    }
+}
+
+/// An answer as the guest gets it.
+fn fit(answer: &[u8], asker: Asker, query: &Query, judge: &Judge) -> Vec<u8> {
+    let most = most(asker, query);
+    if judge.policy().judges_names() {
+        query.fit(&query.without_services(answer), most)
+    } else {
+        query.fit(answer, most)
     }
 }
 
