@@ -196,3 +196,32 @@ fn an_image_needs_no_program_for_it() {
     assert_eq!(daemon.ok(&["cp", "box:/tree", &at("back")]), "");
     assert_eq!(differences(&dir.path().join("tree"), &dir.path().join("back")), "");
 }
+
+#[test]
+fn a_guest_chooses_no_place_on_the_host() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let _box = daemon.instance("box", &["sleep", "1000"]);
+    for name in ["out", "ssh"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    // A link of the guest's is not made on the host, but followed in the guest.
+    let link = format!("ln -s {} /results; ln -s /etc/hostname /name", at("ssh"));
+    assert_eq!(daemon.aegis(&["exec", "box", "--", "sh", "-c", &link]).code, 0);
+    let done = daemon.aegis(&["cp", "box:/results", &at("out")]);
+    assert!(done.code == 1 && done.err().contains("/results: No such file"), "{} {}", done.code, done.err());
+    assert_eq!(std::fs::read_dir(at("out")).unwrap().count(), 0);
+    assert_eq!(daemon.ok(&["cp", "box:/name", &at("out")]), "");
+    assert!(std::fs::symlink_metadata(at("out/name")).unwrap().is_file());
+    let real = "rm /results; mkdir /results; echo KEY > /results/authorized_keys";
+    assert_eq!(daemon.aegis(&["exec", "box", "--", "sh", "-c", real]).code, 0);
+    // And one that is there all the same is not the user's.
+    symlink("../ssh", dir.path().join("out/results")).unwrap();
+    let done = daemon.aegis(&["cp", "box:/results", &at("out")]);
+    assert!(done.code == 1 && done.err().contains("symbolic link is in the way"), "{}", done.err());
+    assert_eq!(std::fs::read_dir(at("ssh")).unwrap().count(), 0);
+    // What the user names himself may be a link.
+    symlink("ssh", dir.path().join("mine")).unwrap();
+    assert_eq!(daemon.ok(&["cp", "box:/results", &at("mine")]), "");
+    assert_eq!(std::fs::read(dir.path().join("ssh/results/authorized_keys")).unwrap(), b"KEY\n");
+}

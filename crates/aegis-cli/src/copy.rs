@@ -6,7 +6,7 @@ use std::path::Path;
 use aegis_api::instance::ExecRequest;
 use aegis_api::stream::Frame;
 use aegis_client::{ProcessReader, ProcessWriter};
-use aegis_copy::{CopyError, Limits, Packed};
+use aegis_copy::{CopyError, Limits, Packed, Target};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::io::SyncIoBridge;
@@ -79,8 +79,13 @@ fn guest_path(path: &str) -> &str {
     if path.is_empty() { "." } else { path }
 }
 
+/// Names of files may be a guest's choice, and may be meant for the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
 fn failed(error: &CopyError) -> Failure {
-    Failure::new(error.to_string())
+    Failure::new(printable(&error.to_string()))
 }
 
 fn broken<E>(_: E) -> Failure {
@@ -117,22 +122,19 @@ async fn into_guest(context: &Context, from: &str, instance: &str, path: &str) -
         (Err(error), _) => return Err(failed(&error)),
         (Ok(packed), Ok(())) => packed,
     };
-    skipped.iter().for_each(|path| say(&format!("left out: {}", path.display())));
+    skipped.iter().for_each(|path| say(&printable(&format!("left out: {}", path.display()))));
     Ok(())
 }
 
 async fn out_of_guest(context: &Context, instance: &str, path: &str, to: &str) -> Result<(), Failure> {
-    let destination = Path::new(to);
-    if to.ends_with('/') && !destination.is_dir() {
-        return Err(Failure::new(format!("{to}: no such directory")));
-    }
-    let target = aegis_copy::target(destination, aegis_copy::name_of(path));
+    // Opened once, before anything is asked of the guest: whatever it does to names from now on, this is the place.
+    let target = Target::open(Path::new(to), aegis_copy::name_of(path)).map_err(|error| failed(&error))?;
     let pack = request(&["pack", guest_path(path)], false);
     let (mut reader, _writer) = context.client().exec(instance, &pack).await?;
     let (ours, theirs) = tokio::io::duplex(ON_THE_WAY);
     let unpacking = tokio::task::spawn_blocking(move || {
         let from = BufReader::with_capacity(BUFFER, SyncIoBridge::new(theirs));
-        aegis_copy::unpack(&target, from, None, Limits::default())
+        aegis_copy::unpack(target, from, None, Limits::default())
     });
     let done = listen(&mut reader, Some(ours)).await;
     let unpacked = unpacking.await.map_err(broken)?;
@@ -190,8 +192,7 @@ async fn listen(reader: &mut ProcessReader, mut output: Option<DuplexStream>) ->
             Some(_) => {}
         }
     };
-    let printable = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
-    Ok(Done { code, words: String::from_utf8_lossy(&words).chars().map(printable).collect() })
+    Ok(Done { code, words: printable(&String::from_utf8_lossy(&words)) })
 }
 
 /// Sends what is packed to the guest's end.

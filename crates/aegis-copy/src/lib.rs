@@ -1,11 +1,14 @@
 //! Trees of files as a stream of bytes: read from a directory, and written into one, never outside it.
 //!
 //! Both ends of `aegis cp` are this crate: one on the host, one in the guest, which is why no program of the guest's image
-//! is needed for it. [`pack`] reads a tree, [`unpack`] writes one. What comes out of a guest is hostile: a path is taken
-//! component by component, below the directory that was opened at first, and no symbolic link on the way is followed.
+//! is needed for it. [`pack`] reads a tree, [`unpack`] writes one. What comes out of a guest is hostile, and what is on the
+//! host may be a workspace that a guest changes at this moment: what the user typed is opened once, and everything else is
+//! taken from there, never through a symbolic link. What the copy itself names, as `b` in a copy of `a/b` to a directory,
+//! is not what the user typed.
 
 mod carry;
 mod pack;
+mod target;
 mod unpack;
 mod wire;
 
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use pack::{Packed, pack};
+pub use target::Target;
 pub use unpack::{Limits, Owner, unpack};
 
 /// Why a tree was not copied.
@@ -39,6 +43,9 @@ pub enum CopyError {
         /// What is there.
         what: &'static str,
     },
+    /// There is no directory where one is to be.
+    #[error("{}: no such directory", .0.display())]
+    NoDirectory(PathBuf),
     /// The stream ends early, or makes no sense.
     #[error("the other end broke off or sends nonsense: {0}")]
     Stream(String),
@@ -76,15 +83,6 @@ pub fn name_of(source: &str) -> Option<&str> {
     let trimmed = source.trim_end_matches('/');
     let last = trimmed.rsplit('/').next().unwrap_or_default();
     (!matches!(last, "" | "." | "..")).then_some(last)
-}
-
-/// Where something of this name goes that is copied to `destination`: into it if it is a directory, else it becomes it.
-#[must_use]
-pub fn target(destination: &Path, name: Option<&str>) -> PathBuf {
-    match name {
-        Some(name) if destination.is_dir() => destination.join(name),
-        _ => destination.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! Reading a tree.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::CopyError;
+use aegis_paths::Dir;
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+
 use crate::carry::{Broken, PIECE, carry};
+use crate::target::At;
 use crate::wire::{self, Entry, GREETING, Kind, Record};
+use crate::{CopyError, Target};
 
 /// What was read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,66 +41,140 @@ pub fn pack(root: &Path, mut to: impl Write) -> Result<Packed, CopyError> {
     outcome.and_then(|packed| told.map(|()| packed))
 }
 
+/// What is read, and what of it was opened when the user had typed it: the rest is found below that.
+struct Source<'a> {
+    root: &'a Path,
+    /// The root itself, or the directory that it has a name in.
+    dir: Dir,
+    name: Option<OsString>,
+}
+
+/// Something that is there: a descriptor that refers only, as nothing else opens whatever it is without waiting.
+struct Found {
+    fd: OwnedFd,
+    stat: Stat,
+    kind: FileType,
+}
+
+impl Source<'_> {
+    fn open(root: &Path) -> Result<Source<'_>, CopyError> {
+        // The place of a source is found as that of a target is.
+        let Target { at, .. } = Target::exactly(root)?;
+        Ok(match at {
+            At::Directory(dir) => Source { root, dir, name: None },
+            At::Name(dir, name) => Source { root, dir, name: Some(name) },
+        })
+    }
+
+    fn shown(&self, path: &Path) -> PathBuf {
+        if path.as_os_str().is_empty() { self.root.to_owned() } else { self.root.join(path) }
+    }
+
+    fn open_beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, CopyError> {
+        let opened = match &self.name {
+            Some(name) if path.as_os_str().is_empty() => {
+                self.dir.open_beneath(Path::new(name), flags, Mode::empty())
+            }
+            _ => self.dir.open_beneath(path, flags, Mode::empty()),
+        };
+        opened.map_err(CopyError::file(&self.shown(path)))
+    }
+
+    fn look(&self, path: &Path) -> Result<Found, CopyError> {
+        let fd = self.open_beneath(path, OFlags::PATH)?;
+        let stat =
+            rustix::fs::fstat(&fd).map_err(|error| CopyError::file(&self.shown(path))(error.into()))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        Ok(Found { fd, stat, kind })
+    }
+
+    /// Opens what was found, unless it is something else by now.
+    fn reopen(&self, path: &Path, found: &mut Found, flags: OFlags) -> Result<OwnedFd, CopyError> {
+        let opened = self.open_beneath(path, flags)?;
+        let stat =
+            rustix::fs::fstat(&opened).map_err(|error| CopyError::file(&self.shown(path))(error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != found.kind {
+            return Err(CopyError::Changed(self.shown(path)));
+        }
+        found.stat = stat;
+        Ok(opened)
+    }
+
+    fn children(&self, path: &Path, found: &mut Found) -> Result<Vec<PathBuf>, CopyError> {
+        let opened = self.reopen(path, found, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let failed = |error: rustix::io::Errno| CopyError::file(&self.shown(path))(error.into());
+        let mut children = Vec::new();
+        for entry in rustix::fs::Dir::new(opened).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                children.push(path.join(OsStr::from_bytes(name)));
+            }
+        }
+        // The last one pushed is the first one visited.
+        children.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(children)
+    }
+}
+
 fn walk(root: &Path, to: &mut impl Write) -> Result<Packed, CopyError> {
+    let mut source = Source::open(root)?;
     let mut packed = Packed::default();
     // One for all files: under emulation fresh memory is dear.
     let mut piece = vec![0; PIECE];
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
-        let full = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(&path) };
-        let found = fs::symlink_metadata(&full).map_err(CopyError::file(&full))?;
-        let is_special = |kind: fs::FileType| {
-            kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device()
-        };
-        if is_special(found.file_type()) {
-            packed.skipped.push(full);
+        let mut found = source.look(&path)?;
+        if !matches!(found.kind, FileType::Directory | FileType::RegularFile | FileType::Symlink) {
+            packed.skipped.push(source.shown(&path));
             continue;
         }
         packed.entries += 1;
-        entry(&path, &full, &found, to, &mut piece)?;
-        if found.is_dir() {
-            let children = fs::read_dir(&full).and_then(|entries| {
-                entries
-                    .map(|entry| entry.map(|entry| path.join(entry.file_name())))
-                    .collect::<io::Result<Vec<_>>>()
-            });
-            let mut children = children.map_err(CopyError::file(&full))?;
-            // The last one pushed is the first one visited.
-            children.sort_unstable_by(|a, b| b.cmp(a));
-            pending.extend(children);
+        match found.kind {
+            FileType::Directory => {
+                if path.as_os_str().is_empty() && source.name.is_some() {
+                    // Whatever takes its name from now on: this one was meant.
+                    source.dir = Dir::from(found.fd.try_clone().map_err(CopyError::file(root))?);
+                    source.name = None;
+                }
+                let children = source.children(&path, &mut found)?;
+                wire::write(&head(&path, &found, Kind::Directory), to)?;
+                pending.extend(children);
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&found.fd, "", Vec::new());
+                let target = target.map_err(|error| CopyError::file(&source.shown(&path))(error.into()))?;
+                let target = OsString::from_vec(target.into_bytes()).into_encoded_bytes();
+                wire::write(&head(&path, &found, Kind::Symlink(target)), to)?;
+            }
+            _ => file(&source, &path, &mut found, to, &mut piece)?,
         }
     }
     Ok(packed)
 }
 
-fn entry(
+fn head(path: &Path, Found { stat, .. }: &Found, kind: Kind) -> Record {
+    let seconds = stat.st_mtime;
+    let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let mode = u16::try_from(stat.st_mode & 0o7777).unwrap_or(0);
+    let path = path.as_os_str().as_bytes().to_vec();
+    Record::Entry(Entry { path, kind, mode, mtime: (seconds, nanoseconds) })
+}
+
+fn file(
+    source: &Source<'_>,
     path: &Path,
-    full: &Path,
-    found: &Metadata,
+    found: &mut Found,
     to: &mut impl Write,
     piece: &mut [u8],
 ) -> Result<(), CopyError> {
-    let nanoseconds = u32::try_from(found.mtime_nsec()).unwrap_or(0);
-    let mode = u16::try_from(found.mode() & 0o7777).unwrap_or(0);
-    let head = |kind| {
-        let (path, mtime) = (path.as_os_str().as_bytes().to_vec(), (found.mtime(), nanoseconds));
-        Record::Entry(Entry { path, kind, mode, mtime })
-    };
-    if found.is_dir() {
-        return wire::write(&head(Kind::Directory), to);
-    }
-    if found.is_symlink() {
-        let target = fs::read_link(full).map_err(CopyError::file(full))?;
-        return wire::write(&head(Kind::Symlink(target.into_os_string().into_encoded_bytes())), to);
-    }
-    let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let file = File::options().read(true).custom_flags(nofollow).open(full).map_err(CopyError::file(full))?;
-    let size = file.metadata().map_err(CopyError::file(full))?.len();
-    wire::write(&head(Kind::File(size)), to)?;
+    let opened = File::from(source.reopen(path, found, OFlags::RDONLY)?);
+    let size = u64::try_from(found.stat.st_size).unwrap_or(0);
+    wire::write(&head(path, found, Kind::File(size)), to)?;
     // What is appended meanwhile belongs to the next copy.
-    let copied = carry(&file, to, size, piece).map_err(|broken| match broken {
-        Broken::Reading(error) => CopyError::file(full)(error),
+    let copied = carry(&opened, to, size, piece).map_err(|broken| match broken {
+        Broken::Reading(error) => CopyError::file(&source.shown(path))(error),
         Broken::Writing(error) => CopyError::stream(error),
     })?;
-    if copied == size { Ok(()) } else { Err(CopyError::Changed(full.to_owned())) }
+    if copied == size { Ok(()) } else { Err(CopyError::Changed(source.shown(path))) }
 }

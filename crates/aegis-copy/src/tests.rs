@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use proptest::prelude::*;
 
 use super::*;
+use crate::target::At;
 use crate::wire::{Entry, GREETING, Kind, Record};
 
 fn dir() -> tempfile::TempDir {
@@ -17,7 +18,7 @@ fn packed(root: &Path) -> Vec<u8> {
 }
 
 fn put(root: &Path, bytes: &[u8]) -> Result<u64, CopyError> {
-    unpack(root, bytes, None, Limits::default())
+    unpack(Target::exactly(root)?, bytes, None, Limits::default())
 }
 
 fn listing(root: &Path) -> Vec<String> {
@@ -128,8 +129,9 @@ fn a_stream_that_is_cut_off_or_too_long_is_no_success() {
     for len in 0..bytes.len() {
         assert!(put(&to.path().join("r"), &bytes[..len]).is_err(), "{len}");
     }
-    let limits = |entries, bytes| Limits { entries, bytes };
-    let limited = |limits| unpack(&to.path().join("r"), bytes.as_slice(), None, limits);
+    let limits = |entries, bytes| Limits { entries, bytes, link: false };
+    let limited =
+        |limits| unpack(Target::exactly(&to.path().join("r")).unwrap(), bytes.as_slice(), None, limits);
     assert!(matches!(limited(limits(1, 1 << 20)), Err(CopyError::TooMuch { what: "files", .. })));
     assert!(matches!(limited(limits(10, 999)), Err(CopyError::TooMuch { what: "bytes", .. })));
     assert_eq!(limited(limits(2, 1000)).unwrap(), 2);
@@ -147,9 +149,139 @@ fn a_destination_is_filled_or_becomes_the_copy_as_cp_has_it() {
     {
         assert_eq!(name_of(source), name, "{source}");
     }
-    assert_eq!(target(there.path(), Some("b")), there.path().join("b"));
-    assert_eq!(target(there.path(), None), there.path());
-    assert_eq!(target(&there.path().join("new"), Some("b")), there.path().join("new"));
+    fs::create_dir(there.path().join("d")).unwrap();
+    symlink("d", there.path().join("l")).unwrap();
+    let place = |path: &str, name: Option<&str>| {
+        let target = Target::open(&there.path().join(path), name).unwrap();
+        let shown = target.shown.strip_prefix(there.path()).unwrap().to_str().unwrap().to_owned();
+        (shown, matches!(target.at, At::Directory(_)))
+    };
+    assert_eq!(place("d", Some("b")), ("d/b".into(), false));
+    assert_eq!(place("l", Some("b")), ("l/b".into(), false));
+    assert_eq!(place("d", None), ("d".into(), true));
+    assert_eq!(place("l", None), ("l".into(), true));
+    assert_eq!(place("new", Some("b")), ("new".into(), false));
+    assert_eq!(place("new", None), ("new".into(), false));
+    for none in ["new/", "new/.", "none/new"] {
+        assert!(Target::open(&there.path().join(none), Some("b")).is_err(), "{none}");
+    }
+}
+
+#[test]
+fn what_the_copy_itself_names_is_never_followed() {
+    let (from, to) = (dir(), dir());
+    fs::create_dir(from.path().join("results")).unwrap();
+    fs::write(from.path().join("results/authorized_keys"), "KEY").unwrap();
+    let (out, ssh) = (to.path().join("out"), to.path().join("ssh"));
+    fs::create_dir(&out).unwrap();
+    fs::create_dir(&ssh).unwrap();
+    // A guest cannot make the link that the second copy would take for the user's own.
+    let link = Kind::Symlink(ssh.as_os_str().as_encoded_bytes().to_vec());
+    let results = || Target::open(&out, Some("results")).unwrap();
+    let told = unpack(results(), stream(&[(b"", link)]).as_slice(), None, Limits::default());
+    assert!(matches!(told, Err(CopyError::Stream(_))), "{told:?}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+    // Nor is one followed that is there, wherever it is from and wherever it leads.
+    let bytes = packed(&from.path().join("results"));
+    for leads in [ssh.to_str().unwrap(), "../ssh", "nowhere", "results"] {
+        symlink(leads, out.join("results")).unwrap();
+        let told = unpack(results(), bytes.as_slice(), None, Limits::default());
+        assert!(matches!(told, Err(CopyError::InTheWay { .. })), "{leads}: {told:?}");
+        let one = unpack(results(), stream(&[(b"", Kind::File(3))]).as_slice(), None, Limits::default());
+        assert!(one.is_ok() && fs::symlink_metadata(out.join("results")).unwrap().is_file());
+        fs::remove_file(out.join("results")).unwrap();
+    }
+    assert_eq!(fs::read_dir(&ssh).unwrap().count(), 0);
+    assert!(!to.path().join("out/nowhere").exists());
+    // What the user typed is his.
+    symlink("../ssh", out.join("mine")).unwrap();
+    unpack(
+        Target::open(&out.join("mine"), Some("results")).unwrap(),
+        bytes.as_slice(),
+        None,
+        Limits::default(),
+    )
+    .unwrap();
+    assert_eq!(fs::read(ssh.join("results/authorized_keys")).unwrap(), b"KEY");
+}
+
+#[test]
+fn what_would_wait_or_is_no_file_of_the_users_is_not_written_to() {
+    let (from, to) = (dir(), dir());
+    fs::write(from.path().join("f"), "x").unwrap();
+    let bytes = packed(&from.path().join("f"));
+    let parent = fs::File::open(to.path()).unwrap();
+    rustix::fs::mkfifoat(&parent, "pipe", 0o600.into()).unwrap();
+    put(&to.path().join("pipe"), &bytes).unwrap();
+    assert_eq!(fs::read(to.path().join("pipe")).unwrap(), b"x");
+    assert!(matches!(put(Path::new("/dev/null"), &bytes), Err(CopyError::InTheWay { .. })));
+    rustix::fs::mkfifoat(&parent, "d", 0o600.into()).unwrap();
+    let packed = {
+        let mut bytes = Vec::new();
+        (pack(to.path(), &mut bytes).unwrap(), bytes)
+    };
+    assert_eq!((packed.0.entries, packed.0.skipped), (2, vec![to.path().join("d")]));
+    assert!(put(&to.path().join("d"), &packed.1).is_err(), "a pipe is no directory");
+    // A name that was there is replaced, not written through: the other name keeps what it has.
+    fs::write(to.path().join("one"), "kept").unwrap();
+    fs::hard_link(to.path().join("one"), to.path().join("two")).unwrap();
+    put(&to.path().join("two"), &bytes).unwrap();
+    assert_eq!(fs::read(to.path().join("one")).unwrap(), b"kept");
+}
+
+/// Exchanges two names again and again while something is done.
+fn while_exchanging<T>(at: &Path, (one, two): (&str, &str), work: impl FnOnce() -> T) -> T {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (done, dir) = (AtomicBool::new(false), fs::File::open(at).unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(&dir, one, &dir, two, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+#[test]
+fn directories_exchanged_for_links_meanwhile_lead_nowhere() {
+    let (from, to) = (dir(), dir());
+    let (work, outside) = (to.path().join("work"), to.path().join("outside"));
+    fs::create_dir_all(work.join("tree/sub")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    symlink("../../outside", work.join("tree/evil")).unwrap();
+    fs::create_dir_all(from.path().join("sub")).unwrap();
+    for n in 0..20 {
+        fs::write(from.path().join(format!("sub/{n}")), "inside").unwrap();
+    }
+    let bytes = packed(from.path());
+    // In: whatever becomes of it, nothing lands outside.
+    while_exchanging(&work.join("tree"), ("sub", "evil"), || {
+        for _ in 0..200 {
+            let _either = put(&work.join("tree"), &bytes);
+        }
+    });
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    // Out: nothing from outside is in the stream.
+    fs::write(outside.join("0"), "SECRET").unwrap();
+    while_exchanging(&work.join("tree"), ("sub", "evil"), || {
+        for _ in 0..200 {
+            let mut stream = Vec::new();
+            let _either = pack(&work.join("tree"), &mut stream);
+            assert!(!stream.windows(6).any(|window| window == b"SECRET"));
+        }
+    });
+    // The same of the root, once it is open.
+    symlink("../outside", work.join("root-evil")).unwrap();
+    while_exchanging(&work, ("tree", "root-evil"), || {
+        for _ in 0..200 {
+            let mut stream = Vec::new();
+            let _either = pack(&work.join("tree"), &mut stream);
+            assert!(!stream.windows(6).any(|window| window == b"SECRET"));
+        }
+    });
 }
 
 proptest! {

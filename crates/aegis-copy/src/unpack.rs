@@ -1,17 +1,19 @@
 //! Writing a tree.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use aegis_paths::Dir;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use crate::CopyError;
 use crate::carry::{Broken, PIECE, carry};
+use crate::target::At;
 use crate::wire::{self, Entry, GREETING, Kind, Record};
+use crate::{CopyError, Target};
 
 /// Longest name in a directory.
 const MOST_NAME: usize = 255;
@@ -23,11 +25,13 @@ pub struct Limits {
     pub entries: u64,
     /// Contents of all files together, bytes.
     pub bytes: u64,
+    /// Whether it may be a symbolic link and nothing else: one that the user would take for his own later.
+    pub link: bool,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { entries: 10_000_000, bytes: 1 << 40 }
+        Limits { entries: 10_000_000, bytes: 1 << 40, link: false }
     }
 }
 
@@ -40,14 +44,15 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// Writes the tree that comes from `from` so that its root is at `root`; returns the number of entries. What is there
-/// already is replaced, but for directories, which are filled. Of modes the permissions of user, group and others count.
+/// Writes the tree that comes from `from` so that its root is at `target`; returns the number of entries. What is there
+/// already is replaced, but for directories, which are filled, and devices. Of modes the permissions of user, group and
+/// others count.
 ///
 /// # Errors
 /// If the stream is broken, hostile or too much, something is in the way, or cannot be written. What was written
 /// before stays.
 pub fn unpack(
-    root: &Path,
+    target: Target,
     mut from: impl Read,
     owner: Option<Owner>,
     limits: Limits,
@@ -58,10 +63,11 @@ pub fn unpack(
         return Err(CopyError::Stream("it does not greet".to_owned()));
     }
     let mut writer = Writer {
-        root: root.to_owned(),
+        root: target.shown,
         tree: None,
         parent: None,
         owner,
+        link: limits.link,
         closed: Vec::new(),
         piece: vec![0; PIECE],
     };
@@ -83,7 +89,11 @@ pub fn unpack(
         if bytes > limits.bytes {
             return Err(CopyError::TooMuch { what: "bytes", limit: limits.bytes });
         }
-        writer.write(&entry, entries == 1, &mut from)?;
+        if entries == 1 {
+            writer.write_root(&target.at, &entry, &mut from)?;
+        } else {
+            writer.write(&entry, &mut from)?;
+        }
     }
     writer.finish()?;
     Ok(entries)
@@ -92,19 +102,16 @@ pub fn unpack(
 struct Writer {
     root: PathBuf,
     /// The directory that everything is below; nothing if the root is no directory.
-    tree: Option<OwnedFd>,
+    tree: Option<Dir>,
     /// The directory that was written into last, with its path.
-    parent: Option<(Vec<u8>, OwnedFd)>,
+    parent: Option<(Vec<u8>, Dir)>,
     owner: Option<Owner>,
+    /// Whether the root may be a link.
+    link: bool,
     /// Directories that may not be written into when all is done, with their modes.
     closed: Vec<(Vec<u8>, u16)>,
     /// One for all files: under emulation fresh memory is dear.
     piece: Vec<u8>,
-}
-
-fn open_dir(at: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
 fn permissions(mode: u16) -> Mode {
@@ -129,13 +136,7 @@ impl Writer {
         move |error| CopyError::File { path, source: error.into() }
     }
 
-    fn write(&mut self, entry: &Entry, first: bool, from: &mut impl Read) -> Result<(), CopyError> {
-        if first != entry.path.is_empty() {
-            return Err(CopyError::Hostile(entry.path.escape_ascii().to_string()));
-        }
-        if first {
-            return self.write_root(entry, from);
-        }
+    fn write(&mut self, entry: &Entry, from: &mut impl Read) -> Result<(), CopyError> {
         let parts = components(&entry.path)?;
         let Some((name, parents)) = parts.split_last() else { return Ok(()) };
         let parent_path = parents.join(&b'/');
@@ -145,68 +146,63 @@ impl Writer {
         written
     }
 
-    /// The root itself is where the user said: links on the way to it are the user's.
-    fn write_root(&mut self, entry: &Entry, from: &mut impl Read) -> Result<(), CopyError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        if entry.kind == Kind::Directory && self.root.is_dir() {
-            let opened = rustix::fs::open(&self.root, flags, Mode::empty());
-            self.tree = Some(opened.map_err(self.failed(b""))?);
-            return Ok(());
+    fn write_root(&mut self, at: &At, entry: &Entry, from: &mut impl Read) -> Result<(), CopyError> {
+        if !entry.path.is_empty() {
+            return Err(CopyError::Hostile(entry.path.escape_ascii().to_string()));
         }
-        let parent = match self.root.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let name = self.root.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-        components(&name)?;
-        let opened = rustix::fs::open(&parent, flags, Mode::empty());
-        let dir = opened.map_err(|error| CopyError::File { path: parent, source: error.into() })?;
-        self.put(&dir, &name, entry, from)?;
-        if entry.kind == Kind::Directory {
-            self.tree = Some(open_dir(&dir, &name).map_err(self.failed(b""))?);
+        let is_directory = entry.kind == Kind::Directory;
+        match at {
+            At::Directory(dir) if is_directory => {
+                self.tree = Some(dir.try_clone().map_err(CopyError::file(&self.root))?);
+            }
+            At::Directory(_) => return Err(self.in_the_way(b"", "a directory is in the way")),
+            At::Name(..) if matches!(entry.kind, Kind::Symlink(_)) && !self.link => {
+                return Err(CopyError::Stream(
+                    "it sends a link in the place of what was asked for".to_owned(),
+                ));
+            }
+            At::Name(dir, name) => {
+                components(name.as_bytes())?;
+                self.put(dir, name.as_bytes(), entry, from)?;
+                if is_directory {
+                    self.tree = Some(dir.dir_beneath(Path::new(name)).map_err(CopyError::file(&self.root))?);
+                }
+            }
         }
         Ok(())
     }
 
     /// The directory of that path below the tree.
-    fn open_parent(&mut self, path: &[u8]) -> Result<OwnedFd, CopyError> {
+    fn open_parent(&mut self, path: &[u8]) -> Result<Dir, CopyError> {
         match self.parent.take() {
             Some((known, dir)) if known == path => Ok(dir),
             _ => self.descend(path),
         }
     }
 
-    fn put(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-        from: &mut impl Read,
-    ) -> Result<(), CopyError> {
+    fn put(&mut self, dir: &Dir, name: &[u8], entry: &Entry, from: &mut impl Read) -> Result<(), CopyError> {
         let there = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Some(FileType::from_raw_mode(found.st_mode)),
             Err(Errno::NOENT) => None,
             Err(error) => return Err(self.failed(&entry.path)(error)),
         };
-        match (&entry.kind, there) {
+        let way = match (&entry.kind, there) {
             (Kind::Directory, Some(FileType::Directory)) => return Ok(()),
-            (Kind::Directory, Some(_)) => {
-                return Err(CopyError::InTheWay {
-                    path: self.shown(&entry.path),
-                    what: "something that is no directory is in the way",
-                });
+            (Kind::Directory, Some(FileType::Symlink)) => {
+                Some("a symbolic link is in the way, and is not followed")
             }
-            (_, Some(FileType::Directory)) => {
-                return Err(CopyError::InTheWay {
-                    path: self.shown(&entry.path),
-                    what: "a directory is in the way",
-                });
-            }
+            (Kind::Directory, Some(_)) => Some("something that is no directory is in the way"),
+            (_, Some(FileType::Directory)) => Some("a directory is in the way"),
+            (_, Some(FileType::BlockDevice | FileType::CharacterDevice)) => Some("a device is in the way"),
             (_, Some(_)) => {
                 // Not written through: it may be a link, or in use.
                 rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(self.failed(&entry.path))?;
+                None
             }
-            (_, None) => {}
+            (_, None) => None,
+        };
+        if let Some(what) = way {
+            return Err(self.in_the_way(&entry.path, what));
         }
         match &entry.kind {
             Kind::Directory => self.put_directory(dir, name, entry),
@@ -218,16 +214,22 @@ impl Writer {
         }
     }
 
-    fn own(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+    fn in_the_way(&self, path: &[u8], what: &'static str) -> CopyError {
+        CopyError::InTheWay { path: self.shown(path), what }
+    }
+
+    fn own(&self, dir: &Dir, name: &[u8]) -> rustix::io::Result<()> {
         let Some(Owner { uid, gid }) = self.owner else { return Ok(()) };
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn put_directory(&mut self, dir: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), CopyError> {
+    fn put_directory(&mut self, dir: &Dir, name: &[u8], entry: &Entry) -> Result<(), CopyError> {
         let made = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o700));
-        let opened = made.and_then(|()| self.own(dir, name)).and_then(|()| open_dir(dir, name));
-        let opened = opened.map_err(self.failed(&entry.path))?;
+        made.and_then(|()| self.own(dir, name)).map_err(self.failed(&entry.path))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let opened = dir.open_beneath(Path::new(OsStr::from_bytes(name)), flags, Mode::empty());
+        let opened = opened.map_err(CopyError::file(&self.shown(&entry.path)))?;
         if entry.mode & 0o700 == 0o700 {
             return rustix::fs::fchmod(&opened, permissions(entry.mode)).map_err(self.failed(&entry.path));
         }
@@ -237,7 +239,7 @@ impl Writer {
 
     fn put_file(
         &mut self,
-        dir: &OwnedFd,
+        dir: &Dir,
         name: &[u8],
         entry: &Entry,
         size: u64,
@@ -272,21 +274,23 @@ impl Writer {
         }
     }
 
-    /// A directory below the tree, opened name by name.
-    fn descend(&self, path: &[u8]) -> Result<OwnedFd, CopyError> {
-        let tree = self.tree.as_ref().ok_or_else(|| CopyError::Stream("files below a file".to_owned()))?;
-        let mut dir = tree.try_clone().map_err(CopyError::file(&self.root))?;
-        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            dir = open_dir(&dir, part).map_err(self.failed(path))?;
-        }
-        Ok(dir)
+    fn tree(&self) -> Result<&Dir, CopyError> {
+        self.tree.as_ref().ok_or_else(|| CopyError::Stream("files below a file".to_owned()))
+    }
+
+    /// A directory below the tree.
+    fn descend(&self, path: &[u8]) -> Result<Dir, CopyError> {
+        let opened = self.tree()?.dir_beneath(Path::new(OsStr::from_bytes(path)));
+        opened.map_err(CopyError::file(&self.shown(path)))
     }
 
     /// Takes away what was only allowed while the tree was written: children before their parents.
     fn finish(mut self) -> Result<(), CopyError> {
         self.parent = None;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         for (path, mode) in std::mem::take(&mut self.closed).into_iter().rev() {
-            let dir = self.descend(&path)?;
+            let dir = self.tree()?.open_beneath(Path::new(OsStr::from_bytes(&path)), flags, Mode::empty());
+            let dir = dir.map_err(CopyError::file(&self.shown(&path)))?;
             rustix::fs::fchmod(&dir, permissions(mode)).map_err(self.failed(&path))?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use aegis_copy::{CopyError, Limits, Owner};
+use aegis_copy::{CopyError, Limits, Owner, Target};
 use aegis_harness::identity;
 
 /// Size of the buffers for heads of files and small files, bytes. What is larger passes them by.
@@ -40,33 +40,33 @@ fn pack(path: &str) -> Result<(), String> {
     // The standard library's own looks for line ends in everything.
     let stdout = rustix::stdio::stdout().try_clone_to_owned().map_err(|error| error.to_string())?;
     let stdout = BufWriter::with_capacity(BUFFER, File::from(stdout));
-    let packed = aegis_copy::pack(Path::new(path), stdout).map_err(|error| error.to_string())?;
+    // A link that is named itself is followed here, where it is the guest's: the host takes none in its place.
+    let path = fs::canonicalize(path).map_err(|error| format!("{path}: {error}"))?;
+    let packed = aegis_copy::pack(&path, stdout).map_err(|error| error.to_string())?;
     packed.skipped.iter().for_each(|path| say(&format!("left out: {}", path.display())));
     Ok(())
 }
 
 fn unpack(destination: &str, name: &str, user: &str) -> Result<(), String> {
-    let path = Path::new(destination);
-    if destination.ends_with('/') && !path.is_dir() {
-        return Err(format!("{destination}: no such directory"));
-    }
-    unpack_to(&aegis_copy::target(path, Some(name).filter(|name| !name.is_empty())), user)
+    let name = Some(name).filter(|name| !name.is_empty());
+    unpack_to(Target::open(Path::new(destination), name), user)
 }
 
 /// Unpacks to exactly this place, below directories that are made if there are none.
 fn place(target: &Path, user: &str) -> Result<(), String> {
     let parent = target.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
-    unpack_to(target, user)
+    unpack_to(Target::exactly(target), user)
 }
 
-fn unpack_to(target: &Path, user: &str) -> Result<(), String> {
+fn unpack_to(target: Result<Target, CopyError>, user: &str) -> Result<(), String> {
+    let target = target.map_err(|error| error.to_string())?;
     let file = |path| fs::read_to_string(path).unwrap_or_default();
     let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
     let identity = user.map_err(|error| error.to_string())?.identity;
     let owner = Owner { uid: identity.uid, gid: identity.gid };
     let stdin = rustix::stdio::stdin().try_clone_to_owned().map_err(|error| error.to_string())?;
     let stdin = BufReader::with_capacity(BUFFER, File::from(stdin));
-    let done = aegis_copy::unpack(target, stdin, Some(owner), Limits::default());
+    let done = aegis_copy::unpack(target, stdin, Some(owner), Limits { link: true, ..Limits::default() });
     done.map(drop).map_err(|error: CopyError| error.to_string())
 }
