@@ -66,6 +66,8 @@ pub enum ErrorCode {
     KitInvalid,
     /// No such workspace, or no such directory on this host.
     WorkspaceNotFound,
+    /// The directory may not be shown to an instance.
+    WorkspaceRefused,
     /// There is a workspace of this name already.
     WorkspaceExists,
     /// An instance sees the workspace.
@@ -97,7 +99,7 @@ impl ErrorCode {
             | ErrorCode::KitNotFound
             | ErrorCode::SnapshotNotFound
             | ErrorCode::WorkspaceNotFound => 404,
-            ErrorCode::RegistryDenied => 403,
+            ErrorCode::RegistryDenied | ErrorCode::WorkspaceRefused => 403,
             ErrorCode::HandleExists
             | ErrorCode::AlreadyRunning
             | ErrorCode::InstanceStopped

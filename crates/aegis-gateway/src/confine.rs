@@ -1,15 +1,9 @@
 //! Confines this process: no file, no new privilege, and no system call but those that it makes.
 
-use std::collections::BTreeMap;
 use std::io;
 
-use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError, RulesetStatus,
-};
+use aegis_jail::{Argument, Call, Jail, Limits, Profile};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
 
 /// Most memory of the process, bytes: more than its bounds add up to.
 const MOST_MEMORY: u64 = 2 << 30;
@@ -17,23 +11,31 @@ const MOST_MEMORY: u64 = 2 << 30;
 /// Gives up what the gateway does not need. From here on it opens no file, and no socket but those of IP.
 ///
 /// # Errors
-/// If the kernel refuses the filter of system calls. A kernel without Landlock is no error.
+/// If the kernel refuses the filter of system calls. A kernel without Landlock is no error: the filter forbids opening
+/// files as well.
 pub(crate) fn confine() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     // With fewer descriptors there are fewer flows.
     let _fewer = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    let most = Some(MOST_MEMORY);
-    let _unbounded = setrlimit(Resource::Data, Rlimit { current: most, maximum: most });
-    rustix::thread::set_no_new_privs(true)?;
-    // Best effort: the filter below forbids opening files as well.
-    let _unconfined = forbid_files();
-    forbid_calls()
+    Ok(Jail::new(profile())?.enter()?)
 }
 
-fn forbid_files() -> Result<RulesetStatus, RulesetError> {
-    let all = AccessFs::from_all(ABI::V5);
-    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
-    rules.restrict_self().map(|status| status.ruleset)
+fn profile() -> Profile {
+    let first = |value: libc::c_int| Argument::Is(0, u64::try_from(value).unwrap_or(0));
+    Profile {
+        files: Vec::new(),
+        tcp: true,
+        calls: Call::all(CALLS)
+            .chain([
+                // A pair has no name that anybody could find it by.
+                Call::with(libc::SYS_socketpair, [first(libc::AF_UNIX)]),
+                Call::with(libc::SYS_socket, [libc::AF_INET, libc::AF_INET6].map(first)),
+                Call::with(libc::SYS_ioctl, [Argument::Is(1, FIONBIO)]),
+            ])
+            .collect(),
+        limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },
+        capabilities: 0,
+    }
 }
 
 /// Calls that are made with any arguments.
@@ -83,31 +85,6 @@ const CALLS: &[i64] = &[
 
 /// `FIONBIO` of `asm-generic/ioctls.h`.
 const FIONBIO: u64 = 0x5421;
-
-fn forbid_calls() -> io::Result<()> {
-    let rules = rules().map_err(io::Error::other)?;
-    let forbidden = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
-    let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
-    let filter =
-        SeccompFilter::new(rules, forbidden, SeccompAction::Allow, arch).map_err(io::Error::other)?;
-    let program: BpfProgram = filter.try_into().map_err(io::Error::other)?;
-    seccompiler::apply_filter(&program).map_err(io::Error::other)
-}
-
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let first = |value: u64| {
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
-        SeccompRule::new(vec![condition])
-    };
-    let request = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, FIONBIO)?;
-    let families = [libc::AF_INET, libc::AF_INET6].map(|family| first(u64::try_from(family).unwrap_or(0)));
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    // A pair has no name that anybody could find it by.
-    rules.insert(libc::SYS_socketpair, vec![first(u64::try_from(libc::AF_UNIX).unwrap_or(0))?]);
-    rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
-    rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![request])?]);
-    Ok(rules)
-}
 
 #[cfg(test)]
 mod tests {

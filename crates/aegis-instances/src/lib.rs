@@ -19,6 +19,7 @@ pub mod environment;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod host_directory;
 mod ingress;
 pub mod kit;
 pub mod lifecycle;

@@ -1,10 +1,11 @@
 //! All instances of a daemon: creating, finding, asking.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use aegis_paths::Identity;
 use aegis_store::home::Home;
 use aegis_store::logs::{LogLimits, LogReader};
 use aegis_store::registry::{InstanceRow, Registry};
@@ -20,6 +21,7 @@ use crate::at_rest::templates::{self, Templates};
 use crate::environment::Values;
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
+use crate::host_directory::{self, DirectoryError};
 use crate::kit::Kits;
 use crate::lifecycle::{Request, State};
 use crate::machine::live::Live;
@@ -285,6 +287,14 @@ impl Instances {
     /// [`InstanceError::NotFound`].
     pub fn find(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
         self.context.find(name)
+    }
+
+    /// Which directory of the host a path names, if an instance may see it.
+    ///
+    /// # Errors
+    /// If there is none, or it may not.
+    pub fn name_directory(&self, path: &Path) -> Result<Identity, DirectoryError> {
+        host_directory::named(path, &self.context.home)
     }
 
     /// The groups, and who is in them.

@@ -1,20 +1,25 @@
 //! Directories of the host that an instance sees.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aegis_guest_protocol::messages::Share;
+use aegis_paths::Identity;
 use aegis_store::home::Home;
 use aegis_workspace::{ExportSpec, Limit};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::host_directory::{self, DirectoryError};
 use crate::spec::SpecError;
 
 /// Where an instance's workspace is.
 pub const WORKSPACE: &str = "/workspace";
 /// Most directories of one instance.
 pub const MOST_MOUNTS: usize = 16;
+/// Number of the first directory's descriptor in the server of an instance's files; the others follow.
+const FIRST_DESCRIPTOR: i32 = 10;
 /// Least limit that anything fits below, bytes.
 const LEAST_LIMIT: u64 = 1 << 20;
 
@@ -29,6 +34,10 @@ pub struct Mount {
     pub read_only: bool,
     /// How much may be in it, bytes.
     pub limit: Option<u64>,
+    /// Which directory it was when its path was named; none of a workspace that Aegis keeps. What is at the path later
+    /// is used only if it is that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
 }
 
 /// A directory of the host.
@@ -42,7 +51,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Where it is.
+    /// Where it is. For people, and for what is not opened: see [`crate::host_directory`].
     #[must_use]
     pub fn path(&self, home: &Home) -> PathBuf {
         match self {
@@ -115,22 +124,34 @@ pub(crate) fn is_table(name: &str) -> bool {
     name.starts_with("files-") && name.ends_with(TABLE)
 }
 
-/// The mounts as the server of their files is told of them, in the same order.
-pub(crate) fn exports(mounts: &[Mount], home: &Home, run_dir: &Path) -> Vec<ExportSpec> {
-    let one = |(index, mount): (usize, &&Mount)| {
-        let root = mount.source.path(home);
-        let limit = mount.limit.map(|bytes| Limit { bytes, ledger: ledger(&root, home) });
-        let journal = run_dir.join(format!("files-{index}{TABLE}"));
-        ExportSpec { root, read_only: mount.read_only, limit, journal }
-    };
-    ordered(mounts).iter().enumerate().map(one).collect()
+/// Where the server of an instance's files writes down what its guest knows by number, for each mount in their order.
+pub(crate) fn tables(mounts: &[Mount], run_dir: &Path) -> Vec<PathBuf> {
+    (0..mounts.len()).map(|index| run_dir.join(format!("files-{index}{TABLE}"))).collect()
 }
 
-/// Where the servers of one directory keep count together.
-fn ledger(root: &Path, home: &Home) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    let same = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let name: String = Sha256::digest(same.as_os_str().as_bytes())
+/// The mounts as the server of their files is told of them, in the same order, with the directories open.
+///
+/// # Errors
+/// For the first directory that is not what it was.
+pub(crate) fn exports(
+    mounts: &[Mount],
+    home: &Home,
+    run_dir: &Path,
+) -> Result<Vec<(ExportSpec, OwnedFd)>, DirectoryError> {
+    let one = |(mount, (journal, descriptor)): (&&Mount, (PathBuf, i32))| {
+        let root = host_directory::open(mount, home)?;
+        let failed = |source| DirectoryError::Unopened { path: mount.source.path(home), source };
+        let ledger = ledger(&Identity::of(&root).map_err(failed)?, home);
+        let limit = mount.limit.map(|bytes| Limit { bytes, ledger });
+        let name = mount.source.path(home);
+        Ok((ExportSpec { name, descriptor, read_only: mount.read_only, limit, journal }, root))
+    };
+    ordered(mounts).iter().zip(tables(mounts, run_dir).into_iter().zip(FIRST_DESCRIPTOR..)).map(one).collect()
+}
+
+/// Where the servers of one directory keep count together: it is the directory that counts, whatever its names.
+fn ledger(of: &Identity, home: &Home) -> PathBuf {
+    let name: String = Sha256::digest(format!("{} {} {:?}", of.dev, of.ino, of.birth))
         .iter()
         .take(16)
         .map(|byte| format!("{byte:02x}"))
@@ -143,7 +164,13 @@ mod tests {
     use super::*;
 
     fn mount(at: &str) -> Mount {
-        Mount { source: Source::Named("w".into()), at: at.into(), read_only: false, limit: None }
+        Mount {
+            source: Source::Named("w".into()),
+            at: at.into(),
+            read_only: false,
+            limit: None,
+            identity: None,
+        }
     }
 
     #[test]

@@ -1,83 +1,149 @@
 //! Confines this process to the directories that it serves: whoever takes it over from inside a guest gets no further.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, RestrictionStatus, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError,
-};
+use aegis_jail::{Access, CAP_DAC_OVERRIDE, CAP_FOWNER, Call, FileRule, Jail, Limits, Profile};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Gives up what serving files does not take. `writable` and `readable` are the only directories that can be reached
-/// from then on, where the kernel knows Landlock; elsewhere only new privileges are given up.
-pub(crate) fn confine(writable: &[PathBuf], readable: &[PathBuf]) {
+/// Most memory of the process, bytes: its tables of nodes and listings are bounded far below.
+const MOST_MEMORY: u64 = 2 << 30;
+
+/// Gives up what serving files does not take. These directories, and those of them that may be written, are all that
+/// can be reached from then on; no connection is made, no process started or spoken to.
+///
+/// # Errors
+/// If the kernel refuses the filter of system calls. A kernel without Landlock is no error.
+pub(crate) fn confine<'a>(roots: impl Iterator<Item = (BorrowedFd<'a>, bool)>) -> io::Result<()> {
     // Permissions are those that the guest asks for.
     rustix::process::umask(rustix::fs::Mode::empty());
     let limit = getrlimit(Resource::Nofile);
     // With fewer descriptors fewer files are kept open.
     let _fewer = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    // Best effort: a kernel without it offers nothing in its place.
-    let _unconfined = rustix::thread::set_no_new_privs(true);
-    let _unconfined = restrict(writable, readable);
+    Ok(Jail::new(profile(roots))?.enter()?)
 }
 
-fn restrict(writable: &[PathBuf], readable: &[PathBuf]) -> Result<RestrictionStatus, RulesetError> {
-    let abi = ABI::V5;
-    let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::Execute | AccessFs::IoctlDev;
-    let write = AccessFs::from_all(abi) & !devices;
-    let rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(abi))?
-        .create()?
-        .add_rules(rules(writable, write))?
-        .add_rules(rules(readable, AccessFs::ReadFile | AccessFs::ReadDir))?;
-    rules.restrict_self()
+fn profile<'a>(roots: impl Iterator<Item = (BorrowedFd<'a>, bool)>) -> Profile {
+    let rule = |(root, writable): (BorrowedFd<'_>, bool)| {
+        let access = if writable { Access::Tree } else { Access::Read };
+        FileRule::new(format!("/proc/self/fd/{}", root.as_raw_fd()), access)
+    };
+    Profile {
+        files: roots.map(rule).collect(),
+        tcp: false,
+        calls: Call::all(CALLS).chain(Call::all(OLDER_CALLS)).collect(),
+        limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },
+        // Of root's process: what the directories hold may belong to others, as it may for root himself.
+        capabilities: CAP_DAC_OVERRIDE | CAP_FOWNER,
+    }
 }
 
-fn rules(
-    paths: &[PathBuf],
-    access: landlock::BitFlags<AccessFs>,
-) -> impl Iterator<Item = Result<PathBeneath<PathFd>, RulesetError>> {
-    let opened = paths.iter().filter_map(|path: &PathBuf| PathFd::new(Path::new(path)).ok());
-    opened.map(move |fd| Ok(PathBeneath::new(fd, access)))
-}
+/// Calls that are made with any arguments.
+const CALLS: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fallocate,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_futex,
+    libc::SYS_getdents64,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_linkat,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_renameat2,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sendto,
+    libc::SYS_sigaltstack,
+    libc::SYS_statx,
+    libc::SYS_symlinkat,
+    libc::SYS_tgkill,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// Older calls, which the architectures that came later do not have.
+#[cfg(target_arch = "x86_64")]
+const OLDER_CALLS: &[i64] = &[libc::SYS_chmod, libc::SYS_open, libc::SYS_renameat];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_CALLS: &[i64] = &[];
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::ErrorKind;
-
-    use landlock::RulesetStatus;
+    use std::os::fd::AsFd;
 
     use super::*;
 
     #[test]
-    fn a_confined_thread_reaches_its_directories_and_nothing_else_where_the_kernel_can() {
+    fn a_confined_thread_reaches_its_directories_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let [writable, readable, outside] = ["w", "r", "o"].map(|name| dir.path().join(name));
         for path in [&writable, &readable, &outside] {
             fs::create_dir(path).unwrap();
             fs::write(path.join("f"), "x").unwrap();
         }
-        // It holds for one thread and what that starts.
-        let confined = std::thread::spawn(move || {
-            rustix::thread::set_no_new_privs(true).unwrap();
-            let status = restrict(std::slice::from_ref(&writable), std::slice::from_ref(&readable)).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
+        let (files, calls) = std::thread::spawn(move || {
+            // It holds for one thread and what that starts.
+            let roots =
+                [(fs::File::open(&writable).unwrap(), true), (fs::File::open(&readable).unwrap(), false)];
+            confine(roots.iter().map(|(root, writable)| (root.as_fd(), *writable))).unwrap();
             fs::write(writable.join("new"), "y").unwrap();
             fs::read(readable.join("f")).unwrap();
-            let denied = |result: std::io::Result<()>| {
+            let denied = |result: io::Result<()>| {
                 result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
             };
-            let tries = [
+            let files = [
                 denied(fs::read(outside.join("f")).map(drop)),
                 denied(fs::write(outside.join("new"), "y")),
                 denied(fs::write(readable.join("new"), "y")),
                 denied(fs::read("/etc/passwd").map(drop)),
             ];
-            (status.ruleset, tries)
-        });
-        let (ruleset, tries) = confined.join().unwrap();
-        let enforced = ruleset != RulesetStatus::NotEnforced;
-        assert_eq!(tries, [enforced; 4], "{ruleset:?}");
+            let calls = [
+                denied(std::os::unix::net::UnixStream::connect(dir.path().join("sock")).map(drop)),
+                denied(std::net::TcpStream::connect("127.0.0.1:9").map(drop)),
+                denied(std::process::Command::new("/bin/true").status().map(drop)),
+                denied(std::thread::Builder::new().spawn(|| {}).map(drop)),
+            ];
+            (files, calls)
+        })
+        .join()
+        .unwrap();
+        drop(listener);
+        assert_eq!(calls, [true; 4]);
+        assert_eq!(files, [aegis_jail::Support::of_host().landlock.is_some(); 4]);
     }
 }

@@ -1,7 +1,7 @@
 //! Answers to what a guest's kernel asks about one directory.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
@@ -78,10 +78,11 @@ fn time(seconds: i64, nanoseconds: u32) -> (i64, u32) {
 impl Export {
     /// Begins to serve a directory.
     pub(crate) fn open(spec: &ExportSpec) -> Result<Export, ServerError> {
-        let failed = |source| ServerError::Export { path: spec.root.clone(), source };
-        let mut tree = Tree::open(&spec.root).map_err(|error| failed(error.into()))?;
+        let failed = |source| ServerError::Export { path: spec.name.clone(), source };
+        let root = aegis_sys::child::inherited(spec.descriptor).map_err(failed)?;
+        let mut tree = Tree::of(root).map_err(|error| failed(error.into()))?;
         let journal = Journal::open(&spec.journal, &mut tree.nodes).map_err(failed)?;
-        let ledger = spec.limit.as_ref().map(|limit| Ledger::open(&spec.root, limit));
+        let ledger = spec.limit.as_ref().map(|limit| Ledger::open(tree.root(), limit));
         let device = tree.nodes.key(ROOT).map_or(0, |key| key.device);
         Ok(Export {
             tree,
@@ -90,6 +91,11 @@ impl Export {
             journal,
             view: View { device, owner: Owner::default() },
         })
+    }
+
+    /// The directory, and whether it may be written.
+    pub(crate) fn root(&self) -> (BorrowedFd<'_>, bool) {
+        (self.tree.root(), !self.read_only)
     }
 
     /// Whom the guest sees as owner from now on.

@@ -6,10 +6,11 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, statat};
 use rustix::io::Errno;
 
 use crate::Limit;
@@ -32,7 +33,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl Ledger {
     /// Joins the count of a directory, or begins it.
-    pub(crate) fn open(root: &Path, limit: &Limit) -> io::Result<Ledger> {
+    pub(crate) fn open(root: BorrowedFd<'_>, limit: &Limit) -> io::Result<Ledger> {
         if let Some(parent) = limit.ledger.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -89,22 +90,36 @@ impl Ledger {
     }
 }
 
-/// How much is in a directory: sizes of files, and a little for each name. Files with several names count once.
-fn used(root: &Path) -> io::Result<u64> {
+/// How much is in a directory: sizes of files, and a little for each name. Files with several names count once. Names are
+/// looked up in their directories, and links not followed: a guest may exchange them meanwhile.
+fn used(root: BorrowedFd<'_>) -> io::Result<u64> {
     let mut all = 0u64;
     let mut linked = HashSet::new();
-    let mut open: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(directory) = open.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
-        for entry in entries.flatten() {
-            all = all.saturating_add(NAME_COST);
-            let Ok(status) = entry.metadata() else { continue };
-            if status.is_dir() {
-                open.push(entry.path());
-            } else if status.is_file() && (status.nlink() == 1 || linked.insert((status.dev(), status.ino())))
-            {
-                all = all.saturating_add(status.len());
-            }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut open = vec![Dir::new(openat(root, ".", flags, Mode::empty())?)?];
+    while let Some(directory) = open.last_mut() {
+        let Some(entry) = directory.next() else {
+            open.pop();
+            continue;
+        };
+        let Ok(entry) = entry else { continue };
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        all = all.saturating_add(NAME_COST);
+        let parent = directory.fd()?;
+        let Ok(status) = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let kind = FileType::from_raw_mode(status.st_mode);
+        if kind == FileType::RegularFile
+            && (status.st_nlink == 1 || linked.insert((status.st_dev, status.st_ino)))
+        {
+            all = all.saturating_add(u64::try_from(status.st_size).unwrap_or(0));
+        }
+        if kind == FileType::Directory {
+            // What lies deeper than descriptors reach is not counted.
+            let below = openat(parent, name, flags, Mode::empty()).and_then(Dir::new);
+            open.extend(below);
         }
     }
     Ok(all)
@@ -112,7 +127,13 @@ fn used(root: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
+
+    fn of(path: &Path) -> File {
+        File::open(path).unwrap()
+    }
 
     fn limit(dir: &Path, bytes: u64) -> Limit {
         Limit { bytes, ledger: dir.join("ledgers/one") }
@@ -125,9 +146,9 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("a"), vec![0; 1000]).unwrap();
         fs::hard_link(root.join("a"), root.join("b")).unwrap();
-        let one = Ledger::open(&root, &limit(dir.path(), 20_000)).unwrap();
+        let one = Ledger::open(of(&root).as_fd(), &limit(dir.path(), 20_000)).unwrap();
         assert_eq!(one.state(), (20_000, 1000 + 2 * NAME_COST));
-        let other = Ledger::open(&root, &limit(dir.path(), 20_000)).unwrap();
+        let other = Ledger::open(of(&root).as_fd(), &limit(dir.path(), 20_000)).unwrap();
         one.take(6000).unwrap();
         assert_eq!(other.take(6000), Err(Errno::NOSPC));
         one.give(1000);
@@ -137,10 +158,10 @@ mod tests {
     #[test]
     fn whoever_comes_first_counts_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Ledger::open(dir.path(), &limit(dir.path(), 1 << 30)).unwrap();
+        let first = Ledger::open(of(dir.path()).as_fd(), &limit(dir.path(), 1 << 30)).unwrap();
         first.take(1 << 20).unwrap();
         drop(first);
-        let again = Ledger::open(dir.path(), &limit(dir.path(), 1 << 30)).unwrap();
+        let again = Ledger::open(of(dir.path()).as_fd(), &limit(dir.path(), 1 << 30)).unwrap();
         assert!(again.state().1 < 1 << 20);
     }
 }

@@ -10,7 +10,8 @@
 //! One process serves one machine and ends with it; it outlives the daemon, so a guest does not notice when that is
 //! restarted. It listens nowhere: its only connection is to the machine's monitor. Everything that arrives on it is
 //! hostile: messages are bounded and checked ([`wire`]), names are single components that are never followed through
-//! symbolic links ([`tree`]), and the process confines itself to the directories that it serves ([`confine`]).
+//! symbolic links ([`tree`]), and the process confines itself to the directories that it serves ([`confine`]). It is given
+//! these open, and looks no path up.
 //!
 //! Files belong to the guest's user in the guest and to this process's user on the host, whatever the guest asks for:
 //! changes of ownership are taken and have no effect, and set-user-id bits and devices are never made.
@@ -35,8 +36,10 @@ pub use serve::serve;
 /// A directory of the host that a guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportSpec {
-    /// The directory, absolute.
-    pub root: PathBuf,
+    /// Where the directory was when it was opened, for messages.
+    pub name: PathBuf,
+    /// Number of the descriptor by which the server has it.
+    pub descriptor: i32,
     /// Whether the guest may only read.
     pub read_only: bool,
     /// How much may be in it.

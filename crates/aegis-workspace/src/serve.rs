@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use aegis_guest_protocol::frame::{
     Decoder, Frame, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, Kind, Nonce, greeting, header,
@@ -24,11 +23,7 @@ const PIECE: usize = 256 << 10;
 /// If a directory cannot be served, or the connection fails other than by its end.
 pub fn serve(mut guest: UnixStream, specs: &[ExportSpec]) -> Result<(), ServerError> {
     let exports = specs.iter().map(Export::open).collect::<Result<Vec<_>, _>>()?;
-    let (readable, writable): (Vec<&ExportSpec>, Vec<&ExportSpec>) =
-        specs.iter().partition(|spec| spec.read_only);
-    let roots =
-        |specs: &[&ExportSpec]| -> Vec<PathBuf> { specs.iter().map(|spec| spec.root.clone()).collect() };
-    confine(&roots(&writable), &roots(&readable));
+    confine(exports.iter().map(Export::root))?;
     let mut server = Server { exports, nonce: [0; 16], greeted: false, answer: Vec::new() };
     server.greet(&mut guest)?;
     let mut decoder = Decoder::new(GUEST_MARKER);

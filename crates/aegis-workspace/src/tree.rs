@@ -5,9 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
 use std::rc::Rc;
 
 use lru::LruCache;
@@ -121,9 +120,7 @@ pub(crate) fn with_access<T>(
 
 impl Tree {
     /// The tree below a directory.
-    pub(crate) fn open(root: &Path) -> Result<Tree, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root, flags, Mode::empty())?;
+    pub(crate) fn of(root: OwnedFd) -> Result<Tree, Errno> {
         let key = status_of(&root)?.key;
         Ok(Tree {
             nodes: Nodes::new(key),
@@ -133,6 +130,11 @@ impl Tree {
             listings: LruCache::new(MOST_OPEN),
             nameless: HashMap::new(),
         })
+    }
+
+    /// The directory itself.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// Looks a name up, and counts it as held by the kernel.

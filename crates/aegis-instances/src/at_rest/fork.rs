@@ -188,6 +188,7 @@ mod tests {
             at: "/workspace".into(),
             read_only: false,
             limit: None,
+            identity: None,
         };
         let mounts = InstanceSpec { mounts: vec![mount], ..sample() };
         let (none, all) = (Sharing::default(), Sharing { workspace: true, secrets: true });

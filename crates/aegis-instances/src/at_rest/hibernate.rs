@@ -176,8 +176,8 @@ pub(crate) async fn wake(context: &Arc<Context>, order: &Order) -> Result<(), St
 async fn make(context: &Arc<Context>, order: &Order) -> Result<(), String> {
     let (live, id) = (&order.live, &order.id);
     boot::check(context, &order.spec).await.map_err(|reason| reason.message)?;
-    let exports = mounts::exports(&order.spec.mounts, &context.home, &context.home.run_dir_path(id));
-    if exports.iter().any(|export| !export.journal.exists()) {
+    let tables = mounts::tables(&order.spec.mounts, &context.home.run_dir_path(id));
+    if tables.iter().any(|table| !table.exists()) {
         return Err("the tables of its open files are gone".to_owned());
     }
     let spec = boot::machine_spec(context, id, &order.spec).map_err(|reason| reason.message)?;

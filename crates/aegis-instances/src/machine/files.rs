@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use aegis_store::home::Home;
 use aegis_vmm::{Endpoint, Machine, Process};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
+use crate::host_directory::{self, DirectoryError};
 use crate::machine::helper::{Helper, Traces, look_after};
 use crate::machine::live::Live;
 use crate::manager::Context;
-use crate::mounts;
+use crate::mounts::{self, Mount};
 use crate::reason::StopReason;
 use crate::spec::InstanceSpec;
 
@@ -23,7 +25,8 @@ const KIND: &str = "files";
 #[derive(Debug)]
 pub(crate) struct FileServer {
     program: PathBuf,
-    exports: String,
+    home: Home,
+    mounts: Vec<Mount>,
     traces: Traces,
     id: String,
 }
@@ -31,13 +34,10 @@ pub(crate) struct FileServer {
 impl FileServer {
     /// The server for an instance; `None` if it sees no directory of the host.
     pub(crate) fn of(context: &Context, id: &str, spec: &InstanceSpec) -> Option<FileServer> {
-        if spec.mounts.is_empty() {
-            return None;
-        }
-        let run_dir = context.home.run_dir_path(id);
-        let exports = serde_json::to_string(&mounts::exports(&spec.mounts, &context.home, &run_dir)).ok()?;
-        let traces = Traces::of(KIND, &run_dir);
-        Some(FileServer { program: context.file_server.clone(), exports, traces, id: id.to_owned() })
+        let mounts = Some(spec.mounts.clone()).filter(|mounts| !mounts.is_empty())?;
+        let traces = Traces::of(KIND, &context.home.run_dir_path(id));
+        let program = context.file_server.clone();
+        Some(FileServer { program, home: context.home.clone(), mounts, traces, id: id.to_owned() })
     }
 
     /// Starts the server of a machine that has just been made, and looks after it until the machine has ended.
@@ -72,27 +72,30 @@ impl Helper for FileServer {
     }
 
     async fn spawn(&self, machine: &dyn Machine) -> io::Result<Process> {
+        // Each time, also when one takes another's place: it serves what was named, or nothing.
+        let run_dir = self.home.run_dir_path(&self.id);
+        let exports = mounts::exports(&self.mounts, &self.home, &run_dir).map_err(io::Error::other)?;
+        let (specs, roots): (Vec<_>, Vec<_>) = exports.into_iter().unzip();
+        let fds = roots.into_iter().zip(&specs).map(|(root, spec)| (root, spec.descriptor)).collect();
         let guest = machine.dial(Endpoint::Files).await.map_err(io::Error::other)?.into_std()?;
         guest.set_nonblocking(false)?;
         let mut command = Command::new(&self.program);
-        command.args(["serve-files", "--name", &self.id, &self.exports]);
+        command.args(["serve-files", "--name", &self.id, &serde_json::to_string(&specs)?]);
         command.stdin(std::os::fd::OwnedFd::from(guest)).stdout(Stdio::null());
-        self.traces.spawn(command)
+        self.traces.spawn(command, fds)
     }
 }
 
-/// Checks that what is to be served is there.
+/// Checks that what is to be served is there, and is what was named.
 pub(crate) fn check(context: &Context, spec: &InstanceSpec) -> Result<(), StopReason> {
     for mount in &spec.mounts {
-        let path = mount.source.path(&context.home);
-        let found = std::fs::metadata(&path);
-        let problem = match &found {
-            Ok(status) if status.is_dir() => continue,
-            Ok(_) => "it is no directory".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let text = format!("{} cannot be mounted at {}: {problem}", path.display(), mount.at);
-        return Err(StopReason::new("workspace_missing", text));
+        host_directory::open(mount, &context.home).map_err(|error| {
+            let code = match error {
+                DirectoryError::Refused { .. } => "workspace_refused",
+                _ => "workspace_missing",
+            };
+            StopReason::new(code, format!("nothing can be mounted at {}: {error}", mount.at))
+        })?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Processes that help a machine, outlive the daemon, and end with their machine.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -35,14 +36,14 @@ impl Traces {
         Traces { record: run_dir.join(format!("{kind}.json")), log: run_dir.join(format!("{kind}.log")) }
     }
 
-    /// Starts a helper whose standard input and output are set already, and writes it down.
+    /// Starts a helper whose standard input and output are set already, with these descriptors open, and writes it down.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn spawn(&self, mut command: Command) -> io::Result<Process> {
+    pub(crate) fn spawn(&self, mut command: Command, fds: Vec<(OwnedFd, i32)>) -> io::Result<Process> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
-        let process = Process::spawn(command, Vec::new(), None)?;
+        let process = Process::spawn(command, fds, None)?;
         std::fs::write(&self.record, serde_json::to_vec(process.id())?)?;
         Ok(process)
     }

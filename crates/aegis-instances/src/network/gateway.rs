@@ -212,7 +212,7 @@ impl Helper for GatewayProcess {
         let control = aegis_vmm::listen(&self.network.socket)?;
         let mut command = Command::new(&self.program);
         command.arg(self.id()).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
-        self.traces.spawn(command)
+        self.traces.spawn(command, Vec::new())
     }
 
     /// Tells it what to do, what changes on the host, and sees to connections between members of groups.

@@ -116,6 +116,7 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
         "image_missing" => ErrorCode::ImageNotFound,
         "kit_failed" => ErrorCode::KitInvalid,
         "workspace_missing" => ErrorCode::WorkspaceNotFound,
+        "workspace_refused" => ErrorCode::WorkspaceRefused,
         "insufficient_memory" => ErrorCode::InsufficientResources,
         "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" | "lifetime"
         | "idle" => ErrorCode::Conflict,

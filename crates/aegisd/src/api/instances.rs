@@ -107,11 +107,11 @@ pub(super) async fn create(
         }
     };
     let rootfs = if image.is_some() { String::new() } else { app.instances.default_rootfs()? };
-    let spec = new_spec(&request, rootfs, image, kit, &app.network)?;
+    let mut spec = new_spec(&request, rootfs, image, kit, &app.network)?;
     // Better now than at the boot.
     app.secrets.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
     // Not removed either.
-    let _claimed = workspaces::claim(&app, &spec.mounts)?;
+    let _claimed = workspaces::claim(&app, &mut spec.mounts)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
     let groups = request.network.as_ref().map(|network| network.groups.clone()).unwrap_or_default();
     let created = app.instances.create(request.handle.clone(), spec, ports, groups).await?;
@@ -155,6 +155,10 @@ fn same_as(
     view: &View,
 ) -> Result<bool, Failure> {
     let mut wanted = new_spec(request, view.spec.rootfs.clone(), same_image(request, view), kit, defaults)?;
+    for (mount, known) in wanted.mounts.iter_mut().zip(&view.spec.mounts) {
+        // A request names directories; which they were is the instance's affair.
+        mount.identity = known.identity;
+    }
     let network = &view.spec.network;
     match &request.network {
         None => wanted.network = network.clone(),

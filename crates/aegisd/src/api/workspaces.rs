@@ -6,6 +6,7 @@ use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::CreateInstance;
 use aegis_api::workspace::{self, CreateWorkspace, HostMount, Workspace, WorkspaceReply};
 use aegis_instances::View;
+use aegis_instances::host_directory::DirectoryError;
 use aegis_instances::mounts::{Mount, Source};
 use aegis_store::workspaces::{Claim, WorkspaceError};
 use axum::Json;
@@ -122,25 +123,38 @@ pub(super) fn mounts(request: &CreateInstance) -> Result<Vec<Mount>, Failure> {
             }
         };
         let at = workspace::AT.to_owned();
-        all.push(Mount { source: source(&own.source)?, at, read_only: own.read_only, limit });
+        all.push(Mount { source: source(&own.source)?, at, read_only: own.read_only, limit, identity: None });
     }
     for HostMount { source: text, at, read_only } in &request.mounts {
-        all.push(Mount { source: source(text)?, at: at.clone(), read_only: *read_only, limit: None });
+        let (source, at, read_only) = (source(text)?, at.clone(), *read_only);
+        all.push(Mount { source, at, read_only, limit: None, identity: None });
     }
     Ok(all)
 }
 
-/// Makes the workspaces that are named, and looks whether the paths are there.
-pub(super) fn claim(app: &App, mounts: &[Mount]) -> Result<Vec<Claim>, Failure> {
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Failure {
+        let text = error.to_string();
+        Failure(match error {
+            DirectoryError::Unopened { .. } | DirectoryError::Changed { .. } => {
+                ApiError::new(ErrorCode::WorkspaceNotFound, text)
+            }
+            DirectoryError::Linked { .. } => {
+                ApiError::new(ErrorCode::WorkspaceNotFound, text).hint("find that path with: realpath PATH")
+            }
+            DirectoryError::Refused { .. } => ApiError::new(ErrorCode::WorkspaceRefused, text)
+                .hint("show it a directory that holds what it needs and nothing else"),
+        })
+    }
+}
+
+/// Makes the workspaces that are named, and notes which directories the paths lead to.
+pub(super) fn claim(app: &App, mounts: &mut [Mount]) -> Result<Vec<Claim>, Failure> {
     let mut claims = Vec::new();
     for mount in mounts {
         match &mount.source {
             Source::Named(name) => claims.push(app.workspaces.claim(name)?),
-            Source::Path(path) if !path.is_dir() => {
-                let text = format!("there is no directory {} on this host", path.display());
-                return Err(Failure(ApiError::new(ErrorCode::WorkspaceNotFound, text)));
-            }
-            Source::Path(_) => {}
+            Source::Path(path) => mount.identity = Some(app.instances.name_directory(path)?),
         }
     }
     Ok(claims)

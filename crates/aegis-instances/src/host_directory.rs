@@ -1,0 +1,258 @@
+//! Directories of the host that users name for their instances: which may be named, and how they are opened.
+//!
+//! A guest may own a part of a path that its user names: what is below a directory that some guest writes can be
+//! exchanged for a symbolic link at any moment. So a directory is what it was when it was named ([`named`]): its
+//! identity is stored with the instance and compared at each start ([`open`]), and what is opened is used by its
+//! descriptor from then on. Nothing here follows a symbolic link.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aegis_paths::{Dir, Identity, Unopened, open_unchanged};
+use aegis_store::home::Home;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::mounts::{Mount, Source};
+
+/// Deepest path that is followed upwards.
+const MOST_DEPTH: usize = 4096;
+
+/// A directory of the host cannot be what an instance sees.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    /// It cannot be opened.
+    #[error("{}: {source}", path.display())]
+    Unopened {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its path leads through a symbolic link.
+    #[error("{} leads through a symbolic link; name the directory by its own path", path.display())]
+    Linked {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Another directory, or a symbolic link, is where it was.
+    #[error("{} is not the directory any more that it was when the instance was made", path.display())]
+    Changed {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// It is what the daemon works with, or near it.
+    #[error("{} cannot be shown to an instance: {why}", path.display())]
+    Refused {
+        /// Its path.
+        path: PathBuf,
+        /// What it has to do with the daemon.
+        why: &'static str,
+    },
+}
+
+/// Opens a directory that a user names for the first time, and returns which it is.
+///
+/// # Errors
+/// If it is none, its path leads through a symbolic link, or it may not be shown to an instance.
+pub fn named(path: &Path, home: &Home) -> Result<Identity, DirectoryError> {
+    let directory = open_plainly(path)?;
+    refuse(&directory, path, home)?;
+    identity(&directory, path)
+}
+
+/// Opens the directory of a mount.
+///
+/// # Errors
+/// If it is not the one that was named, cannot be opened, or may not be shown to an instance.
+pub(crate) fn open(mount: &Mount, home: &Home) -> Result<OwnedFd, DirectoryError> {
+    let path = match &mount.source {
+        Source::Named(name) => return open_workspace(name, home),
+        Source::Path(path) => path,
+    };
+    let directory = match &mount.identity {
+        Some(known) => open_unchanged(path, known).map_err(|error| match error {
+            Unopened::Changed => DirectoryError::Changed { path: path.clone() },
+            Unopened::Io(source) => DirectoryError::Unopened { path: path.clone(), source },
+        })?,
+        // Of an instance that an earlier version made, which did not note what it was.
+        None => open_plainly(path)?,
+    };
+    refuse(&directory, path, home)?;
+    Ok(directory)
+}
+
+/// A workspace that Aegis keeps: no guest can reach what is above it.
+fn open_workspace(name: &str, home: &Home) -> Result<OwnedFd, DirectoryError> {
+    let opened = Dir::open_root(&home.workspaces()).and_then(|all| all.dir_beneath(Path::new(name)));
+    let failed = |source| DirectoryError::Unopened { path: home.workspaces().join(name), source };
+    opened.map(OwnedFd::from).map_err(failed)
+}
+
+fn open_plainly(path: &Path) -> Result<OwnedFd, DirectoryError> {
+    let failed = |source| DirectoryError::Unopened { path: path.to_owned(), source };
+    let below = path.strip_prefix("/").map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+    let opened = Dir::open_root(Path::new("/")).and_then(|root| root.dir_beneath(below));
+    opened.map(OwnedFd::from).map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP) => DirectoryError::Linked { path: path.to_owned() },
+        _ => failed(error),
+    })
+}
+
+fn identity(directory: impl AsFd, path: &Path) -> Result<Identity, DirectoryError> {
+    Identity::of(directory).map_err(|source| DirectoryError::Unopened { path: path.to_owned(), source })
+}
+
+/// Refuses what contains, is, or lies in what the daemon works with. It is compared by identity, so that another name
+/// for the same directory (a bind mount) is no way around.
+fn refuse(directory: &OwnedFd, path: &Path, home: &Home) -> Result<(), DirectoryError> {
+    let refused = |why| Err(DirectoryError::Refused { path: path.to_owned(), why });
+    let above = above(directory, path)?;
+    let Some(own) = above.first() else { return Ok(()) };
+    let lies_in =
+        |place: &Path| identity_of(place).is_some_and(|place| above.iter().any(|one| one.is(&place)));
+    let contains = |place: &Path| all_above(place).iter().any(|one| one.is(own));
+    if contains(&home.root) {
+        return refused("the home of the daemon is in it, with all instances and their secrets");
+    }
+    let workspaces = home.workspaces();
+    let in_workspace = lies_in(&workspaces) && identity_of(&workspaces).is_some_and(|all| !all.is(own));
+    if lies_in(&home.root) && !in_workspace {
+        return refused("it is in the home of the daemon");
+    }
+    let short = home.short_run();
+    if short.exists() && (contains(&short) || lies_in(&short)) {
+        return refused("the sockets of the daemon's machines are there");
+    }
+    let program = std::env::current_exe().ok();
+    if let Some(programs) = program.as_deref().and_then(Path::parent)
+        && (contains(programs) || lies_in(programs))
+    {
+        return refused("the daemon's own programs are there");
+    }
+    Ok(())
+}
+
+fn identity_of(path: &Path) -> Option<Identity> {
+    Identity::of(File::open(path).ok()?).ok()
+}
+
+/// A directory of the daemon's own and all above it; nothing if it is not there.
+fn all_above(path: &Path) -> Vec<Identity> {
+    File::open(path).ok().and_then(|file| above(&file.into(), path).ok()).unwrap_or_default()
+}
+
+/// A directory and all above it, the root last.
+fn above(directory: &OwnedFd, path: &Path) -> Result<Vec<Identity>, DirectoryError> {
+    let failed = |source: Errno| DirectoryError::Unopened { path: path.to_owned(), source: source.into() };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut all: Vec<Identity> = vec![identity(directory, path)?];
+    let mut current = openat(directory, ".", flags, Mode::empty()).map_err(failed)?;
+    while all.len() < MOST_DEPTH {
+        current = openat(&current, "..", flags, Mode::empty()).map_err(failed)?;
+        let parent = identity(&current, path)?;
+        // The root is its own parent.
+        if all.last() == Some(&parent) {
+            return Ok(all);
+        }
+        all.push(parent);
+    }
+    Err(failed(Errno::NAMETOOLONG))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    struct Place {
+        dir: tempfile::TempDir,
+        home: Home,
+    }
+
+    fn place() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let home = Home::new(root.join("home"), root.join("home"));
+        fs::create_dir_all(home.workspaces().join("w/inner")).unwrap();
+        fs::create_dir_all(root.join("project/data")).unwrap();
+        fs::create_dir_all(root.join("other/data")).unwrap();
+        Place { dir, home }
+    }
+
+    fn mount(path: &Path, identity: Option<Identity>) -> Mount {
+        let source = Source::Path(path.to_owned());
+        Mount { source, at: "/data".into(), read_only: false, limit: None, identity }
+    }
+
+    #[test]
+    fn a_directory_is_the_one_that_was_named_or_none() {
+        let Place { dir, home } = place();
+        let root = dir.path().canonicalize().unwrap();
+        let data = root.join("project/data");
+        let known = named(&data, &home).unwrap();
+        assert!(open(&mount(&data, Some(known)), &home).is_ok());
+        // What a guest can do that may write the project.
+        let exchanges: [&dyn Fn(); 4] = [
+            &|| symlink("/", &data).unwrap(),
+            &|| symlink(root.join("other/data"), &data).unwrap(),
+            &|| fs::create_dir(&data).unwrap(),
+            &|| fs::rename(root.join("other/data"), &data).unwrap(),
+        ];
+        fs::rename(&data, root.join("kept")).unwrap();
+        for exchange in exchanges {
+            exchange();
+            assert!(matches!(open(&mount(&data, Some(known)), &home), Err(DirectoryError::Changed { .. })));
+            fs::remove_file(&data).or_else(|_| fs::remove_dir(&data)).unwrap();
+        }
+        // A directory above it, too.
+        fs::rename(root.join("kept"), &data).unwrap();
+        assert!(open(&mount(&data, Some(known)), &home).is_ok());
+        fs::rename(root.join("project"), root.join("moved")).unwrap();
+        symlink(root.join("moved"), root.join("project")).unwrap();
+        assert!(matches!(open(&mount(&data, Some(known)), &home), Err(DirectoryError::Changed { .. })));
+        assert!(matches!(open(&mount(&data, None), &home), Err(DirectoryError::Linked { .. })));
+        assert!(matches!(named(&data, &home), Err(DirectoryError::Linked { .. })));
+    }
+
+    #[test]
+    fn what_the_daemon_works_with_is_never_shown() {
+        let Place { dir, home } = place();
+        let root = dir.path().canonicalize().unwrap();
+        let program = std::env::current_exe().unwrap();
+        let programs = program.parent().unwrap();
+        for refused in [
+            Path::new("/"),
+            &root,
+            &home.root,
+            &home.data(),
+            &home.workspaces(),
+            programs,
+            programs.parent().unwrap(),
+        ] {
+            let error = named(refused, &home);
+            assert!(matches!(error, Err(DirectoryError::Refused { .. })), "{}: {error:?}", refused.display());
+            // Also one that is stored already.
+            assert!(matches!(open(&mount(refused, None), &home), Err(DirectoryError::Refused { .. })));
+        }
+        for fine in [root.join("project"), home.workspaces().join("w"), home.workspaces().join("w/inner")] {
+            named(&fine, &home).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_workspace_that_is_a_link_is_none() {
+        let Place { dir, home } = place();
+        symlink(dir.path().join("project"), home.workspaces().join("evil")).unwrap();
+        let of = |name: &str| {
+            open(&Mount { source: Source::Named(name.into()), ..mount(Path::new("/"), None) }, &home)
+        };
+        assert!(of("w").is_ok());
+        assert!(of("evil").is_err() && of("..").is_err());
+    }
+}
