@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use aegis_paths::Dir;
 
 use crate::manifest::{Broken, Format, MOST_BYTES, Manifest, is_name};
 
@@ -37,7 +40,12 @@ fn format(path: &Path) -> Option<Format> {
 fn read(path: &Path) -> Result<String, Broken> {
     let failed = |error: std::io::Error| Broken(format!("cannot be read: {error}"));
     let mut text = String::new();
-    let file = fs::File::open(path).map_err(failed)?;
+    // A pipe among the kits would keep whoever looks at them waiting.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = fs::File::options().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Broken("is no file".to_owned()));
+    }
     file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > MOST_BYTES {
         return Err(Broken(format!("has more than {MOST_BYTES} bytes")));
@@ -73,16 +81,7 @@ impl Kit {
         if manifest.name != name {
             return Err(Broken(format!("name: {:?}, in a file or directory named {name:?}", manifest.name)));
         }
-        for file in &manifest.files {
-            if fs::symlink_metadata(dir.join(&file.from)).is_err() {
-                return Err(Broken(format!("files: there is no {:?} in the kit's directory", file.from)));
-            }
-        }
-        if let Some(template) = manifest.workspace.as_ref().filter(|template| !dir.join(template).is_dir()) {
-            return Err(Broken(format!(
-                "workspace: there is no directory {template:?} in the kit's directory"
-            )));
-        }
+        Kit::check_files(&manifest, dir)?;
         for daemon in &manifest.instance_daemons {
             let program = daemon.command.first().filter(|program| program.contains('/'));
             if let Some(program) = program.filter(|program| !dir.join(program).is_file()) {
@@ -90,6 +89,29 @@ impl Kit {
             }
         }
         Ok(manifest)
+    }
+
+    /// Files are what the kit has, and not what its links lead to.
+    fn check_files(manifest: &Manifest, dir: &Path) -> Result<(), Broken> {
+        if manifest.files.is_empty() && manifest.workspace.is_none() {
+            return Ok(());
+        }
+        let dir = Dir::open_root(dir).map_err(|error| Broken(format!("its directory: {error}")))?;
+        let missing = |what: String, error: std::io::Error| {
+            let link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+            let why = if link { " that is reached without symbolic links" } else { "" };
+            Broken(format!("{what} in the kit's directory{why}"))
+        };
+        for file in &manifest.files {
+            let found = dir.stat_beneath(Path::new(&file.from));
+            found.map_err(|error| missing(format!("files: there is no {:?}", file.from), error))?;
+        }
+        if let Some(template) = &manifest.workspace {
+            let found = dir.dir_beneath(Path::new(template));
+            found
+                .map_err(|error| missing(format!("workspace: there is no directory {template:?}"), error))?;
+        }
+        Ok(())
     }
 }
 
@@ -163,5 +185,42 @@ mod tests {
         }
         assert_eq!(shelf.find("../own/deep"), None);
         assert_eq!(shelf.find("absent"), None);
+    }
+    #[test]
+    fn links_of_a_kit_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let kit = dir.path().join("k");
+        fs::create_dir_all(kit.join("real")).unwrap();
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        fs::write(dir.path().join("outside/key"), "secret").unwrap();
+        fs::write(kit.join("real/f"), "x").unwrap();
+        std::os::unix::fs::symlink("../outside", kit.join("out")).unwrap();
+        std::os::unix::fs::symlink("real", kit.join("in")).unwrap();
+        let told = |lines: &str| {
+            fs::write(kit.join("kit.toml"), format!("name = \"k\"\n{lines}")).unwrap();
+            Kit::load(&kit).manifest.map(drop).map_err(|broken| broken.0)
+        };
+        let files = |from: &str| told(&format!("[[files]]\nfrom = \"{from}\"\nto = \"/f\""));
+        for fine in ["real", "real/f", "real/", "./real/f", "out"] {
+            assert_eq!(files(fine), Ok(()), "{fine}: a link itself is copied as one");
+        }
+        for from in ["out/key", "in/f", "out/", "out/.", "in/."] {
+            assert!(files(from).unwrap_err().contains("without symbolic links"), "{from}");
+        }
+        assert_eq!(told("workspace = \"real\""), Ok(()));
+        for template in ["out", "in", "out/.", "real/f", "absent"] {
+            assert!(told(&format!("workspace = \"{template}\"")).is_err(), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_among_the_kits_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = fs::File::open(dir.path()).unwrap();
+        rustix::fs::mkfifoat(&parent, "pipe.toml", 0o600.into()).unwrap();
+        fs::create_dir(dir.path().join("d.toml")).unwrap();
+        let all = Shelf::new(vec![dir.path().to_owned()]).all();
+        assert!(all["pipe"].manifest.as_ref().unwrap_err().0.contains("no file"));
+        assert!(Kit::load(&dir.path().join("pipe.toml")).manifest.is_err());
     }
 }
