@@ -78,6 +78,8 @@ pub enum ErrorCode {
     SnapshotExists,
     /// A copy would share what it was not said that it may share, or there is nothing to copy.
     CopyRefused,
+    /// The caller is a helper of the daemon, which has no use for the API.
+    CallerRefused,
     /// The daemon is stopping.
     ShuttingDown,
     /// A fault of Aegis itself.
@@ -99,7 +101,7 @@ impl ErrorCode {
             | ErrorCode::KitNotFound
             | ErrorCode::SnapshotNotFound
             | ErrorCode::WorkspaceNotFound => 404,
-            ErrorCode::RegistryDenied | ErrorCode::WorkspaceRefused => 403,
+            ErrorCode::RegistryDenied | ErrorCode::WorkspaceRefused | ErrorCode::CallerRefused => 403,
             ErrorCode::HandleExists
             | ErrorCode::AlreadyRunning
             | ErrorCode::InstanceStopped

@@ -250,8 +250,8 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         end: end.clone(),
     };
     tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
-    let server =
-        axum::serve(listener, api::router(app)).with_graceful_shutdown(end.wanted.clone().cancelled_owned());
+    let server = axum::serve(socket::ApiListener(listener), api::router(app))
+        .with_graceful_shutdown(end.wanted.clone().cancelled_owned());
     let supervisor = Supervisor { kits, secrets: Arc::clone(&stored), home: home.clone() };
     let supervising = tokio::spawn(supervisor.run(instances.clone(), end.wanted.clone()));
     let watching = tokio::spawn(resolvers::watch(tell_names, environment.proxy.clone()));

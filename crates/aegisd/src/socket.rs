@@ -1,12 +1,18 @@
-//! The API's unix socket: private, and at any depth of path.
+//! The API's unix socket: private, at any depth of path, and closed to the daemon's own helpers.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use std::time::Duration;
+
+use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
+use axum::serve::Listener;
 use rustix::fs::{Mode, OFlags};
-use tokio::net::UnixListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 
 /// Listens on `path`, mode 0600. A socket that is there is a dead daemon's: the caller holds the lock.
 ///
@@ -26,4 +32,93 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(short)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Programs that handle hostile input beside the daemon: monitors, gateways and file servers. None of them can execute
+/// another program, so a process that one of them is has been one from its start.
+const HELPERS: [&str; 2] = ["aegis-gateway", "aegisd"];
+/// What names of monitors begin with.
+const MONITORS: &str = "qemu-system-";
+/// What the kernel puts behind the name of a program that was replaced.
+const REPLACED: &str = " (deleted)";
+/// How long a caller that is refused may take to take the answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether a process with this program (`/proc/PID/exe`) is one of the daemon's helpers, and so under the control of a
+/// guest if it calls.
+fn is_helper(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(REPLACED).unwrap_or(&name);
+    HELPERS.contains(&name) || name.starts_with(MONITORS)
+}
+
+/// The API's socket, which does not serve the daemon's own helpers.
+#[derive(Debug)]
+pub(crate) struct ApiListener(pub(crate) UnixListener);
+
+impl ApiListener {
+    /// Whether a caller is one of the daemon's helpers. Of a process of another user that this one may not look at, root
+    /// alone can have connected.
+    fn refuses(caller: &UnixStream) -> Option<i32> {
+        let pid = caller.peer_cred().ok()?.pid()?;
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        is_helper(&program).then_some(pid)
+    }
+}
+
+impl Listener for ApiListener {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.0).await;
+            match ApiListener::refuses(&stream) {
+                None => return (stream, address),
+                Some(pid) => refuse(stream, pid).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Says no. The answer fits what the kernel buffers, so that nobody is waited for.
+async fn refuse(mut stream: UnixStream, pid: i32) {
+    tracing::warn!(
+        pid,
+        "a helper of the daemon called the API, and was refused: a guest may have taken it over"
+    );
+    let error = ApiError::new(ErrorCode::CallerRefused, "helpers of the daemon have no use for the API");
+    let body = serde_json::to_string(&ErrorBody { error }).unwrap_or_default();
+    let reply = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // It is as good to be gone.
+    let _gone = tokio::time::timeout(PATIENCE, stream.write_all(reply.as_bytes())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn helpers_are_known_by_their_programs_also_after_an_upgrade() {
+        for helper in [
+            "/usr/bin/qemu-system-x86_64",
+            "/usr/bin/qemu-system-aarch64 (deleted)",
+            "/opt/aegis/bin/aegis-gateway",
+            "/opt/aegis/bin/aegisd (deleted)",
+        ] {
+            assert!(is_helper(Path::new(helper)), "{helper}");
+        }
+        for client in
+            ["/usr/bin/curl", "/opt/aegis/bin/aegis", "/usr/bin/python3.11", "/home/u/aegisd-client", "/"]
+        {
+            assert!(!is_helper(Path::new(client)), "{client}");
+        }
+    }
 }
