@@ -8,6 +8,7 @@ mod cleanliness;
 mod commands;
 mod copies;
 mod crashes;
+mod differential;
 mod documents;
 mod events;
 mod fake;

@@ -102,7 +102,7 @@ impl Tunnel {
 }
 
 /// What follows the head of an answer that agrees; `None` if it is not whole yet.
-fn answer(received: &[u8]) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn answer(received: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(received) {

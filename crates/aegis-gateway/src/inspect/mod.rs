@@ -241,9 +241,13 @@ fn lenient(held: &[u8]) -> Kind {
     let line = rest.get(..end.unwrap_or(rest.len().min(MOST_LINE))).unwrap_or_default();
     let is_space = |byte: &u8| b" \t\x0b\x0c\r".contains(byte);
     let known = [&b"GET"[..], b"HEAD", b"POST", b"PRI"];
-    let asks =
-        |method: &&[u8]| line.strip_prefix(*method).is_some_and(|rest| rest.first().is_some_and(is_space));
-    if known.iter().any(asks) || line.windows(5).any(|part| part.eq_ignore_ascii_case(b"HTTP/")) {
+    let (method, rest) = line.split_at(line.iter().position(is_space).unwrap_or(line.len()));
+    let asks = !rest.is_empty() && known.contains(&method);
+    // A path after a word, whatever the words are; what begins with a number is Git's own protocol.
+    let is_word = method.first().is_some_and(|byte| !byte.is_ascii_digit());
+    let target = rest.iter().find(|byte| is_word && !is_space(byte));
+    let has = |word: &[u8]| line.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    if asks || target == Some(&b'/') || has(b"HTTP/") || has(b"://") {
         Kind::Http
     } else if end.is_some() || line.len() >= MOST_LINE {
         Kind::Other
