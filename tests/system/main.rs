@@ -19,6 +19,7 @@ mod images;
 mod isolation;
 mod kits;
 mod lifecycle;
+mod logs;
 mod measures;
 mod network;
 mod ports;

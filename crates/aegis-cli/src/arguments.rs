@@ -454,6 +454,9 @@ pub struct Logs {
     /// Only what came since then: a duration such as 10m, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = values::since)]
     pub since: Option<String>,
+    /// Begin each line with who wrote it: out| and err| are the command's
+    #[arg(long, conflicts_with = "output")]
+    pub prefix: bool,
     /// The format.
     #[command(flatten)]
     pub format: Format,

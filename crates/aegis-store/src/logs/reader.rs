@@ -14,6 +14,8 @@ pub struct LogReader {
     /// Records with a lower number are passed over.
     next_seq: u64,
     cut: Option<Cut>,
+    /// Records with a higher number are not there yet, as far as this reader is concerned.
+    last_seq: u64,
 }
 
 /// Where inside a record reading begins: behind the `newlines`-th line break from its end.
@@ -29,9 +31,14 @@ impl LogReader {
     /// # Errors
     /// [`LogError::Open`], [`LogError::Read`].
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, LogError> {
-        let mut reader = Self { dir: dir.into(), current: None, next_seq: 0, cut: None };
+        let mut reader = Self { dir: dir.into(), current: None, next_seq: 0, cut: None, last_seq: u64::MAX };
         reader.seek_seq(0)?;
         Ok(reader)
+    }
+
+    /// Has the log end behind the record numbered `seq`, however fast it grows; with `None` where it ends by then.
+    pub fn set_end(&mut self, seq: Option<u64>) {
+        self.last_seq = seq.unwrap_or(u64::MAX);
     }
 
     /// The next record. `None` where no whole record follows yet; a later call finds those written since.
@@ -59,10 +66,14 @@ impl LogReader {
     fn advance(&mut self) -> Result<Option<LogRecord>, LogError> {
         let mut successor = None;
         loop {
+            if self.next_seq > self.last_seq {
+                return Ok(None);
+            }
             if let Some(segment) = &mut self.current {
                 while let Some(view) = segment.next()? {
                     if let Some(record) = accept(&view, &mut self.next_seq) {
-                        return Ok(Some(record));
+                        // Rotation may have taken everything up to the end.
+                        return Ok(Some(record).filter(|record| record.seq <= self.last_seq));
                     }
                 }
             }
@@ -108,7 +119,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// Goes to where the last `lines` lines begin, counted over everything in the log; an unfinished last line
+    /// Goes to where the last `lines` lines begin, counted over everything in the log up to its end; an unfinished last line
     /// counts as one. May be inside a record, whose beginning is then left out. Reads the log from its end only
     /// as far as needed, in whole segments.
     ///
@@ -118,7 +129,7 @@ impl LogReader {
         let mut wanted = None;
         for first_seq in segment::list(&self.dir)?.into_iter().rev() {
             let Some(mut segment) = SegmentReader::open(&self.dir, first_seq)? else { continue };
-            let found = count_lines(&mut segment)?;
+            let found = count_lines(&mut segment, self.last_seq)?;
             let Some(&(last_seq, _)) = found.records.last() else { continue };
             if lines == 0 {
                 return self.seek_seq(last_seq.saturating_add(1));
@@ -162,9 +173,12 @@ struct Lines {
     finished: bool,
 }
 
-fn count_lines(segment: &mut SegmentReader) -> Result<Lines, LogError> {
+fn count_lines(segment: &mut SegmentReader, last_seq: u64) -> Result<Lines, LogError> {
     let mut lines = Lines::default();
     while let Some(view) = segment.next()? {
+        if view.seq > last_seq {
+            break;
+        }
         if let Some(&byte) = view.payload.last() {
             // As a sum over bytes this is a vector instruction, a search per line is not.
             let count = view.payload.iter().filter(|byte| **byte == b'\n').count();

@@ -41,6 +41,51 @@ fn fill(writer: &mut LogWriter, lines: u64) {
 }
 
 #[test]
+fn a_log_that_grows_ends_where_it_ended_when_it_was_asked_for() {
+    for limits in [TINY, LogLimits::default(), LogLimits { segment_bytes: 1, segments: 100 }] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(dir.path(), limits).unwrap();
+        for line in ["a\n", "b\n", "c\n"] {
+            writer.append(stdout(0, line.as_bytes())).unwrap();
+        }
+        let end = writer.last_seq();
+        let mut flood = |text: &[u8]| writer.append(stdout(0, text)).unwrap();
+        let mut reader = LogReader::open(dir.path()).unwrap();
+        reader.set_end(Some(end));
+        flood(b"later\n");
+        reader.tail_lines(2).unwrap();
+        let mut seen = String::new();
+        // Each record that is read is followed by another.
+        while let Some(record) = reader.next().unwrap() {
+            seen.push_str(std::str::from_utf8(&record.payload).unwrap());
+            flood(b"flood\n");
+        }
+        assert_eq!(seen, "b\nc\n");
+        assert!(reader.next().unwrap().is_none());
+        reader.tail_lines(0).unwrap();
+        reader.set_end(None);
+        let rest = text(&drain(&mut reader));
+        assert!(rest.starts_with("later\nflood\n") && !rest.contains("c\n"), "{rest}");
+    }
+}
+
+#[test]
+fn a_log_that_rotates_past_its_end_is_at_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(dir.path(), LogLimits { segment_bytes: 1, segments: 2 }).unwrap();
+    let end = writer.append(stdout(0, b"a\n")).unwrap();
+    let mut reader = LogReader::open(dir.path()).unwrap();
+    reader.set_end(Some(end));
+    for _ in 0..5 {
+        writer.append(stdout(0, b"later\n")).unwrap();
+    }
+    reader.seek_seq(0).unwrap();
+    assert!(reader.next().unwrap().is_none());
+    reader.tail_lines(3).unwrap();
+    assert!(reader.next().unwrap().is_none());
+}
+
+#[test]
 fn a_record_comes_back_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = LogWriter::open(dir.path(), ROOMY).unwrap();

@@ -54,8 +54,13 @@ pub(super) async fn logs(
         }
     };
     let (mut reader, newest) = instance.log()?;
+    // A command that writes faster than this is read must not keep it from its end.
+    reader.set_end(Some(*newest.borrow()));
     if let Some(lines) = selection.tail {
         reader.tail_lines(lines).map_err(aegis_instances::InstanceError::from)?;
+    }
+    if selection.follow {
+        reader.set_end(None);
     }
     let (sender, body) = Channel::<Bytes>::new(8);
     let telling = Telling { id: instance.view().id.clone(), exec_id: selection.exec_id, since_ms };
