@@ -23,6 +23,7 @@ mod logs;
 mod measures;
 mod network;
 mod ports;
+mod recognition;
 mod resting;
 mod run;
 mod secrets;

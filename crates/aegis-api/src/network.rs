@@ -11,7 +11,7 @@ pub struct NetworkRequest {
     /// What happens where no rule matches: `none`, `public` or `open`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<String>,
-    /// Rules, in order: `allow|deny [in] WHAT[:PORT[-PORT]][/PROTOCOL]`. The first that matches decides.
+    /// Rules, in order: `allow|deny [in] WHAT[:PORT[-PORT]][/PROTOCOL]`, with `tcp`, `udp`, `icmp` or `raw`. The first that matches decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<String>>,
     /// TCP ports of the host's loopback interface that the instance reaches as `host.aegis`.
@@ -144,7 +144,7 @@ pub struct NetworkCounters {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleRequest {
-    /// `allow|deny [in] WHAT[:PORT[-PORT]][/PROTOCOL]`.
+    /// `allow|deny [in] WHAT[:PORT[-PORT]][/PROTOCOL]`, with `tcp`, `udp`, `icmp` or `raw`.
     pub rule: String,
 }
 

@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(long, value_name = "PRESET", value_parser = ["none", "public", "open"])]
     pub network: Option<String>,
     /// Let it reach a name, *.NAME, an address, a range, or public, private, link-local, metadata or any, as
-    /// WHAT[:PORT[-PORT]][/PROTOCOL]; may be repeated
+    /// WHAT[:PORT[-PORT]][/PROTOCOL] with tcp, udp, icmp or raw; may be repeated
     #[arg(long, value_name = "WHAT")]
     pub allow: Vec<String>,
     /// Do not let it reach that, even if --allow does; may be repeated
@@ -138,7 +138,7 @@ pub struct Change {
     #[arg(value_name = "INSTANCE")]
     pub instance: String,
     /// A name, *.NAME, an address, a range, or public, private, link-local, metadata, group or any:
-    /// WHAT[:PORT[-PORT]][/PROTOCOL]; the last change comes before all earlier rules
+    /// WHAT[:PORT[-PORT]][/PROTOCOL] with tcp, udp, icmp or raw; the last change comes before all earlier rules
     #[arg(value_name = "WHAT", required = true)]
     pub what: Vec<String>,
     /// For connections that other instances of its groups open to it
