@@ -21,6 +21,7 @@ mod kits;
 mod lifecycle;
 mod logs;
 mod measures;
+mod names;
 mod network;
 mod ports;
 mod recognition;
