@@ -3,6 +3,7 @@
 
 mod corpus;
 mod servers;
+mod tls;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -41,7 +42,7 @@ fn serves_evil(server: &Server, bytes: &[u8]) -> bool {
 
 #[test]
 fn what_any_server_takes_for_a_request_to_a_name_that_is_not_allowed_does_not_pass() {
-    let servers = Servers::start();
+    let servers = Servers::start(&servers::WEB);
     for server in &servers.all {
         let plain = |host: &str| format!("GET {} HTTP/1.1\r\nHost: {host}\r\n\r\n", corpus::PATH);
         assert!(serves_evil(server, plain(EVIL).as_bytes()), "{} serves both", server.name);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -47,7 +48,7 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn write(dir: &Path, name: &str, text: &str) -> String {
+pub(super) fn write(dir: &Path, name: &str, text: &str) -> String {
     let file = dir.join(name);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, text).unwrap();
@@ -55,7 +56,7 @@ fn write(dir: &Path, name: &str, text: &str) -> String {
 }
 
 /// Name, program and arguments of each.
-type Start = (&'static str, &'static str, Vec<String>);
+pub(super) type Start = (&'static str, &'static str, Vec<String>);
 
 fn nginx(dir: &Path, port: u16) -> Start {
     let at = dir.display();
@@ -120,7 +121,6 @@ frontend f\n bind 127.0.0.1:{port}\n http-request return status 200 content-type
 }
 
 fn busybox(dir: &Path, port: u16) -> Start {
-    use std::os::unix::fs::PermissionsExt;
     let script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\nserved:%s' \"$HTTP_HOST\"\n";
     let file = write(dir, "www/cgi-bin/host", script);
     fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
@@ -129,34 +129,34 @@ fn busybox(dir: &Path, port: u16) -> Start {
     ("busybox httpd", "busybox", arguments.to_vec())
 }
 
-fn scripts(dir: &Path, ports: [u16; 2]) -> [Start; 2] {
-    let (node, python) = (write(dir, "server.js", NODE), write(dir, "server.py", PYTHON));
-    [
-        ("node", "node", vec![node, ports[0].to_string()]),
-        ("python http.server", "python3", vec![python, ports[1].to_string()]),
-    ]
+fn node(dir: &Path, port: u16) -> Start {
+    ("node", "node", vec![write(dir, "server.js", NODE), port.to_string()])
 }
+
+fn python(dir: &Path, port: u16) -> Start {
+    ("python http.server", "python3", vec![write(dir, "server.py", PYTHON), port.to_string()])
+}
+
+/// What writes the configuration of one of them, below a directory and for a port.
+pub(super) type Make = fn(&Path, u16) -> Start;
+
+/// Those that speak HTTP.
+pub(super) const WEB: [Make; 8] = [nginx, apache, lighttpd, caddy, haproxy, busybox, node, python];
 
 impl Servers {
     /// Starts them.
     ///
     /// # Panics
     /// If one is missing.
-    pub(super) fn start() -> Servers {
+    pub(super) fn start(make: &[Make]) -> Servers {
         let dir = tempfile::Builder::new().prefix("aegis-differential").tempdir_in("/tmp").unwrap();
         let path = dir.path();
-        let make: [fn(&Path, u16) -> Start; 6] = [nginx, apache, lighttpd, caddy, haproxy, busybox];
-        let mut starts: Vec<(Start, u16)> = make
-            .into_iter()
-            .map(|make| {
-                let port = free_port();
-                (make(path, port), port)
-            })
-            .collect();
-        let ports = [free_port(), free_port()];
-        starts.extend(scripts(path, ports).into_iter().zip(ports));
+        // Some give their rights up.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         let mut all = Vec::new();
-        for ((name, program, arguments), port) in starts {
+        for make in make {
+            let port = free_port();
+            let (name, program, arguments) = make(path, port);
             let log = fs::File::create(path.join(format!("{program}.out"))).unwrap();
             let started = Command::new(program)
                 .args(&arguments)

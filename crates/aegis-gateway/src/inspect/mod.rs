@@ -208,9 +208,10 @@ impl Inspector {
 fn kind(held: &[u8], strict: bool) -> Kind {
     match held {
         [] => Kind::Unknown,
+        // Whatever version its record gives: some servers do not care.
+        [0x16, ..] => Kind::Tls,
         // Alerts and the like that some servers pass over, and the greeting of SSL 2, are nothing that may begin.
-        [0x16, ..] if strict => Kind::Tls,
-        [0x14..=0x18, 3, ..] | [0x80..=0xff, _, 1, 3, ..] => Kind::Tls,
+        [0x14..=0x18, 0..=3, ..] | [0x80..=0xff, _, 1, 3, ..] => Kind::Tls,
         [0x14..=0x18] | [0x80..=0xff] | [0x80..=0xff, _] | [0x80..=0xff, _, 1] => {
             if strict {
                 Kind::Other
