@@ -1,5 +1,7 @@
 //! `aegis image`.
 
+mod directory;
+
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -250,10 +252,7 @@ fn feed(input: Option<&Path>, upload: Upload) -> Result<(), Failure> {
         None => pass(io::stdin().lock(), &mut sender)
             .map_err(|error| Failure::new(format!("cannot read: {error}"))),
         Some(path) if path.is_dir() => {
-            let mut archive = tar::Builder::new(io::BufWriter::with_capacity(PIECE, &mut sender));
-            archive.follow_symlinks(false);
-            let written = archive.append_dir_all("", path).and_then(|()| archive.into_inner()?.flush());
-            written.map_err(failed(path))
+            directory::archive(path, io::BufWriter::with_capacity(PIECE, &mut sender)).map_err(failed(path))
         }
         Some(path) => {
             std::fs::File::open(path).and_then(|file| pass(file, &mut sender)).map_err(failed(path))
@@ -310,13 +309,19 @@ pub async fn save(context: &Context, arguments: &ImageSave) -> Result<i32, Failu
         }
         return copy(context, arguments, output::bytes).await;
     };
-    // Under another name until it is whole.
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {error}", path.display()));
+    // A pipe or a device is written to, and not replaced.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let mut to = std::fs::File::options().write(true).open(path).map_err(|error| failed(&error))?;
+        let write = |bytes: &[u8]| to.write_all(bytes).map(|()| 0).map_err(|error| failed(&error));
+        return copy(context, arguments, write).await;
+    }
+    // Under another name until it is whole: one that nobody else has, and the name itself is not followed.
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {error}", path.display()));
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|error| failed(&error))?;
     copy(context, arguments, |bytes| file.write_all(bytes).map(|()| 0).map_err(|error| failed(&error)))
         .await?;
