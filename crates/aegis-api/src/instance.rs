@@ -340,6 +340,10 @@ pub struct Instance {
     /// Kit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kit: Option<String>,
+    /// What holds the processes of its machines on this host, should a guest take one over; a dash behind what the host
+    /// does not have, e.g. `seccomp, landlock 6, namespaces –`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<String>,
 }
 
 /// Reply to the verbs `start`, `stop`, `pause`, `resume`, `disable`, `restart` and to `DELETE`.

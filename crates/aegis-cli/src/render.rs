@@ -92,7 +92,7 @@ pub fn info(instance: &Instance) -> String {
     let next = instance.next_step.as_ref().map(|next| format!("{} at {}", next.action, next.at));
     let again = instance.restart_at.as_ref().map(|at| format!("restart at {at}"));
     let next = next.or(again);
-    let fields: [(&str, String); 23] = [
+    let fields: [(&str, String); 24] = [
         ("ID", instance.id.clone()),
         ("State", instance.state.as_str().to_owned()),
         ("Handle", or_dash(instance.handle.clone())),
@@ -116,6 +116,7 @@ pub fn info(instance: &Instance) -> String {
         ("Restart", instance.restart.into()),
         ("Lives until", or_dash(instance.lifetime_ends_at.clone())),
         ("Condition", or_dash(instance.condition.clone())),
+        ("Confinement", or_dash(instance.confinement.clone())),
     ];
     let line = |(label, value): &(&str, String)| {
         let label = format!("{label}:");
@@ -170,6 +171,7 @@ mod tests {
             network: NetworkPolicy::default(),
             secret_keys: vec![],
             kit: None,
+            confinement: Some("seccomp, landlock 6, namespaces –".into()),
         }
     }
 
@@ -227,7 +229,8 @@ Next step:   -
 Awake for:   -
 Restart:     no
 Lives until: -
-Condition:   -";
+Condition:   -
+Confinement: seccomp, landlock 6, namespaces –";
         assert_eq!(info(&sample()), expected);
     }
 }

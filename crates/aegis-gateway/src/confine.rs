@@ -24,6 +24,8 @@ fn profile() -> Profile {
     let first = |value: libc::c_int| Argument::Is(0, u64::try_from(value).unwrap_or(0));
     Profile {
         files: Vec::new(),
+        // Made by whoever starts it.
+        isolation: None,
         tcp: true,
         calls: Call::all(CALLS)
             .chain([

@@ -251,6 +251,9 @@ impl Actor {
             Message::Happened(event) => {
                 self.note(&event);
                 self.step(event).await;
+                // What comes next may be another thing now, also where nothing is to be stored: without that a way to
+                // disk that fails would be tried again at once, and again.
+                self.publish();
             }
             Message::MachineUp(boot, done) => {
                 if boot == self.record.life.boot() {

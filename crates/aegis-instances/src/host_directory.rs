@@ -25,7 +25,7 @@ const MOST_DEPTH: usize = 4096;
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// It cannot be opened.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot open {}: {source}", path.display())]
     Unopened {
         /// Its path.
         path: PathBuf,

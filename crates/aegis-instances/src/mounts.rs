@@ -1,6 +1,7 @@
 //! Directories of the host that an instance sees.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -116,6 +117,9 @@ pub(crate) fn shares(mounts: &[Mount]) -> Vec<Share> {
     ordered(mounts).iter().map(|mount| Share { at: mount.at.clone(), read_only: mount.read_only }).collect()
 }
 
+/// Name of the directory of ledgers.
+const LEDGERS: &str = "ledgers";
+
 /// What the names of tables of open files end with.
 const TABLE: &str = ".nodes";
 
@@ -156,7 +160,14 @@ fn ledger(of: &Identity, home: &Home) -> PathBuf {
         .take(16)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    home.cache().join("ledgers").join(name)
+    home.cache().join(LEDGERS).join(name)
+}
+
+/// Where the servers of all directories keep count, made if it is not there.
+pub(crate) fn ledgers(home: &Home) -> io::Result<PathBuf> {
+    let path = home.cache().join(LEDGERS);
+    std::fs::create_dir_all(&path)?;
+    Ok(path)
 }
 
 #[cfg(test)]

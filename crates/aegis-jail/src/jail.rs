@@ -1,6 +1,8 @@
 //! A profile made ready for the kernel, and its application.
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 
 use aegis_sys::confine::{Confinement, Instruction};
@@ -9,8 +11,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
 use thiserror::Error;
 
-use crate::profile::{Limits, Profile};
-use crate::{files, filter};
+use crate::profile::{FileRule, Isolation, Limits, Profile};
+use crate::support::Support;
+use crate::{files, filter, root};
 
 /// A process cannot be confined.
 #[derive(Debug, Error)]
@@ -86,6 +89,9 @@ impl Jail {
                 |op: seccompiler::sock_filter| Instruction { code: op.code, jt: op.jt, jf: op.jf, k: op.k };
             program.into_iter().map(one).collect()
         };
+        if let Some(isolation) = &self.profile.isolation {
+            isolate(command, &self.profile.files, isolation)?;
+        }
         let confinement = Confinement {
             landlock: files::descriptor(&self.profile)?,
             filters: self.filters.map(instructions).into(),
@@ -115,6 +121,27 @@ impl Jail {
         }
         Ok(())
     }
+}
+
+/// Puts what `command` executes into namespaces of its own, with a root in which there is what these rules name and
+/// `/proc`; if this host allows that.
+///
+/// # Errors
+/// If a path of a rule cannot be looked at.
+pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation) -> io::Result<()> {
+    let Isolation { users, network, root } = isolation.clone();
+    if !Support::of_host().namespaces || !(users || may_make_namespaces()) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&root)?;
+    let root = Some((CString::new(root.into_os_string().into_vec())?, root::steps(files)?));
+    aegis_sys::confine::isolate(command, aegis_sys::confine::Isolation { users, network, root });
+    Ok(())
+}
+
+/// Whether this process may make namespaces without one of users.
+fn may_make_namespaces() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// Keeps of root's capabilities only these. Without any there is nothing to drop.

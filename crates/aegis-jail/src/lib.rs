@@ -15,9 +15,10 @@ mod files;
 mod filter;
 mod jail;
 mod profile;
+mod root;
 mod support;
 
 pub use filter::{Argument, Call, THREADS_ONLY};
-pub use jail::{Jail, JailError};
-pub use profile::{Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Limits, Profile};
+pub use jail::{Jail, JailError, isolate};
+pub use profile::{Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Isolation, Limits, Profile, program};
 pub use support::{Layer, Support};

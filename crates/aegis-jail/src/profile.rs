@@ -1,10 +1,10 @@
 //! What a process may do: plain data, no I/O.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::filter::Call;
 
-/// Acting as the owner of files is not needed (`CAP_FOWNER` of `linux/capability.h`).
+/// To act as the owner of files needs no ownership (`CAP_FOWNER` of `linux/capability.h`).
 pub const CAP_FOWNER: u64 = 1 << 3;
 /// Permissions of files do not count (`CAP_DAC_OVERRIDE` of `linux/capability.h`).
 pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
@@ -41,6 +41,27 @@ impl FileRule {
     }
 }
 
+/// Where programs, libraries and firmware are, and what the C library reads when a program starts. Nothing of a user's is
+/// there.
+const SYSTEM: [&str; 11] = [
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share",
+    "/usr/local/lib",
+    "/usr/local/share",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+];
+
+/// The rules that a program takes to start.
+pub fn program(path: &Path) -> impl Iterator<Item = FileRule> {
+    SYSTEM.iter().map(Path::new).chain([path]).map(|path| FileRule::new(path, Access::Execute))
+}
+
 /// Bounds on what a process takes (`getrlimit(2)`). There are never core files: memory of a guest may hold secrets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -54,11 +75,26 @@ pub struct Limits {
     pub descriptors: Option<u64>,
 }
 
+/// Namespaces of a process's own, where the host allows that: of mounts, IPC and names always.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// Whether it has one of users, in which it is the only one. It can then do nothing to files of others, whatever
+    /// capabilities it has; without it these namespaces are made by a daemon of root's alone.
+    pub users: bool,
+    /// Whether its network is its own, with nothing in it.
+    pub network: bool,
+    /// An empty directory on which the root of its own is mounted, in which there are the files of its rules, `/proc`,
+    /// and nothing else.
+    pub root: PathBuf,
+}
+
 /// A confinement.
 #[derive(Debug, Clone)]
 pub struct Profile {
     /// The only files that can be opened.
     pub files: Vec<FileRule>,
+    /// Its namespaces, if it is confined by whoever starts it.
+    pub isolation: Option<Isolation>,
     /// Whether connections of TCP can be made and listened for.
     pub tcp: bool,
     /// The only system calls that can be made; others fail with `EPERM`.

@@ -1,9 +1,23 @@
 //! What the kernel of this host can enforce.
 
+use std::ffi::CString;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
+use aegis_sys::confine::Isolation;
 use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use serde::{Deserialize, Serialize};
+
+use crate::profile::{self, FileRule};
+use crate::root;
+
+/// A directory that every host has, and that is in nobody's way in a process that ends at once.
+const EMPTY: &str = "/sys";
+/// A program that does nothing.
+const TRUE: &str = "/bin/true";
 
 /// A mechanism that confines processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -13,11 +27,13 @@ pub enum Layer {
     Seccomp,
     /// Files, TCP, abstract sockets and signals.
     Landlock,
+    /// Namespaces of a process's own: users, mounts, network, IPC and names.
+    Namespaces,
 }
 
 impl Layer {
     /// All there are.
-    pub const ALL: [Layer; 2] = [Layer::Seccomp, Layer::Landlock];
+    pub const ALL: [Layer; 3] = [Layer::Seccomp, Layer::Landlock, Layer::Namespaces];
 }
 
 impl fmt::Display for Layer {
@@ -25,6 +41,7 @@ impl fmt::Display for Layer {
         f.write_str(match self {
             Layer::Seccomp => "seccomp",
             Layer::Landlock => "landlock",
+            Layer::Namespaces => "namespaces",
         })
     }
 }
@@ -36,13 +53,18 @@ pub struct Support {
     pub seccomp: bool,
     /// The version of Landlock's interface that is used; none without Landlock.
     pub landlock: Option<u32>,
+    /// Whether this user may make namespaces.
+    pub namespaces: bool,
 }
 
 impl Support {
-    /// Asks the kernel. What is found holds as long as it runs.
+    /// Asks the kernel, once: what is found holds as long as it runs.
     #[must_use]
     pub fn of_host() -> Support {
-        Support { seccomp: has_seccomp(), landlock: landlock_version() }
+        static FOUND: OnceLock<Support> = OnceLock::new();
+        let find =
+            || Support { seccomp: has_seccomp(), landlock: landlock_version(), namespaces: has_namespaces() };
+        *FOUND.get_or_init(find)
     }
 
     /// Whether a mechanism is there.
@@ -51,6 +73,7 @@ impl Support {
         match layer {
             Layer::Seccomp => self.seccomp,
             Layer::Landlock => self.landlock.is_some(),
+            Layer::Namespaces => self.namespaces,
         }
     }
 
@@ -62,13 +85,12 @@ impl Support {
 }
 
 impl fmt::Display for Support {
-    /// One word for each mechanism: `seccomp, landlock 6`; a dash behind one that is missing.
+    /// One word for each mechanism: `seccomp, landlock 6, namespaces`; a dash behind one that is missing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seccomp{}, landlock ", if self.seccomp { "" } else { " –" })?;
-        match self.landlock {
-            Some(version) => write!(f, "{version}"),
-            None => f.write_str("–"),
-        }
+        let mark = |is_there: bool| if is_there { "" } else { " –" };
+        let landlock = self.landlock.map_or_else(|| "–".to_owned(), |version| version.to_string());
+        let (seccomp, namespaces) = (mark(self.seccomp), mark(self.namespaces));
+        write!(f, "seccomp{seccomp}, landlock {landlock}, namespaces{namespaces}")
     }
 }
 
@@ -77,6 +99,22 @@ fn has_seccomp() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
         status.lines().any(|line| line.starts_with("Seccomp_filters:") || line.starts_with("Seccomp:"))
     })
+}
+
+/// Found by trying, with a root of its own: hosts forbid namespaces in many ways, and some of them only what one would
+/// do in them.
+fn has_namespaces() -> bool {
+    let Ok(root) = Path::new(EMPTY).canonicalize() else { return false };
+    let Ok(at) = CString::new(root.as_os_str().as_bytes()) else { return false };
+    let files: Vec<FileRule> = profile::program(Path::new(TRUE)).collect();
+    let Ok(steps) = root::steps(&files) else { return false };
+    let mut command = Command::new(TRUE);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    aegis_sys::confine::isolate(
+        &mut command,
+        Isolation { users: true, network: true, root: Some((at, steps)) },
+    );
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// The newest version whose rules the kernel takes whole, found by making rules of each; they are never applied.
@@ -105,11 +143,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let all = Support { seccomp: true, landlock: Some(6) };
-        assert_eq!(all.to_string(), "seccomp, landlock 6");
+        let all = Support { seccomp: true, landlock: Some(6), namespaces: true };
+        assert_eq!(all.to_string(), "seccomp, landlock 6, namespaces");
         assert_eq!(all.missing(&Layer::ALL), []);
-        let none = Support { seccomp: false, landlock: None };
-        assert_eq!(none.to_string(), "seccomp –, landlock –");
+        let none = Support { seccomp: false, landlock: None, namespaces: false };
+        assert_eq!(none.to_string(), "seccomp –, landlock –, namespaces –");
         assert_eq!(none.missing(&Layer::ALL), Layer::ALL);
     }
 }

@@ -3,6 +3,7 @@
 //! As in [`crate::child`], only async-signal-safe calls may happen there: the closure makes system calls on values that
 //! were prepared before the fork, and never allocates, locks or formats.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -37,6 +38,39 @@ pub struct Confinement {
     pub capabilities: u64,
 }
 
+/// A step in making a root of a child's own. Targets are relative to that root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make a directory, unless it is there.
+    Directory(CString),
+    /// Make an empty file.
+    File(CString),
+    /// Show at a target what is at a path of the host, without what may not be there: devices but where they are
+    /// wanted, set-user-id bits, and, if it is only read, changes.
+    Bind {
+        /// The path on the host.
+        source: CString,
+        /// Where it is shown, a directory or file that has been made.
+        target: CString,
+        /// Whether it is only read.
+        read_only: bool,
+        /// Whether it is a device.
+        device: bool,
+    },
+}
+
+/// Namespaces of a child's own (`namespaces(7)`): of mounts if it has a root of its own, and always of IPC and of the
+/// host's name.
+#[derive(Debug)]
+pub struct Isolation {
+    /// Whether it has one of users, in which it is the only one. Without that root alone may make the others.
+    pub users: bool,
+    /// Whether it has a network of its own, with nothing in it.
+    pub network: bool,
+    /// A directory that is in nobody's way, on which its root is mounted, and how that is made.
+    pub root: Option<(CString, Vec<Step>)>,
+}
+
 /// Descriptors below are for the program: those placed by [`crate::child::detached`] never reach so far.
 const BEYOND_PROGRAMS: i32 = 64;
 
@@ -55,6 +89,117 @@ struct CapabilityData {
     effective: u32,
     permitted: u32,
     inheritable: u32,
+}
+
+/// Makes `command` start in namespaces of its own. To be called before [`confine`].
+pub fn isolate(command: &mut Command, isolation: Isolation) {
+    let Isolation { users, network, root } = isolation;
+    let mut flags = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if users {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    if network {
+        flags |= libc::CLONE_NEWNET;
+    }
+    if root.is_some() {
+        flags |= libc::CLONE_NEWNS;
+    }
+    // SAFETY: these take nothing and cannot fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let maps = [format!("{uid} {uid} 1"), format!("{gid} {gid} 1")];
+    let setup = move || {
+        // SAFETY: takes integers only.
+        check(unsafe { libc::unshare(flags) })?;
+        if users {
+            let [uids, gids] = &maps;
+            write(c"/proc/self/setgroups", b"deny")?;
+            write(c"/proc/self/uid_map", uids.as_bytes())?;
+            write(c"/proc/self/gid_map", gids.as_bytes())?;
+        }
+        match &root {
+            Some((at, steps)) => change_root(at, steps),
+            None => Ok(()),
+        }
+    };
+    // SAFETY: the closure is async-signal-safe, see the module's head.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Writes a file that is there, with one call.
+fn write(path: &CStr, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the path ends with a zero byte and outlives the call.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the bytes outlive the call; the descriptor is this function's own, and closed once.
+    let (written, error) = unsafe {
+        let written = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
+        let error = io::Error::last_os_error();
+        libc::close(fd);
+        (written, error)
+    };
+    if written == -1 { Err(error) } else { Ok(()) }
+}
+
+fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong, data: &CStr) -> io::Result<()> {
+    // SAFETY: all texts end with a zero byte and outlive the call.
+    check(unsafe {
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+    })
+}
+
+fn change_root(at: &CStr, steps: &[Step]) -> io::Result<()> {
+    mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")?;
+    let limits = c"mode=0755,size=64k,nr_inodes=1k";
+    mount(c"none", at, c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, limits)?;
+    // SAFETY: the path ends with a zero byte and outlives the call.
+    check(unsafe { libc::chdir(at.as_ptr()) })?;
+    steps.iter().try_for_each(make)?;
+    // The new root on top of the old one, which is then taken away from below (`pivot_root(2)`).
+    // SAFETY: as above.
+    let changed = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    if changed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::chdir(c"/".as_ptr()) })?;
+    let closed = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+    mount(c"none", c"/", c"none", closed, c"")
+}
+
+fn make(step: &Step) -> io::Result<()> {
+    match step {
+        Step::Directory(path) => {
+            // SAFETY: the path ends with a zero byte and outlives the call.
+            match check(unsafe { libc::mkdir(path.as_ptr(), 0o755) }) {
+                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
+                _ => Ok(()),
+            }
+        }
+        Step::File(path) => {
+            // SAFETY: as above; the descriptor is this function's own, and closed once.
+            let fd =
+                unsafe { libc::open(path.as_ptr(), libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC, 0o644) };
+            check(fd)?;
+            // SAFETY: takes an integer only.
+            check(unsafe { libc::close(fd) })
+        }
+        Step::Bind { source, target, read_only, device } => {
+            mount(source, target, c"none", libc::MS_BIND | libc::MS_REC, c"")?;
+            let mut flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID;
+            if *read_only {
+                flags |= libc::MS_RDONLY;
+            }
+            if !*device {
+                flags |= libc::MS_NODEV;
+            }
+            // What the host has forbidden on it may not be allowed again, and this call would: then it stays as the
+            // host has it.
+            let _as_it_is = mount(c"none", target, c"none", flags, c"");
+            Ok(())
+        }
+    }
 }
 
 /// Makes `command` start confined. To be called after everything else that prepares the child.

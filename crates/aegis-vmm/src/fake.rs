@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 
-use crate::process::Process;
+use crate::process::{Process, Wall};
 use crate::{Capabilities, End, Endpoint, Machine, MachineHandle, MachineSpec, Probe, Vmm, VmmError};
 
 /// Name of this backend.
@@ -67,7 +67,7 @@ impl Vmm for Fake {
             std::fs::File::create(&spec.console_log).map_err(VmmError::io("make the console log"))?;
         let mut command = Command::new(&self.guest);
         command.arg(&spec.name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
-        let process = Process::spawn(command, fds, None).map_err(VmmError::io("start the guest"))?;
+        let process = Process::spawn(command, fds, Wall::None).map_err(VmmError::io("start the guest"))?;
         Ok(Arc::new(FakeMachine {
             process,
             run_dir: spec.run_dir.clone(),

@@ -33,7 +33,7 @@ pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
 pub use listen::listen;
 pub use memory::{Draft, Memory, PAGE};
-pub use process::{Process, ProcessId};
+pub use process::{Process, ProcessId, Wall};
 pub use resources::Resources;
 
 /// A byte pipe into the guest.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aegis_jail::Jail;
+use aegis_jail::{FileRule, Isolation, Jail};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -52,6 +52,17 @@ fn executable(pid: i32) -> Option<PathBuf> {
     Some(text.strip_suffix(" (deleted)").map_or_else(|| link.clone(), PathBuf::from))
 }
 
+/// What is between a process and the host from its first instruction on.
+#[derive(Debug)]
+pub enum Wall {
+    /// Nothing.
+    None,
+    /// Namespaces of its own, with a root that has these files. The rest it does itself.
+    Isolation(Vec<FileRule>, Isolation),
+    /// All there is.
+    Jail(Box<Jail>),
+}
+
 /// A living or just ended process.
 #[derive(Debug)]
 pub struct Process {
@@ -61,15 +72,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` in a session of its own, with `fds` open in it under the given numbers, confined from its first
-    /// instruction on if there is a jail for it.
+    /// Starts `command` in a session of its own, with `fds` open in it under the given numbers, and as far confined as
+    /// is said.
     ///
     /// # Errors
     /// The system's.
-    pub fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>, jail: Option<Jail>) -> io::Result<Process> {
+    pub fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>, wall: Wall) -> io::Result<Process> {
         aegis_sys::child::detached(&mut command, fds);
-        if let Some(jail) = jail {
-            jail.attach(&mut command)?;
+        match wall {
+            Wall::None => {}
+            Wall::Isolation(files, isolation) => aegis_jail::isolate(&mut command, &files, &isolation)?,
+            Wall::Jail(jail) => jail.attach(&mut command)?,
         }
         let mut child = tokio::process::Command::from(command).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound)?;
@@ -209,7 +222,7 @@ mod tests {
         std::fs::copy(&sleep, &newer).unwrap();
         let mut command = Command::new(&program);
         command.arg("60");
-        let process = Process::spawn(command, Vec::new(), None).unwrap();
+        let process = Process::spawn(command, Vec::new(), Wall::None).unwrap();
         assert!(process.id().is_current());
         std::fs::rename(&newer, &program).unwrap();
         assert!(!process.id().is_current());
@@ -221,7 +234,7 @@ mod tests {
     async fn a_reused_number_is_never_adopted() {
         let mut command = Command::new("sleep");
         command.arg("60");
-        let process = Process::spawn(command, Vec::new(), None).unwrap();
+        let process = Process::spawn(command, Vec::new(), Wall::None).unwrap();
         assert!(Process::adopt(process.id()).unwrap().is_some());
         let later = ProcessId { start_ticks: process.id().start_ticks + 1, ..process.id().clone() };
         assert!(Process::adopt(&later).unwrap().is_none());
@@ -236,7 +249,7 @@ mod tests {
     async fn an_adopted_process_is_watched_to_its_end() {
         let mut command = Command::new("sleep");
         command.arg("60");
-        let process = Process::spawn(command, Vec::new(), None).unwrap();
+        let process = Process::spawn(command, Vec::new(), Wall::None).unwrap();
         let adopted = Process::adopt(process.id()).unwrap().unwrap();
         process.kill().await;
         assert_eq!(adopted.ended().await, End::Gone);

@@ -30,6 +30,8 @@ fn profile<'a>(roots: impl Iterator<Item = (BorrowedFd<'a>, bool)>) -> Profile {
     };
     Profile {
         files: roots.map(rule).collect(),
+        // Made by whoever starts it.
+        isolation: None,
         tcp: false,
         calls: Call::all(CALLS).chain(Call::all(OLDER_CALLS)).collect(),
         limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },

@@ -9,6 +9,7 @@ use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::at_rest::{spares, templates};
 use aegis_instances::rest::{After, RestDefaults};
+use aegis_jail::Layer;
 use aegis_policy::{Policy, Preset, Rule};
 use aegis_router::Admission;
 use serde::Deserialize;
@@ -39,6 +40,8 @@ pub struct Config {
     pub templates: u64,
     /// How long a spare machine waits after the last start.
     pub spare: Duration,
+    /// Without which of these the daemon does not start.
+    pub require: Vec<Layer>,
 }
 
 /// What the file says of images.
@@ -71,7 +74,14 @@ struct File {
     secrets: SecretFile,
     network: NetworkFile,
     templates: TemplateFile,
+    confinement: Confinement,
     registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Confinement {
+    require: Vec<Layer>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -163,7 +173,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router, images, secrets, network, templates, registry } =
+        let File { idle, router, images, secrets, network, templates, confinement, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = RestDefaults::default();
         let rest = RestDefaults {
@@ -214,6 +224,7 @@ impl Config {
             keyring: secrets.keyring.unwrap_or(true),
             templates: budget.unwrap_or(templates::DEFAULT_BUDGET),
             spare,
+            require: confinement.require,
         })
     }
 }
@@ -239,7 +250,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
-            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\"]\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = RestDefaults {
             pause: After::Ms(5000),
@@ -264,6 +275,7 @@ mod tests {
                 keyring: false,
                 templates: 1 << 30,
                 spare: Duration::from_secs(3600),
+                require: Layer::ALL.to_vec(),
             }
         );
     }
@@ -288,6 +300,7 @@ mod tests {
             ("[router]\nnames = [\"http://a\"]", "router: \"http://a\""),
             ("[router]\ntoken = \"short\"", "router: a token"),
             ("idle = 3", "idle"),
+            ("[confinement]\nrequire = [\"magic\"]", "magic"),
             ("[images]\ndisk_budget = \"much\"", "images.disk_budget"),
             ("[network]\nrules = [\"allow 1.2.3.4.5\"]", "1.2.3.4.5"),
             ("[registry.\"x\"]\nca = \"ca.pem\"", "absolute"),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use aegis_api::status::Finding;
 use aegis_instances::spec::host_memory_mib;
+use aegis_jail::{Layer, Support};
 use aegis_store::disk::DiskMaker;
 use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
 use aegis_vmm::qemu::Qemu;
@@ -24,7 +25,7 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
     let (qemu, guest) = (environment.qemu(), environment.guest);
     let mut findings = vec![architecture(guest), monitor(&qemu, guest), accelerator(&qemu, guest)];
     findings.extend(assets(home, guest));
-    findings.extend([gateway(), filesystem_tools(home), memory(), disk(home), daemon(home)]);
+    findings.extend([confinement(), gateway(), filesystem_tools(home), memory(), disk(home), daemon(home)]);
     findings
 }
 
@@ -80,6 +81,23 @@ fn assets(home: &Home, guest: Architecture) -> [Finding; 3] {
         check("initramfs", home.initramfs(), "harness"),
         check("base-rootfs", home.base_rootfs(), "base-rootfs"),
     ]
+}
+
+/// What holds a machine's processes when a guest has taken one over. Less than all of it is no reason not to work, unless
+/// the configuration says so.
+fn confinement() -> Finding {
+    let support = Support::of_host();
+    let mut found = finding("confinement", Ok(support.to_string()));
+    let remedy = support.missing(&Layer::ALL).first().map(|layer| match layer {
+        Layer::Seccomp => "boot a kernel that filters system calls (CONFIG_SECCOMP_FILTER)",
+        Layer::Landlock => "boot a kernel of 6.12 or later with landlock in its lsm= list",
+        Layer::Namespaces => {
+            "allow this user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns"
+        }
+    });
+    found.remedy = remedy.map(str::to_owned);
+    found
 }
 
 fn gateway() -> Finding {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aegis_images::Settings;
 use aegis_instances::Config;
+use aegis_jail::Layer;
 use aegis_policy::Policy;
 use aegis_router::Admission;
 use aegis_store::home::Home;
@@ -41,6 +42,8 @@ pub struct Environment {
     pub images: Settings,
     /// Whether the session's keyring may keep what opens the secrets.
     pub keyring: bool,
+    /// Without which of these the daemon does not start.
+    pub require: Vec<Layer>,
 }
 
 impl Environment {
@@ -85,6 +88,7 @@ impl Environment {
             network: file.network,
             proxy,
             keyring: file.keyring,
+            require: file.require,
             images: file.images.settings(guest.oci_name()),
         })
     }

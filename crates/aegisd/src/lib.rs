@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use aegis_images::{ImageError, Images};
 use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances, Surroundings};
+use aegis_jail::{Layer, Support};
 use aegis_policy::Policy;
 use aegis_router::{Admission, Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
@@ -72,6 +73,9 @@ pub enum DaemonError {
     /// Files cannot be served to a guest.
     #[error(transparent)]
     Files(#[from] aegis_workspace::ServerError),
+    /// This host does not confine processes as it is wanted.
+    #[error("config.toml: [confinement] require: this host has no {0}; see: aegis doctor")]
+    Unconfined(String),
     /// A system call failed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -196,8 +200,16 @@ fn allow_many_descriptors() {
     let _fewer = setrlimit(Resource::Nofile, limit);
 }
 
+/// Refuses to go on where processes cannot be confined as it is wanted.
+fn check_confinement(required: &[Layer]) -> Result<(), DaemonError> {
+    let missing = Support::of_host().missing(required);
+    let words: Vec<String> = missing.iter().map(Layer::to_string).collect();
+    if words.is_empty() { Ok(()) } else { Err(DaemonError::Unconfined(words.join(", "))) }
+}
+
 async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let home = &environment.home;
+    check_confinement(&environment.require)?;
     home.create()?;
     let _lock = DaemonLock::acquire(home)?;
     let listener = socket::bind(&home.socket()).map_err(DaemonError::io("bind the socket"))?;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
 use crate::host_directory::{self, DirectoryError};
-use crate::machine::helper::{Helper, Traces, look_after};
+use crate::machine::helper::{Helper, Isolated, Traces, look_after};
 use crate::machine::live::Live;
 use crate::manager::Context;
 use crate::mounts::{self, Mount};
@@ -82,7 +82,11 @@ impl Helper for FileServer {
         let mut command = Command::new(&self.program);
         command.args(["serve-files", "--name", &self.id, &serde_json::to_string(&specs)?]);
         command.stdin(std::os::fd::OwnedFd::from(guest)).stdout(Stdio::null());
-        self.traces.spawn(command, fds)
+        // Root's serves what belongs to others, which it could not as the only user of a namespace.
+        let users = !rustix::process::geteuid().is_root();
+        // Of its own it has the tables of open files, and what is counted together with others.
+        let writable = vec![run_dir, mounts::ledgers(&self.home)?];
+        self.traces.spawn(command, fds, Isolated { users, network: true, writable })
     }
 }
 
@@ -94,7 +98,8 @@ pub(crate) fn check(context: &Context, spec: &InstanceSpec) -> Result<(), StopRe
                 DirectoryError::Refused { .. } => "workspace_refused",
                 _ => "workspace_missing",
             };
-            StopReason::new(code, format!("nothing can be mounted at {}: {error}", mount.at))
+            let path = mount.source.path(&context.home);
+            StopReason::new(code, format!("{} cannot be mounted at {}: {error}", path.display(), mount.at))
         })?;
     }
     Ok(())

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aegis_vmm::{Machine, Process};
+use aegis_jail::{Access, FileRule, Isolation};
+use aegis_vmm::{Machine, Process, Wall};
 use async_trait::async_trait;
 
 /// How long to wait before another takes the place of one that has failed: longer each time, up to a limit.
@@ -20,6 +21,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// which they are large: a helper that has once been busy is to be as small as one that never was.
 const FRUGAL: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
 const LARGE: &str = "131072";
+
+/// What a helper has for itself of the host.
+#[derive(Debug)]
+pub(crate) struct Isolated {
+    /// Whether it is the only user that it knows of.
+    pub(crate) users: bool,
+    /// Whether it has a network of its own, and so none.
+    pub(crate) network: bool,
+    /// Directories that it sees beside its program, and may write.
+    pub(crate) writable: Vec<PathBuf>,
+}
 
 /// Where a helper is written down, and where its words go.
 #[derive(Debug, Clone)]
@@ -36,14 +48,25 @@ impl Traces {
         Traces { record: run_dir.join(format!("{kind}.json")), log: run_dir.join(format!("{kind}.log")) }
     }
 
-    /// Starts a helper whose standard input and output are set already, with these descriptors open, and writes it down.
+    /// Starts a helper whose standard input and output are set already, with these descriptors open, in namespaces of
+    /// its own, and writes it down.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn spawn(&self, mut command: Command, fds: Vec<(OwnedFd, i32)>) -> io::Result<Process> {
+    pub(crate) fn spawn(
+        &self,
+        mut command: Command,
+        fds: Vec<(OwnedFd, i32)>,
+        wall: Isolated,
+    ) -> io::Result<Process> {
+        let Isolated { users, network, writable } = wall;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        let program = aegis_jail::program(Path::new(command.get_program()));
+        let files = program.chain(writable.into_iter().map(|path| FileRule::new(path, Access::Tree)));
+        let isolation = Isolation { users, network, root: self.record.with_extension("root") };
+        let wall = Wall::Isolation(files.collect(), isolation);
         command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
-        let process = Process::spawn(command, fds, None)?;
+        let process = Process::spawn(command, fds, wall)?;
         std::fs::write(&self.record, serde_json::to_vec(process.id())?)?;
         Ok(process)
     }

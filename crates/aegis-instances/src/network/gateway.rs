@@ -13,7 +13,7 @@ use aegis_vmm::{Endpoint, Machine, Process};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::machine::helper::{Helper, Traces, look_after};
+use crate::machine::helper::{Helper, Isolated, Traces, look_after};
 use crate::machine::live::Live;
 use crate::manager::Context;
 use crate::network::NetworkSpec;
@@ -212,7 +212,7 @@ impl Helper for GatewayProcess {
         let control = aegis_vmm::listen(&self.network.socket)?;
         let mut command = Command::new(&self.program);
         command.arg(self.id()).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
-        self.traces.spawn(command, Vec::new())
+        self.traces.spawn(command, Vec::new(), Isolated { users: true, network: false, writable: Vec::new() })
     }
 
     /// Tells it what to do, what changes on the host, and sees to connections between members of groups.

@@ -6,32 +6,21 @@
 
 use std::path::Path;
 
-use aegis_jail::{Access, Argument, Call, FileRule, Jail, JailError, Limits, Profile, THREADS_ONLY};
+use aegis_jail::{
+    Access, Argument, Call, FileRule, Isolation, Jail, JailError, Limits, Profile, THREADS_ONLY,
+};
 
 use super::{Accelerator, arguments};
 use crate::MachineSpec;
 
-/// Where programs, libraries and firmware are. Nothing of a user's is there.
-const SYSTEM: [&str; 9] = [
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/share",
-    "/usr/local/lib",
-    "/usr/local/share",
-    "/lib",
-    "/lib64",
-    "/nix/store",
-    "/gnu/store",
-];
-/// What the C library reads of the host when a program starts.
-const READ: [&str; 6] = [
-    "/etc/ld.so.cache",
-    "/etc/ld.so.preload",
-    "/sys/devices/system/cpu/online",
-    "/sys/devices/system/cpu/possible",
-    "/dev/urandom",
-    "/dev/null",
-];
+/// What it reads of the host beside its own files.
+const READ: [&str; 3] =
+    ["/sys/devices/system/cpu/online", "/sys/devices/system/cpu/possible", "/dev/urandom"];
+/// What it writes to beside its disk: QEMU finds out there how files can be locked.
+const NULL: &str = "/dev/null";
+
+/// Name of the directory on which its root is mounted, in the run-time directory.
+const ROOT: &str = "root";
 
 /// Addresses beside the guest's memory, bytes: program, libraries, translated code, heaps and stacks of threads.
 const ADDRESSES: u64 = 6 << 30;
@@ -50,6 +39,7 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
     let memory = u64::from(spec.memory_mib) << 20;
     Profile {
         files: files(program, spec, accelerator),
+        isolation: Some(Isolation { users: true, network: true, root: spec.run_dir.join(ROOT) }),
         tcp: false,
         calls: calls(),
         limits: Limits {
@@ -63,16 +53,14 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
 }
 
 fn files(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Vec<FileRule> {
-    let execute = SYSTEM.iter().map(Path::new).chain([program]);
     let joined = arguments::joined_root(spec);
     let read = READ.iter().map(Path::new).chain([&*spec.kernel, &*spec.initramfs, &*joined]);
     let read = read.chain(spec.root_disk.iter().map(|part| &**part));
     let device = (accelerator == Accelerator::Kvm).then(|| Path::new("/dev/kvm"));
     let rules = |access| move |path: &Path| FileRule::new(path, access);
-    execute
-        .map(rules(Access::Execute))
+    aegis_jail::program(program)
         .chain(read.map(rules(Access::Read)))
-        .chain([FileRule::new(&spec.data_disk, Access::Write)])
+        .chain([FileRule::new(&spec.data_disk, Access::Write), FileRule::new(NULL, Access::Write)])
         .chain(device.into_iter().map(rules(Access::Device)))
         .collect()
 }

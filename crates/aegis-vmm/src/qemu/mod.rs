@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 
 use crate::console;
 use crate::memory::Draft;
-use crate::process::{Process, find_program};
+use crate::process::{Process, Wall, find_program};
 use crate::{
     Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
     Saved, Vmm, VmmError,
@@ -205,7 +205,8 @@ impl Qemu {
             .collect();
         let mut bound = bound.map_err(VmmError::io("bind the machine's sockets"))?;
         bound.extend(fds);
-        let process = Process::spawn(command, bound, Some(jail)).map_err(VmmError::io("start QEMU"))?;
+        let process =
+            Process::spawn(command, bound, Wall::Jail(Box::new(jail))).map_err(VmmError::io("start QEMU"))?;
         QemuMachine::attach(Arc::new(process), &spec.run_dir, &spec.console_log).await
     }
 }

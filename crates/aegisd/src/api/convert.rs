@@ -160,6 +160,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         network: network::policy(&spec.network.policy),
         secret_keys: spec.secrets.clone(),
         kit: spec.kit.as_ref().map(|kit| kit.name.clone()),
+        confinement: Some(aegis_jail::Support::of_host().to_string()),
     }
 }
 
