@@ -27,6 +27,13 @@ fn main() {
 }
 
 async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
+    let without_home = matches!(
+        command,
+        Command::Version | Command::Completions { .. } | Command::Man { .. } | Command::MarkdownHelp
+    );
+    if !without_home {
+        context.check()?;
+    }
     match command {
         Command::Up => daemon::up(context).await,
         Command::Down(arguments) => daemon::down(context, &arguments).await,

@@ -59,6 +59,14 @@ pub enum HomeError {
         /// Why.
         source: io::Error,
     },
+    /// The home belongs to somebody else, who could replace all that is in it.
+    #[error("{} belongs to another user (uid {uid}); set AEGIS_HOME to a directory of your own", path.display())]
+    Foreign {
+        /// The home.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// A directory could not be removed.
     #[error("cannot remove the directory {}", path.display())]
     Remove {
@@ -145,8 +153,16 @@ impl Home {
     /// # Errors
     /// [`HomeError::Create`] and [`HomeError::Permissions`], each with the path.
     pub fn create(&self) -> Result<(), HomeError> {
+        make_dir(&self.root)?;
+        check_owner(&self.root)?;
         make_private_dir(&self.root)?;
-        DIRECTORIES.iter().try_for_each(|directory| make_dir(&self.root.join(directory)))
+        DIRECTORIES.iter().try_for_each(|directory| {
+            let path = self.root.join(directory);
+            make_dir(&path)?;
+            // One that leads elsewhere is somebody's, too.
+            check_owner(&path)?;
+            make_private_dir(&path)
+        })
     }
 
     /// The socket of the daemon's API.
@@ -386,6 +402,17 @@ fn make_private_dir(path: &Path) -> Result<(), HomeError> {
         Ok(())
     };
     tighten().map_err(|source| HomeError::Permissions { path: path.to_owned(), source })
+}
+
+/// Refuses a directory that belongs to another user.
+fn check_owner(path: &Path) -> Result<(), HomeError> {
+    let meta = fs::metadata(path).map_err(|source| HomeError::Create { path: path.to_owned(), source })?;
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() == own {
+        Ok(())
+    } else {
+        Err(HomeError::Foreign { path: path.to_owned(), uid: meta.uid() })
+    }
 }
 
 /// Whether `path` is a real directory (no symbolic link) of this user.

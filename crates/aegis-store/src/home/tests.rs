@@ -17,12 +17,36 @@ fn put(path: &Path) {
 fn create_is_private_and_repeatable() {
     let (_dir, home) = home();
     home.create().unwrap();
-    fs::set_permissions(&home.root, Permissions::from_mode(0o755)).unwrap();
-    home.create().unwrap();
-    assert_eq!(fs::metadata(&home.root).unwrap().mode() & 0o7777, 0o700);
-    for path in [home.logs(), home.disks(), home.workspaces(), home.run(), home.cache(), home.images()] {
-        assert!(path.is_dir(), "{path:?}");
+    let all =
+        [home.logs(), home.disks(), home.workspaces(), home.run(), home.cache(), home.images(), home.data()];
+    for path in all.iter().chain([&home.root]) {
+        fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
     }
+    home.create().unwrap();
+    for path in all.iter().chain([&home.root]) {
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o700, "{path:?}");
+    }
+}
+
+#[test]
+fn what_belongs_to_another_user_is_no_home_nor_part_of_one() {
+    // Not even root takes somebody else's; only root can make one for a test.
+    if !rustix::process::geteuid().is_root() {
+        let foreign = Home::new("/", "/");
+        assert!(matches!(foreign.create(), Err(HomeError::Foreign { uid: 0, .. })));
+        return;
+    }
+    let (dir, home) = home();
+    home.create().unwrap();
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    std::os::unix::fs::chown(&other, Some(65_534), None).unwrap();
+    fs::remove_dir(home.images()).unwrap();
+    symlink(&other, home.images()).unwrap();
+    assert!(matches!(home.create(), Err(HomeError::Foreign { uid: 65_534, .. })));
+    fs::remove_file(home.images()).unwrap();
+    std::os::unix::fs::chown(&home.root, Some(65_534), None).unwrap();
+    assert!(matches!(home.create(), Err(HomeError::Foreign { uid: 65_534, .. })));
 }
 
 #[test]
