@@ -8,7 +8,7 @@ use aegis_tests::{Daemon, eventually, is_alive};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Starts an instance that sees a directory, and returns its id.
-fn start(daemon: &Daemon, handle: &str, workspace: &str, more: &[&str]) -> String {
+pub(crate) fn start(daemon: &Daemon, handle: &str, workspace: &str, more: &[&str]) -> String {
     let settings = ["instance", "start", "--name", handle, "--memory", "160", "--workspace", workspace];
     let out = daemon.ok(&[&settings[..], more, &["--", "sleep", "1000"]].concat());
     out.lines().find_map(|line| line.strip_prefix("Instance started: ")).unwrap().to_owned()
@@ -270,7 +270,7 @@ fn more_directories_are_mounted_where_they_are_wanted() {
 }
 
 /// The process that serves an instance's files.
-fn server(id: &str) -> Option<i32> {
+pub(crate) fn server(id: &str) -> Option<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.into_iter().find(|pid| {
