@@ -158,7 +158,7 @@ impl Actor {
         let live =
             Live::new(self.record.life.boot(), true, self.own_mailbox.clone(), Arc::clone(&self.output));
         live.end_boot();
-        if let Some(server) = FileServer::of(&self.context, &self.record.id, &self.record.spec) {
+        if let Some(server) = FileServer::of(&self.context, &self.record.id, &self.record.spec, Some(&live)) {
             server.adopt(&live, &machine);
         }
         if let Some(gateway) =

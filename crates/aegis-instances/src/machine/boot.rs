@@ -159,7 +159,7 @@ pub(crate) async fn start_helpers(
     order: &Order,
     machine: &Arc<dyn Machine>,
 ) -> Result<(), StopReason> {
-    if let Some(server) = FileServer::of(context, &order.id, &order.spec) {
+    if let Some(server) = FileServer::of(context, &order.id, &order.spec, Some(&order.live)) {
         order.live.keep_files(server.start(machine).await?);
     }
     match GatewayProcess::of(context, &order.id, &order.spec.network, &order.live) {

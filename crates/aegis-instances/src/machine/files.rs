@@ -3,14 +3,16 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use aegis_store::home::Home;
 use aegis_vmm::{Endpoint, Machine, Process};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
+use crate::actor::Message;
 use crate::host_directory::{self, DirectoryError};
+use crate::lifecycle::Event;
 use crate::machine::helper::{Helper, Isolated, Traces, look_after};
 use crate::machine::live::Live;
 use crate::manager::Context;
@@ -29,15 +31,23 @@ pub(crate) struct FileServer {
     mounts: Vec<Mount>,
     traces: Traces,
     id: String,
+    /// Whom to tell why the machine ends, if that is an instance's.
+    owner: Option<Weak<Live>>,
 }
 
 impl FileServer {
     /// The server for an instance; `None` if it sees no directory of the host.
-    pub(crate) fn of(context: &Context, id: &str, spec: &InstanceSpec) -> Option<FileServer> {
+    pub(crate) fn of(
+        context: &Context,
+        id: &str,
+        spec: &InstanceSpec,
+        owner: Option<&Arc<Live>>,
+    ) -> Option<FileServer> {
         let mounts = Some(spec.mounts.clone()).filter(|mounts| !mounts.is_empty())?;
         let traces = Traces::of(KIND, &context.home.run_dir_path(id));
         let program = context.file_server.clone();
-        Some(FileServer { program, home: context.home.clone(), mounts, traces, id: id.to_owned() })
+        let (home, id, owner) = (context.home.clone(), id.to_owned(), owner.map(Arc::downgrade));
+        Some(FileServer { program, home, mounts, traces, id, owner })
     }
 
     /// Starts the server of a machine that has just been made, and looks after it until the machine has ended.
@@ -87,6 +97,22 @@ impl Helper for FileServer {
         // Of its own it has the tables of open files, and what is counted together with others.
         let writable = vec![run_dir, mounts::ledgers(&self.home)?];
         self.traces.spawn(command, fds, Isolated { users, network: true, writable })
+    }
+
+    /// A guest that waits for a file cannot be told that the directory is another one now, and would wait for ever.
+    async fn is_hopeless(&self, error: &io::Error) -> bool {
+        let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<DirectoryError>()) else {
+            return false;
+        };
+        if matches!(error, DirectoryError::Unopened { .. }) {
+            return false;
+        }
+        if let Some(live) = self.owner.as_ref().and_then(Weak::upgrade) {
+            let text = format!("the server of its files ended, and cannot be replaced: {error}");
+            let reason = StopReason::new("workspace_missing", text);
+            live.tell(Message::Happened(Event::Died(live.boot, reason))).await;
+        }
+        true
     }
 }
 

@@ -101,6 +101,11 @@ pub(crate) trait Helper: Send + Sync {
 
     /// One has ended before its machine.
     async fn lost(&self) {}
+
+    /// Another one cannot be started. Returns whether it never will be, so that the machine has to end.
+    async fn is_hopeless(&self, _error: &io::Error) -> bool {
+        false
+    }
 }
 
 /// Replaces a helper that ends before its machine, until the machine has ended.
@@ -137,6 +142,9 @@ pub(crate) async fn look_after(helper: impl Helper, first: Option<Process>, mach
             Ok(process) => Some(process),
             Err(error) => {
                 tracing::error!(id, %error, "{what} cannot be started");
+                if helper.is_hopeless(&error).await {
+                    return machine.stop().await;
+                }
                 None
             }
         };

@@ -161,7 +161,7 @@ async fn begin(
 ) -> Result<Held, StopReason> {
     let mut made = boot::make_machine(context, &view.id, &view.spec, &Stopwatch::start(), over).await?;
     let machine = Arc::clone(&made.machine);
-    let files = match FileServer::of(context, &view.id, &view.spec) {
+    let files = match FileServer::of(context, &view.id, &view.spec, None) {
         Some(server) => server.start(&machine).await.map(Some),
         None => Ok(None),
     };
