@@ -108,8 +108,8 @@ mod tests {
     #[test]
     fn helpers_are_known_by_their_programs_also_after_an_upgrade() {
         for helper in [
-            "/usr/bin/qemu-system-x86_64",
-            "/usr/bin/qemu-system-aarch64 (deleted)",
+            "/usr/bin/qemu-system-z80",
+            "/usr/bin/qemu-system-z80 (deleted)",
             "/opt/aegis/bin/aegis-gateway",
             "/opt/aegis/bin/aegisd (deleted)",
         ] {
