@@ -55,6 +55,7 @@ integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@scripts/dependencies test
 	@tests/grpc/build
 	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
+	tests/as-user takeover named_directories isolation
 
 bench: all ## Measure, each figure beside its yardstick; ROUNDS=5 for a quick look, ONLY=router for a part
 	@scripts/dependencies test

@@ -145,7 +145,8 @@ impl Drop for Taken {
 /// Ends a process of which nothing but its first thread may be gone. Its parent hears of that when its tracer has.
 pub(super) fn end(pid: i32) {
     let pid = Pid::from_raw(pid);
-    kill(pid, Signal::SIGKILL).unwrap();
+    // Its filter may have ended all of it.
+    let _gone = kill(pid, Signal::SIGKILL);
     while !matches!(waitpid(pid, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
 }
 
