@@ -1,8 +1,10 @@
 //! A profile made ready for the kernel, and its application.
 
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use aegis_sys::confine::{Confinement, Instruction};
@@ -11,7 +13,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
 use thiserror::Error;
 
-use crate::profile::{FileRule, Isolation, Limits, Profile};
+use crate::profile::{Access, FileRule, Isolation, Limits, Profile};
 use crate::support::Support;
 use crate::{files, filter, root};
 
@@ -56,6 +58,7 @@ fn resources(limits: &Limits) -> impl Iterator<Item = (Resource, u64)> {
         (Resource::Data, limits.data),
         (Resource::As, limits.addresses),
         (Resource::Nofile, limits.descriptors),
+        (Resource::Nproc, limits.threads),
     ];
     bounds.into_iter().filter_map(|(resource, bound)| Some((resource, bound?)))
 }
@@ -129,19 +132,52 @@ impl Jail {
 /// # Errors
 /// If a path of a rule cannot be looked at.
 pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation) -> io::Result<()> {
-    let Isolation { users, network, root } = isolation.clone();
-    if !Support::of_host().namespaces || !(users || may_make_namespaces()) {
+    let Isolation { users, network, root, user } = isolation.clone();
+    let privileged = may_make_namespaces();
+    // Root's makes them without one of users, and then becomes the user that it is to be.
+    let user = user.filter(|_| privileged);
+    let users = users && user.is_none();
+    if !(privileged || users && Support::of_host().namespaces) {
         return Ok(());
     }
+    if let Some(user) = user {
+        files.iter().try_for_each(|rule| give(rule, user))?;
+    }
+    let user = user.map(|user| (user, files.iter().filter_map(device_group).collect()));
     std::fs::create_dir_all(&root)?;
     let root = Some((CString::new(root.into_os_string().into_vec())?, root::steps(files)?));
-    aegis_sys::confine::isolate(command, aegis_sys::confine::Isolation { users, network, root });
+    aegis_sys::confine::isolate(command, aegis_sys::confine::Isolation { users, network, root, user });
     Ok(())
 }
 
-/// Whether this process may make namespaces without one of users.
+/// The group whose members may use a device, if not everybody may.
+fn device_group(rule: &FileRule) -> Option<u32> {
+    let found = std::fs::metadata(&rule.path).ok().filter(|_| rule.access == Access::Device)?;
+    (found.mode() & 0o006 != 0o006).then(|| found.gid())
+}
+
+/// Whether this process may make namespaces without one of users, and become another user.
 fn may_make_namespaces() -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+    let needed =
+        CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
+/// Lets a user do with a file of ours what a rule says: one that is written is made his, one that is read is made readable.
+/// Nobody else gets to either, because the home is closed.
+fn give(rule: &FileRule, user: u32) -> io::Result<()> {
+    let Ok(found) = std::fs::metadata(&rule.path) else { return Ok(()) };
+    if !found.is_file() {
+        return Ok(());
+    }
+    let mode = found.mode();
+    match rule.access {
+        Access::Write if found.uid() != user => std::os::unix::fs::chown(&rule.path, Some(user), Some(user)),
+        Access::Read if mode & 0o004 == 0 => {
+            std::fs::set_permissions(&rule.path, Permissions::from_mode(mode | 0o444))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Keeps of root's capabilities only these. Without any there is nothing to drop.
@@ -159,6 +195,7 @@ fn number(resource: Resource) -> u32 {
         Resource::Fsize => libc::RLIMIT_FSIZE,
         Resource::Data => libc::RLIMIT_DATA,
         Resource::As => libc::RLIMIT_AS,
+        Resource::Nproc => libc::RLIMIT_NPROC,
         _ => libc::RLIMIT_NOFILE,
     }
 }

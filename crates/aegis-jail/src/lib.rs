@@ -20,5 +20,7 @@ mod support;
 
 pub use filter::{Argument, Call, THREADS_ONLY};
 pub use jail::{Jail, JailError, isolate};
-pub use profile::{Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Isolation, Limits, Profile, program};
+pub use profile::{
+    Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Isolation, Limits, Profile, instance_user, program,
+};
 pub use support::{Layer, Support};

@@ -62,6 +62,22 @@ pub fn program(path: &Path) -> impl Iterator<Item = FileRule> {
     SYSTEM.iter().map(Path::new).chain([path]).map(|path| FileRule::new(path, Access::Execute))
 }
 
+/// The first user of an instance's own, and how many there are. No account or container has these: systemd allocates
+/// below (`UIDS-GIDS.md` of systemd), and the kernel's own special numbers are above.
+const FIRST_USER: u32 = 1_900_000_000;
+const USERS: u32 = 100_000_000;
+
+/// The user that an instance's processes are where the daemon is root's. It follows from the name alone, so that nothing has
+/// to be kept; two of a hundred have the same one with a chance of 1 to 20,000, and then share what this one wall gives.
+#[must_use]
+pub fn instance_user(name: &str) -> u32 {
+    // FNV-1a, 64 bits.
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    FIRST_USER + u32::try_from(hash % u64::from(USERS)).unwrap_or(0)
+}
+
 /// Bounds on what a process takes (`getrlimit(2)`). There are never core files: memory of a guest may hold secrets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -73,6 +89,8 @@ pub struct Limits {
     pub addresses: Option<u64>,
     /// Open descriptors.
     pub descriptors: Option<u64>,
+    /// Processes and threads of its user, if that is its own; others are not counted apart.
+    pub threads: Option<u64>,
 }
 
 /// Namespaces of a process's own, where the host allows that: of mounts, IPC and names always.
@@ -83,6 +101,8 @@ pub struct Isolation {
     pub users: bool,
     /// Whether its network is its own, with nothing in it.
     pub network: bool,
+    /// Who it is if the daemon is root's, see [`instance_user`]: then its files that may be written are made that user's.
+    pub user: Option<u32>,
     /// An empty directory on which the root of its own is mounted, in which there are the files of its rules, `/proc`,
     /// and nothing else.
     pub root: PathBuf,

@@ -112,7 +112,7 @@ fn has_namespaces() -> bool {
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     aegis_sys::confine::isolate(
         &mut command,
-        Isolation { users: true, network: true, root: Some((at, steps)) },
+        Isolation { users: true, network: true, root: Some((at, steps)), user: None },
     );
     command.status().is_ok_and(|status| status.success())
 }

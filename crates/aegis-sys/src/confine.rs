@@ -69,6 +69,8 @@ pub struct Isolation {
     pub network: bool,
     /// A directory that is in nobody's way, on which its root is mounted, and how that is made.
     pub root: Option<(CString, Vec<Step>)>,
+    /// The user and group that it becomes when all that is done, and its other groups; only root's may.
+    pub user: Option<(u32, Vec<u32>)>,
 }
 
 /// Descriptors below are for the program: those placed by [`crate::child::detached`] never reach so far.
@@ -93,7 +95,7 @@ struct CapabilityData {
 
 /// Makes `command` start in namespaces of its own. To be called before [`confine`].
 pub fn isolate(command: &mut Command, isolation: Isolation) {
-    let Isolation { users, network, root } = isolation;
+    let Isolation { users, network, root, user } = isolation;
     let mut flags = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if users {
         flags |= libc::CLONE_NEWUSER;
@@ -116,13 +118,26 @@ pub fn isolate(command: &mut Command, isolation: Isolation) {
             write(c"/proc/self/uid_map", uids.as_bytes())?;
             write(c"/proc/self/gid_map", gids.as_bytes())?;
         }
-        match &root {
-            Some((at, steps)) => change_root(at, steps),
+        if let Some((at, steps)) = &root {
+            change_root(at, steps)?;
+        }
+        match &user {
+            Some((user, groups)) => become_user(*user, groups),
             None => Ok(()),
         }
     };
     // SAFETY: the closure is async-signal-safe, see the module's head.
     unsafe { command.pre_exec(setup) };
+}
+
+/// Becomes a user for good: real, effective and saved ids.
+fn become_user(user: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: these take integers, and a list that outlives the call, with its length.
+    unsafe {
+        check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+        check(libc::setresgid(user, user, user))?;
+        check(libc::setresuid(user, user, user))
+    }
 }
 
 /// Writes a file that is there, with one call.

@@ -358,6 +358,36 @@ fn a_helper_that_is_taken_over_writes_no_file_beyond_its_bound() {
     }
 }
 
+/// Who a process is (`proc_pid_status(5)`), and whether its namespaces are those of this one: users, mounts, network.
+fn identity(pid: i32) -> (u32, [bool; 3]) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse().ok());
+    let namespace = |pid: &str, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+    let pid = pid.to_string();
+    (uid.unwrap(), ["user", "mnt", "net"].map(|name| namespace(&pid, name) == namespace("self", name)))
+}
+
+#[test]
+fn helpers_have_namespaces_of_their_own_and_under_root_users_of_their_own() {
+    let host = Host::start();
+    let own = identity(std::process::id().cast_signed()).0;
+    let of = |kind, id: &str| identity(find(kind, id));
+    let machines = [of(Kind::Qemu, &host.id), of(Kind::Qemu, &host.victim)];
+    let gateway = of(Kind::Gateway, &host.id);
+    if own == 0 {
+        assert!(machines.iter().all(|(uid, _)| *uid >= 1_900_000_000), "{machines:?}");
+        assert_ne!(machines[0].0, machines[1].0);
+        assert_eq!(gateway.0, machines[0].0);
+    } else {
+        assert!(machines.iter().chain([&gateway]).all(|(uid, _)| *uid == own), "{machines:?} {gateway:?}");
+    }
+    // Root's have no use for a namespace of users: they are nobody that anything belongs to.
+    let with_users = own != 0;
+    assert_eq!(machines[0].1, [!with_users, false, false]);
+    assert_eq!(gateway.1, [!with_users, false, true]);
+    assert_eq!(of(Kind::FileServer, &host.id).1, [!with_users, false, false]);
+}
+
 #[test]
 fn a_call_of_a_helper_is_refused_by_the_daemon_itself() {
     let host = Host::start();

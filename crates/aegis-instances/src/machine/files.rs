@@ -96,7 +96,7 @@ impl Helper for FileServer {
         let users = !rustix::process::geteuid().is_root();
         // Of its own it has the tables of open files, and what is counted together with others.
         let writable = vec![run_dir, mounts::ledgers(&self.home)?];
-        self.traces.spawn(command, fds, Isolated { users, network: true, writable })
+        self.traces.spawn(command, fds, Isolated { users, user: None, network: true, writable })
     }
 
     /// A guest that waits for a file cannot be told that the directory is another one now, and would wait for ever.

@@ -27,6 +27,8 @@ const LARGE: &str = "131072";
 pub(crate) struct Isolated {
     /// Whether it is the only user that it knows of.
     pub(crate) users: bool,
+    /// Who it is, if the daemon is root's.
+    pub(crate) user: Option<u32>,
     /// Whether it has a network of its own, and so none.
     pub(crate) network: bool,
     /// Directories that it sees beside its program, and may write.
@@ -59,11 +61,11 @@ impl Traces {
         fds: Vec<(OwnedFd, i32)>,
         wall: Isolated,
     ) -> io::Result<Process> {
-        let Isolated { users, network, writable } = wall;
+        let Isolated { users, user, network, writable } = wall;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let program = aegis_jail::program(Path::new(command.get_program()));
         let files = program.chain(writable.into_iter().map(|path| FileRule::new(path, Access::Tree)));
-        let isolation = Isolation { users, network, root: self.record.with_extension("root") };
+        let isolation = Isolation { users, network, user, root: self.record.with_extension("root") };
         let wall = Wall::Isolation(files.collect(), isolation);
         command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
         let process = Process::spawn(command, fds, wall)?;

@@ -212,7 +212,9 @@ impl Helper for GatewayProcess {
         let control = aegis_vmm::listen(&self.network.socket)?;
         let mut command = Command::new(&self.program);
         command.arg(self.id()).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
-        self.traces.spawn(command, Vec::new(), Isolated { users: true, network: false, writable: Vec::new() })
+        let user = Some(aegis_jail::instance_user(self.id()));
+        let wall = Isolated { users: true, user, network: false, writable: Vec::new() };
+        self.traces.spawn(command, Vec::new(), wall)
     }
 
     /// Tells it what to do, what changes on the host, and sees to connections between members of groups.

@@ -26,6 +26,8 @@ const ROOT: &str = "root";
 const ADDRESSES: u64 = 6 << 30;
 /// Open descriptors. It has some thirty.
 const DESCRIPTORS: u64 = 512;
+/// Threads beside its processors, the gateway's included: one for each request of a disk that is under way.
+const THREADS: u64 = 256;
 /// Largest file beside its disk and its memory, bytes: its log.
 const LEAST_FILE: u64 = 16 << 20;
 
@@ -39,7 +41,12 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
     let memory = u64::from(spec.memory_mib) << 20;
     Profile {
         files: files(program, spec, accelerator),
-        isolation: Some(Isolation { users: true, network: true, root: spec.run_dir.join(ROOT) }),
+        isolation: Some(Isolation {
+            users: true,
+            network: true,
+            user: Some(aegis_jail::instance_user(&spec.name)),
+            root: spec.run_dir.join(ROOT),
+        }),
         tcp: false,
         calls: calls(),
         limits: Limits {
@@ -47,6 +54,7 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
             data: None,
             addresses: Some(memory.saturating_add(ADDRESSES)),
             descriptors: Some(DESCRIPTORS),
+            threads: rustix::process::geteuid().is_root().then(|| THREADS + u64::from(spec.vcpus)),
         },
         capabilities: 0,
     }
