@@ -10,12 +10,16 @@
 //! - [`secrets`]: sealed values, and the key that seals them.
 //! - [`workspaces`]: directories that instances share with the host, by name.
 //! - [`saved`]: machines at rest, in files.
+//! - [`room`]: what a file system has left, and when that is too little.
+//! - [`reserve`]: room that is kept so that it can be given up.
 //! - [`sweep`]: removing what belongs to no instance.
 
 pub mod disk;
 pub mod home;
 pub mod logs;
 pub mod registry;
+pub mod reserve;
+pub mod room;
 pub mod saved;
 pub mod secrets;
 pub mod sweep;

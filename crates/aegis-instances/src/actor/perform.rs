@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use aegis_store::registry::RegistryError;
+
 use super::{Actor, Message};
 use crate::at_rest::clone;
 use crate::at_rest::hibernate;
@@ -149,12 +151,14 @@ impl Actor {
         }
     }
 
+    async fn remove_record(&self) -> Result<bool, RegistryError> {
+        let event = self.event("deleted");
+        self.context.registry.remove(self.record.id.clone(), Some(event)).await
+    }
+
     async fn remove(&mut self) {
         self.close_ports();
-        let event = self.event("deleted");
-        if let Err(error) = self.context.registry.remove(self.record.id.clone(), Some(event)).await {
-            tracing::error!(id = self.record.id, %error, "record not removed");
-        }
+        let stored = self.remove_record().await;
         self.context.forget(&self.record.id, self.record.handle.as_deref());
         self.output.close();
         self.disk.end().await;
@@ -171,6 +175,12 @@ impl Actor {
         if let Ok(Err(error)) = removal.await {
             // The hourly sweep tries again.
             tracing::warn!(id = self.record.id, error, "files not removed");
+        }
+        // What failed on a full disk may be done now that there is room.
+        if stored.is_err()
+            && let Err(error) = self.remove_record().await
+        {
+            tracing::error!(id = self.record.id, %error, "record not removed");
         }
         // No task would report this.
         for effect in self.record.life.step(Event::Removed) {

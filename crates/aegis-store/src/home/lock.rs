@@ -36,14 +36,6 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
-    /// The pid file could not be written.
-    #[error("cannot write the pid file {}", path.display())]
-    PidFile {
-        /// The pid file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
 }
 
 fn in_words(pid: Option<u32>) -> String {
@@ -59,12 +51,13 @@ pub struct DaemonLock {
 }
 
 impl DaemonLock {
-    /// Claims `home` for this process and writes its pid file. The home must exist ([`Home::create`]).
+    /// Claims `home` for this process and writes its pid file, which is a hint: a home without room for one is claimed
+    /// all the same. The home must exist ([`Home::create`]).
     ///
     /// Blocks for at most 0.1 s, when the home is owned by somebody else.
     ///
     /// # Errors
-    /// [`LockError::Held`] if another daemon runs, [`LockError::Lock`], [`LockError::PidFile`].
+    /// [`LockError::Held`] if another daemon runs, [`LockError::Lock`].
     pub fn acquire(home: &Home) -> Result<Self, LockError> {
         let path = home.lock_file();
         let lock = |source| LockError::Lock { path: path.clone(), source };
@@ -79,15 +72,24 @@ impl DaemonLock {
         if !try_exclusive(&file).map_err(lock)? {
             return Err(LockError::Held { pid: read_pid(&home.pid_file()), path });
         }
-        let pid_file = home.pid_file();
-        write_pid(&pid_file).map_err(|source| LockError::PidFile { path: pid_file.clone(), source })?;
-        Ok(Self { pid_file, _file: file })
+        let lock = Self { pid_file: home.pid_file(), _file: file };
+        lock.tell_pid();
+        Ok(lock)
+    }
+
+    /// Writes the pid file again. To be called where there may be room now that there was not before.
+    pub fn tell_pid(&self) {
+        if let Err(error) = write_pid(&self.pid_file) {
+            tracing::warn!(path = %self.pid_file.display(), %error, "cannot write the pid file");
+        }
     }
 }
 
 impl Drop for DaemonLock {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.pid_file) {
+        if let Err(error) = fs::remove_file(&self.pid_file)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.pid_file.display(), %error, "cannot remove the pid file");
         }
     }
@@ -143,6 +145,9 @@ fn read_pid(path: &Path) -> Option<u32> {
 fn write_pid(path: &Path) -> io::Result<()> {
     let temporary = path.with_extension("pid.partial");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{}", std::process::id())?;
-    fs::rename(&temporary, path)
+    let written = writeln!(file, "{}", std::process::id()).and_then(|()| fs::rename(&temporary, path));
+    written.inspect_err(|_| {
+        // Without a number in it, it would be of no use to anybody. A stale one would be worse.
+        let _absent = (fs::remove_file(&temporary), fs::remove_file(path));
+    })
 }

@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use writer::{Change, Job, Writer};
 
+use crate::reserve::Reserve;
+
 /// How many of the newest events are kept.
 pub const EVENTS_KEPT: u32 = 10_000;
 
@@ -82,6 +84,31 @@ impl RegistryError {
             _ => Self::Storage { operation, path, source },
         }
     }
+}
+
+impl RegistryError {
+    /// Whether it may be over when there is room. SQLite reports some failures for want of it as failures of another kind.
+    fn wants_room(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Storage { source, .. } => wants_room(source),
+            _ => false,
+        }
+    }
+}
+
+fn wants_room(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, SystemIoFailure};
+    matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure | CannotOpen))
+}
+
+/// Gives up the reserve; whether there was one.
+fn give_up(reserve: Option<&Reserve>) -> bool {
+    let released = reserve.is_some_and(|reserve| reserve.release().unwrap_or(false));
+    if released {
+        tracing::warn!("the disk is full: the registry goes on with the reserve");
+    }
+    released
 }
 
 /// One instance as stored. Times are milliseconds since the Unix epoch.
@@ -181,7 +208,21 @@ impl Registry {
     /// [`RegistryError::TooNew`] if a newer release wrote it, [`RegistryError::Storage`] and
     /// [`RegistryError::DiskFull`] if it cannot be opened or migrated, [`RegistryError::Spawn`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RegistryError> {
-        let (writer, events) = Writer::open(path.as_ref())?;
+        Self::open_with(path, None)
+    }
+
+    /// The same with a reserve to give up when the disk is full: what failed for want of room is tried once more then.
+    ///
+    /// # Errors
+    /// As of [`Registry::open`].
+    pub fn open_with(path: impl AsRef<Path>, reserve: Option<Reserve>) -> Result<Self, RegistryError> {
+        let opened = match Writer::open(path.as_ref(), reserve.clone()) {
+            Err(error) if error.wants_room() && give_up(reserve.as_ref()) => {
+                Writer::open(path.as_ref(), reserve)
+            }
+            opened => opened,
+        };
+        let (writer, events) = opened?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("registry".to_owned())

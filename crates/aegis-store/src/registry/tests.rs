@@ -203,7 +203,7 @@ async fn an_instance_of_the_first_release_is_still_there() {
 #[test]
 fn a_full_disk_is_typed_and_passes() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _events) = Writer::open(&dir.path().join("aegis.db")).unwrap();
+    let (writer, _events) = Writer::open(&dir.path().join("aegis.db"), None).unwrap();
     let pages: i64 = writer.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     let limit = |pages: i64| {
         writer.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();

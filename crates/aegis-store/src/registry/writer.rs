@@ -12,7 +12,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::migrations::{MIGRATIONS, migrate};
-use super::{EventRow, InstanceRow, NewEvent, RegistryError, sql};
+use super::{EventRow, InstanceRow, NewEvent, RegistryError, give_up, sql, wants_room};
+use crate::reserve::Reserve;
 
 /// Changes that share one commit at most; bounds how long the first of them waits.
 const BATCH: usize = 64;
@@ -59,17 +60,21 @@ type Pending = (Change, Option<NewEvent>, Reply<bool>);
 pub(super) struct Writer {
     pub(super) conn: Connection,
     path: PathBuf,
+    reserve: Option<Reserve>,
     events: watch::Sender<i64>,
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path) -> Result<(Self, watch::Receiver<i64>), RegistryError> {
+    pub(super) fn open(
+        path: &Path,
+        reserve: Option<Reserve>,
+    ) -> Result<(Self, watch::Receiver<i64>), RegistryError> {
         let fail = |source| RegistryError::storage("open the registry", path, Arc::new(source));
         let mut conn = Connection::open(path).map_err(fail)?;
         configure(&conn).map_err(fail)?;
         migrate(&mut conn, path, MIGRATIONS)?;
         let (events, newest) = watch::channel(sql::last_event(&conn).map_err(fail)?);
-        Ok((Self { conn, path: path.to_owned(), events }, newest))
+        Ok((Self { conn, path: path.to_owned(), reserve, events }, newest))
     }
 
     pub(super) fn run(self, mut queue: mpsc::Receiver<Job>) {
@@ -104,7 +109,11 @@ impl Writer {
     /// Applies a batch in one transaction and answers everybody after its commit. If the database fails a batch,
     /// each of its changes is tried alone, so that one of them cannot take the others down.
     pub(super) fn commit(&self, batch: Vec<Pending>) {
-        match self.transact(&batch) {
+        let done = match self.transact(&batch) {
+            Err(error) if wants_room(&error) && give_up(self.reserve.as_ref()) => self.transact(&batch),
+            done => done,
+        };
+        match done {
             Ok(results) => {
                 // Told before the callers, so that whoever has his answer also finds his event announced.
                 if let Some(seq) = results.iter().flatten().filter_map(|applied| applied.event).max() {
