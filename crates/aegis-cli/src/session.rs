@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
-use crate::output::pass_on;
+use crate::output::{pass_on, say};
 use crate::terminal;
 
 /// How much of standard input is read at once, bytes.
@@ -71,7 +71,7 @@ impl Input {
     pub fn start() -> Input {
         let (sender, chunks) = mpsc::channel(INPUT_QUEUE);
         // Ends with standard input, or with the program.
-        std::thread::spawn(move || {
+        let started = std::thread::Builder::new().spawn(move || {
             let mut stdin = io::stdin().lock();
             let mut buffer = vec![0; INPUT_CHUNK];
             while let Ok(count @ 1..) = stdin.read(&mut buffer) {
@@ -81,6 +81,9 @@ impl Input {
                 }
             }
         });
+        if let Err(error) = started {
+            say(&format!("standard input is not read: {error}"));
+        }
         Input { chunks }
     }
 }

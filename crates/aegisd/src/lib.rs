@@ -7,6 +7,7 @@ pub mod environment;
 mod ingress;
 mod keyring;
 mod kits;
+mod log;
 pub mod resolvers;
 mod socket;
 mod stream;
@@ -14,7 +15,7 @@ mod surroundings;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aegis_images::{ImageError, Images};
@@ -45,6 +46,12 @@ const GATEWAY: &str = "aegis-gateway";
 const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
 /// How long clients may take for their last frames when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Threads for work that blocks.
+const BLOCKING: usize = 16;
+/// How long the system may take to start a thread.
+const THREAD_START: Duration = Duration::from_secs(5);
+/// How long a thread that has nothing to do is kept.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Why the daemon cannot run.
 #[derive(Debug, Error)]
@@ -148,11 +155,12 @@ pub fn openapi_json() -> String {
 pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("AEGIS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = log::DaemonLog::open(environment.home.data().join("aegisd.log"));
+    // Told to standard error, which is the log, what went wrong with the log would end the daemon.
+    let logging = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    logging.with_writer(log).with_ansi(false).init();
     allow_many_descriptors();
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(2).max_blocking_threads(16).enable_all().build();
-    let runtime = runtime.map_err(DaemonError::io("start the runtime"))?;
+    let runtime = runtime().map_err(DaemonError::io("start the runtime"))?;
     let ended = runtime.block_on(run(environment));
     // What still works on an image leaves nothing half used behind.
     runtime.shutdown_timeout(FAREWELL);
@@ -191,6 +199,33 @@ fn open_names(address: SocketAddr, backends: Arc<dyn Backends>, admission: &Admi
     }
 }
 
+/// The runtime, with all threads that it will ever have.
+///
+/// Started when they are needed, they might be refused then: by a limit on processes, or for want of memory. A runtime
+/// that gets no thread for work that blocks panics, or leaves the work waiting for ever.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).max_blocking_threads(BLOCKING).thread_keep_alive(FOR_EVER).enable_all();
+    let runtime = builder.build()?;
+    let (arrive, arrived) = std::sync::mpsc::channel();
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..BLOCKING {
+        let (arrive, gate) = (arrive.clone(), Arc::clone(&gate));
+        runtime.spawn_blocking(move || {
+            // Whoever waits for all of them may have given up.
+            let _late = arrive.send(());
+            drop(gate.lock());
+        });
+    }
+    let there = (0..BLOCKING).take_while(|_| arrived.recv_timeout(THREAD_START).is_ok()).count();
+    drop(held);
+    if there == 0 {
+        return Err(std::io::Error::other("the system gives it no threads"));
+    }
+    Ok(runtime)
+}
+
 /// Takes as many descriptors as the system allows: each connection takes one.
 fn allow_many_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -211,9 +246,14 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let home = &environment.home;
     check_confinement(&environment.require)?;
     home.create()?;
-    let _lock = DaemonLock::acquire(home)?;
+    let lock = DaemonLock::acquire(home)?;
+    let reserve = aegis_store::reserve::in_data(&home.data());
+    if reserve.release_if_full().map_err(DaemonError::io("give up the reserve"))? {
+        tracing::warn!("the disk is full: starting with the reserve; delete what is not needed");
+        lock.tell_pid();
+    }
     let listener = socket::bind(&home.socket()).map_err(DaemonError::io("bind the socket"))?;
-    let registry = Registry::open(home.database())?;
+    let registry = Registry::open_with(home.database(), Some(reserve))?;
     let vmm: Arc<dyn Vmm> = match &environment.fake_guest {
         Some(guest) => Arc::new(Fake::new(guest.clone())),
         None => Arc::new(environment.qemu()),
