@@ -23,6 +23,51 @@ pub struct Status {
     pub capabilities: CapabilitiesInfo,
     /// Instances by state.
     pub instances: InstanceCounts,
+    /// The file system of the home directory; absent if it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskInfo>,
+}
+
+/// The file system of the home directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskInfo {
+    /// Free, bytes.
+    pub free_bytes: u64,
+    /// Below this nothing new is begun, and below half of it instances that grow are paused; bytes.
+    pub floor_bytes: u64,
+    /// Free inodes; absent where the file system makes them as they are needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_inodes: Option<u64>,
+    /// The same floor for inodes.
+    pub floor_inodes: u64,
+    /// What the daemon keeps in reserve, bytes; absent if nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_bytes: Option<u64>,
+    /// What the disks of all instances may still take, bytes.
+    pub promised_bytes: u64,
+    /// `ample`, `low` (nothing new is begun), or `full` (what grows is paused).
+    pub level: String,
+}
+
+impl DiskInfo {
+    /// For people, in one line.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let (free, floor, promised) =
+            (self.free_bytes >> 20, self.floor_bytes >> 20, self.promised_bytes >> 20);
+        let reserve = self
+            .reserve_bytes
+            .map_or("no reserve".to_owned(), |bytes| format!("reserve {} MiB", bytes >> 20));
+        let inodes = match self.free_inodes {
+            Some(free) if free < self.floor_inodes => format!(", {free} inodes free"),
+            _ => String::new(),
+        };
+        let more = if self.promised_bytes > self.free_bytes { ", more than there is" } else { "" };
+        let level = if self.level == "ample" { String::new() } else { format!("{}: ", self.level) };
+        format!(
+            "{level}{free} MiB free{inodes}, floor {floor} MiB, {reserve}; disks may take {promised} MiB more{more}"
+        )
+    }
 }
 
 /// What the backend can do on this host.

@@ -77,7 +77,13 @@ fn spawn(log: &Path) -> std::io::Result<Child> {
     if let Some(data) = log.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(data)?;
     }
-    let log = File::options().append(true).create(true).open(log)?;
+    let log = match File::options().append(true).create(true).open(log) {
+        // The daemon itself can make room, and does not need this for it.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            File::options().write(true).open("/dev/null")?
+        }
+        opened => opened?,
+    };
     let mut command = Command::new(program());
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/").process_group(0);
     command.spawn()
@@ -147,12 +153,13 @@ pub async fn status(context: &Context, format: OutputFormat) -> Result<i32, Fail
 }
 
 fn describe(status: &Status) -> String {
-    let Status { backend, version, pid, home, capabilities, instances, .. } = status;
+    let Status { backend, version, pid, home, capabilities, instances, disk, .. } = status;
     let (accelerator, reason) = (&capabilities.accelerator, &capabilities.accelerator_reason);
     let (live, total) = (instances.live, instances.total);
     format!(
         "aegisd: running\nbackend: {backend}\naccelerator: {accelerator} ({reason})\nversion: {version}\n\
-         pid: {pid}\nhome: {home}\ninstances: {live} with a machine, {total} in all"
+         pid: {pid}\nhome: {home}\ninstances: {live} with a machine, {total} in all{}",
+        disk.as_ref().map(|disk| format!("\ndisk: {}", disk.sentence())).unwrap_or_default()
     )
 }
 

@@ -4,6 +4,7 @@
 //! effects. Boot, guest session and teardown are tasks; they belong to a [`Live`], which lasts from one boot to its
 //! teardown, and report back by message.
 
+mod host_disk;
 mod perform;
 mod reach;
 
@@ -68,6 +69,8 @@ pub(crate) enum Message {
     NetworkEvent(Boot, &'static str, Option<String>),
     /// If it is stopped, its next machine is to go on from there, in place of booting.
     GoOnFrom(Origin),
+    /// The host's disk is full, how full, and this instance fills it; or, if absent, there is room again.
+    HostDisk(Option<String>),
     /// It is to stay awake for a while; or no longer, if absent.
     Lease(Option<Lease>),
 }
@@ -241,6 +244,10 @@ impl Actor {
                     let _gave_up = reply.send(Reply::Refused(reason.to_owned()));
                     return;
                 }
+                if let Some(text) = self.no_room_for(request) {
+                    let _gave_up = reply.send(Reply::NoRoom(text));
+                    return;
+                }
                 if matches!(request, Request::Stop | Request::Disable) {
                     self.stay_stopped().await;
                 }
@@ -295,6 +302,7 @@ impl Actor {
             // Whoever told it to end hears this, too; after a crash of the daemon nobody else does.
             Message::Guest(boot, News::Goodbye) => self.step(Event::Died(boot, StopReason::stopped())).await,
             Message::Lease(lease) => self.lease(lease),
+            Message::HostDisk(full) => self.host_disk(full).await,
             Message::GoOnFrom(origin) => {
                 self.passing.origin = Some(origin).filter(|_| self.record.life.state() == State::Stopped);
             }
@@ -334,6 +342,7 @@ impl Actor {
                 self.passing.stays_in_memory = true;
             }
             Event::PauseEnded(_, Err(_)) => {
+                self.passing.filled = None;
                 // Tried again when it has been idle for as long once more.
                 self.record.active_ms = now_ms();
                 self.publish();
@@ -436,6 +445,9 @@ impl Actor {
             .then(|| self.record.stopped_ms.filter(|_| before == state).unwrap_or(now));
         if state != before {
             self.record.since_ms = now;
+        }
+        if state != State::Paused && state != before {
+            self.passing.filled = None;
         }
         if state == State::Running && before != State::Running {
             self.passing.stays_in_memory = false;

@@ -59,6 +59,7 @@ impl Instances {
         groups: Vec<String>,
         origin: Option<Arc<Moment>>,
     ) -> Result<InstanceHandle, InstanceError> {
+        self.check_room()?;
         let this = self.clone();
         let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
         // Whoever asked may go away; what is begun is done whole.

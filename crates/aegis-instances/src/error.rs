@@ -58,6 +58,9 @@ pub enum InstanceError {
     /// It came to an end before it was as wanted.
     #[error("{}", .0.message)]
     Failed(StopReason),
+    /// The host's disk has no room for it.
+    #[error("{0}")]
+    NoRoom(String),
     /// The machine refused.
     #[error("the machine refused: {0}")]
     Refused(String),
@@ -117,6 +120,7 @@ impl InstanceError {
             Reply::DaemonEnds => Err(InstanceError::ShuttingDown),
             Reply::Removed => Err(InstanceError::Removed),
             Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
+            Reply::NoRoom(text) => Err(InstanceError::NoRoom(text)),
             Reply::Refused(error) => Err(InstanceError::Refused(error)),
         }
     }

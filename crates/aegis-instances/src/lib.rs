@@ -20,6 +20,7 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod host_directory;
+pub mod host_disk;
 mod ingress;
 pub mod kit;
 pub mod lifecycle;

@@ -17,6 +17,7 @@
 //! The caller owns the state, is its only writer, performs the effects in order, and feeds their results back as
 //! events. It never loses a waiter: each one that goes in with an event comes out with exactly one reply.
 
+mod held;
 mod words;
 
 pub use words::{Boot, Effect, Event, Manner, Reply, Request, Rung, State, Waiter};
@@ -56,6 +57,8 @@ pub struct Lifecycle {
     /// Whether the machine is on its way to rest, and is ended in good order only when it is there.
     settling: bool,
     enabled: bool,
+    /// Whether it is not to go on before the host's disk has room.
+    held: bool,
     /// Whether the daemon ends: what it boots now, nobody would look after.
     daemon_ends: bool,
     boot: Boot,
@@ -83,6 +86,7 @@ impl Lifecycle {
             before_stop: State::Stopped,
             settling: false,
             enabled,
+            held: false,
             daemon_ends: false,
             boot,
             reason,
@@ -217,6 +221,8 @@ impl Lifecycle {
                 reply(&mut self.for_removal, &Reply::Done, &mut out);
             }
             Event::Idle(rung) => self.idle(rung, &mut out),
+            Event::HostFull => self.host_full(&mut out),
+            Event::HostHasRoom => self.held = false,
             Event::Again if self.phase == Phase::Stopped && self.enabled && !self.daemon_ends => {
                 self.begin_boot(&mut out);
             }
@@ -360,6 +366,7 @@ impl Lifecycle {
     fn ensure(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
         match self.phase {
             Phase::Running => out.push(Effect::Reply(waiter, Reply::Done)),
+            Phase::Paused if self.refused_while_held(waiter, out) => {}
             Phase::Paused => {
                 self.for_running.push(waiter);
                 self.phase = Phase::Resuming;
@@ -392,6 +399,8 @@ impl Lifecycle {
     /// Whoever waits for something is served first; what is under way is not disturbed.
     fn idle(&mut self, rung: Rung, out: &mut Vec<Effect>) {
         match (rung, self.phase) {
+            // A guest that is ended in good order writes what it has not written yet.
+            _ if self.held => {}
             (Rung::Pause, Phase::Running) => self.begin_pause(out),
             (Rung::Hibernate, Phase::Paused) => self.begin_hibernation(out),
             (Rung::Stop, Phase::Running | Phase::Paused | Phase::Hibernated) => {
@@ -447,6 +456,7 @@ impl Lifecycle {
         let waiting = self.for_running.drain(..).chain(resting);
         self.failed.extend(waiting.map(|waiter| (waiter, Reply::Failed(reason.clone()))));
         let first = !matches!(self.phase, Phase::Stopping(_));
+        self.held = false;
         if first {
             self.before_stop = self.state();
             self.reason = Some(reason);
@@ -505,6 +515,7 @@ impl Lifecycle {
                 self.after_pause(out);
             }
             Err(error) => {
+                self.held = false;
                 reply(&mut self.for_hibernation, &Reply::Refused(error.clone()), out);
                 reply(&mut self.for_pause, &Reply::Refused(error), out);
                 self.running(out);
@@ -514,6 +525,7 @@ impl Lifecycle {
 
     /// It is paused: whoever wants it running goes before those who want it to rest deeper.
     fn after_pause(&mut self, out: &mut Vec<Effect>) {
+        self.refuse_all_while_held(out);
         if !self.for_running.is_empty() {
             self.phase = Phase::Resuming;
             out.push(Effect::Resume(self.boot));
@@ -526,6 +538,7 @@ impl Lifecycle {
         match result {
             Ok(()) => {
                 self.phase = Phase::Hibernated;
+                self.held = false;
                 reply(&mut self.for_hibernation, &Reply::Done, out);
                 if !self.for_running.is_empty() {
                     self.begin_wake(out);

@@ -48,6 +48,8 @@ impl World {
         self.delete_wanted |= pruned && effects.contains(&Effect::Remove);
         for effect in effects {
             assert!(life.enabled() || !matches!(effect, Effect::Boot(_)), "a boot of a disabled instance");
+            let goes_on = matches!(effect, Effect::Boot(_) | Effect::Resume(_) | Effect::Wake(_));
+            assert!(!life.is_held() || !goes_on, "one that is held goes on");
             assert!(!self.daemon_ends || !matches!(effect, Effect::Boot(_)), "a boot by a daemon that ends");
             let running = life.state() == State::Running;
             if let Effect::Reply(waiter, Reply::Done) = &effect
@@ -162,6 +164,7 @@ impl World {
         }
         all.push(Event::Idle(if ok { Rung::Pause } else { Rung::Stop }));
         all.push(Event::Idle(Rung::Hibernate));
+        all.push(if ok { Event::HostHasRoom } else { Event::HostFull });
         // Late news of an earlier boot.
         if life.boot() > 1 {
             all.push(Event::Died(life.boot() - 1, StopReason::stopped()));
@@ -237,7 +240,7 @@ impl World {
     fn settle(&mut self, life: &mut Lifecycle) {
         for _ in 0..100 {
             let next = self.news(life, true).into_iter().find(|event| {
-                !matches!(event, Event::Exited(..) | Event::Died(..) | Event::Idle(_))
+                !matches!(event, Event::Exited(..) | Event::Died(..) | Event::Idle(_) | Event::HostHasRoom)
                     && !is_late(event, life)
             });
             let Some(event) = next else { return };
@@ -308,6 +311,8 @@ proptest! {
         let without = matches!(life.state(), State::Stopped | State::Hibernated);
         prop_assert_eq!(world.machine.is_none(), without, "the state tells of the machine");
         prop_assert_eq!(world.on_disk.is_some(), life.state() == State::Hibernated, "and of what is on disk");
+        let stands = matches!(life.state(), State::Paused);
+        prop_assert!(stands || !life.is_held(), "one that is held stands still: {life:?}");
         if !life.enabled() { prop_assert_eq!(life.state(), State::Stopped, "disabled means off"); }
     }
 }
@@ -409,6 +414,29 @@ fn what_cannot_go_to_disk_stays_paused_and_what_does_not_come_back_boots() {
     assert_eq!(life.step(Event::Died(1, StopReason::stopped())), []);
     assert_eq!(life.step(Event::WakeEnded(1, Err("damaged".to_owned()))), [Effect::Boot(2)]);
     assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
+}
+
+#[test]
+fn one_that_fills_the_host_stands_still_until_there_is_room_and_then_goes_on() {
+    let mut life = running();
+    assert_eq!(life.step(Event::HostFull), [Effect::Pause(1)]);
+    assert_eq!(life.step(Event::Wanted(Request::Wake, 1)), []);
+    let refused = life.step(Event::PauseEnded(1, Ok(())));
+    assert!(matches!(replies(&refused)[..], [Reply::NoRoom(_)]), "{refused:?}");
+    for request in [Request::Ensure, Request::Wake, Request::Resume, Request::Start] {
+        let refused = ask(&mut life, request);
+        assert!(matches!(replies(&refused)[..], [Reply::NoRoom(_)]), "{refused:?}");
+    }
+    // Nothing that would write is done to it by itself; what somebody asks for is.
+    assert_eq!(life.step(Event::Idle(Rung::Hibernate)), []);
+    assert_eq!(life.step(Event::Idle(Rung::Stop)), []);
+    assert_eq!(life.step(Event::HostHasRoom), []);
+    assert_eq!(life.state(), State::Paused);
+    assert_eq!(ask(&mut life, Request::Resume), [Effect::Resume(1)]);
+    let mut held = running();
+    held.step(Event::HostFull);
+    held.step(Event::PauseEnded(1, Ok(())));
+    assert_eq!(ask(&mut held, Request::Delete), [Effect::TearDown(1, Manner::AtOnce)]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::environment::Values;
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
 use crate::host_directory::{self, DirectoryError};
+use crate::host_disk::{self, DiskSettings, HostDisk};
 use crate::kit::Kits;
 use crate::lifecycle::{Request, State};
 use crate::machine::live::Live;
@@ -56,6 +57,8 @@ pub struct Config {
     pub templates: u64,
     /// How long a spare machine waits after the last start; with no time at all there are none.
     pub spare: Duration,
+    /// What is kept free on the host's disk.
+    pub disk: DiskSettings,
 }
 
 impl Default for Config {
@@ -66,6 +69,7 @@ impl Default for Config {
             rest: RestDefaults::default(),
             templates: templates::DEFAULT_BUDGET,
             spare: spares::DEFAULT_KEEP,
+            disk: DiskSettings::default(),
         }
     }
 }
@@ -117,6 +121,7 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) config: Config,
+    pub(crate) disk: HostDisk,
     pub(crate) ingress: Arc<dyn Ingress>,
     pub(crate) roots: Arc<dyn RootDisks>,
     pub(crate) secrets: Arc<dyn SecretValues>,
@@ -226,6 +231,7 @@ impl Instances {
         let context = Arc::new(Context {
             templates,
             spares: Spares::new(config.spare),
+            disk: HostDisk::new(home.data(), config.disk),
             home,
             registry,
             vmm,
@@ -252,6 +258,7 @@ impl Instances {
         let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
         let rows = instances.context.registry.all().await?;
         recovery::recover(&instances, rows).await;
+        instances.context.upkeep.spawn(host_disk::watch(instances.clone()));
         Ok(instances)
     }
 
@@ -461,6 +468,11 @@ impl InstanceHandle {
 
     pub(crate) async fn tell(&self, message: Message) -> Result<(), InstanceError> {
         self.reference.mailbox.send(message).await.map_err(|_| InstanceError::Removed)
+    }
+
+    /// Tells it something, unless it has too much to do.
+    pub(crate) fn tell_now(&self, message: Message) -> bool {
+        self.reference.mailbox.try_send(message).is_ok()
     }
 
     pub(crate) async fn ask(

@@ -46,6 +46,8 @@ pub(crate) struct Passing {
     pub(crate) no_hibernation: Option<&'static str>,
     /// Whether that was tried and failed since it last ran; the stop comes in its time all the same.
     pub(crate) stays_in_memory: bool,
+    /// That it was paused because the host's disk was full, and how full.
+    pub(crate) filled: Option<String>,
     /// Where its next machine goes on, in place of booting.
     pub(crate) origin: Option<Origin>,
 }
@@ -85,6 +87,8 @@ impl Record {
             lease: passing.lease.clone(),
             attempts: passing.attempts,
             timings: passing.timings.clone(),
+            held: self.life.is_held(),
+            filled: passing.filled.clone(),
             usage: Arc::clone(usage),
             since_ms: self.since_ms,
             lifetime_ends_ms: self.end_of_life_ms(),

@@ -54,6 +54,10 @@ pub struct View {
     pub lease: Option<Lease>,
     /// How its command fares, and when it is executed again.
     pub attempts: Attempts,
+    /// Whether it stands still until the host's disk has room.
+    pub held: bool,
+    /// That it was paused because the host's disk was full, and how full.
+    pub filled: Option<String>,
     /// Where the time of its last start went, if this daemon started it.
     pub timings: Option<Timings>,
     /// Who uses it; goes on counting.
@@ -81,11 +85,18 @@ impl View {
     /// What it does next if nobody uses it.
     #[must_use]
     pub fn next_step(&self) -> Option<Due> {
-        if self.reason.is_some() {
-            // It is stopped, or is being stopped.
+        if self.reason.is_some() || self.held {
+            // It is stopped, or is being stopped; or nothing is to be done that would write.
             return None;
         }
         rest::next(&self.rest, self.state, &self.in_use())
+    }
+
+    /// What users should know.
+    #[must_use]
+    pub fn condition(&self) -> Option<String> {
+        let filled = self.filled.as_ref().map(|text| format!("paused: {text}"));
+        filled.or_else(|| self.attempts.condition())
     }
 
     /// What keeps it awake at this moment, for people.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use aegis_api::{duration, size};
 use aegis_images::{RegistrySettings, Settings};
 use aegis_instances::at_rest::{spares, templates};
+use aegis_instances::host_disk::DiskSettings;
 use aegis_instances::rest::{After, RestDefaults};
 use aegis_jail::Layer;
 use aegis_policy::{Policy, Preset, Rule};
@@ -42,6 +43,8 @@ pub struct Config {
     pub spare: Duration,
     /// Without which of these the daemon does not start.
     pub require: Vec<Layer>,
+    /// What is kept free on the host's disk.
+    pub disk: DiskSettings,
 }
 
 /// What the file says of images.
@@ -75,7 +78,15 @@ struct File {
     network: NetworkFile,
     templates: TemplateFile,
     confinement: Confinement,
+    disk: Disk,
     registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Disk {
+    floor: Option<String>,
+    overcommit: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,7 +184,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router, images, secrets, network, templates, confinement, registry } =
+        let File { idle, router, images, secrets, network, templates, confinement, disk, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = RestDefaults::default();
         let rest = RestDefaults {
@@ -225,6 +236,10 @@ impl Config {
             templates: budget.unwrap_or(templates::DEFAULT_BUDGET),
             spare,
             require: confinement.require,
+            disk: DiskSettings {
+                floor: bytes("disk.floor", disk.floor.as_deref())?,
+                overcommit: disk.overcommit,
+            },
         })
     }
 }
@@ -242,6 +257,7 @@ mod tests {
         assert_eq!(config.names.unwrap().to_string(), DEFAULT_LISTEN);
         assert_eq!(config.templates, 2 << 30);
         assert_eq!(config.spare, spares::DEFAULT_KEEP);
+        assert_eq!(config.disk, DiskSettings { floor: None, overcommit: false });
         let without = Config::parse("[templates]\nbudget = \"off\"\nspare = \"off\"").unwrap();
         assert_eq!((without.templates, without.spare), (0, Duration::ZERO));
         assert_eq!(Config::read(Path::new("/nonexistent/config.toml")).unwrap(), config);
@@ -250,7 +266,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
-            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\"]\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\"]\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = RestDefaults {
             pause: After::Ms(5000),
@@ -276,6 +292,7 @@ mod tests {
                 templates: 1 << 30,
                 spare: Duration::from_secs(3600),
                 require: Layer::ALL.to_vec(),
+                disk: DiskSettings { floor: Some(1 << 30), overcommit: true },
             }
         );
     }
@@ -301,6 +318,7 @@ mod tests {
             ("[router]\ntoken = \"short\"", "router: a token"),
             ("idle = 3", "idle"),
             ("[confinement]\nrequire = [\"magic\"]", "magic"),
+            ("[disk]\nfloor = \"low\"", "disk.floor"),
             ("[images]\ndisk_budget = \"much\"", "images.disk_budget"),
             ("[network]\nrules = [\"allow 1.2.3.4.5\"]", "1.2.3.4.5"),
             ("[registry.\"x\"]\nca = \"ca.pem\"", "absolute"),

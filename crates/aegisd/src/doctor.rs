@@ -4,13 +4,16 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use aegis_api::status::Finding;
+use aegis_instances::host_disk::{DiskReport, DiskSettings};
 use aegis_instances::spec::host_memory_mib;
 use aegis_jail::{Layer, Support};
 use aegis_store::disk::DiskMaker;
 use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
+use aegis_store::room::Level;
 use aegis_vmm::qemu::Qemu;
 use aegis_vmm::{Architecture, Vmm};
 
+use crate::api::disk_info;
 use crate::environment::Environment;
 
 /// Memory below which not even one default instance is comfortable, MiB.
@@ -25,7 +28,14 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
     let (qemu, guest) = (environment.qemu(), environment.guest);
     let mut findings = vec![architecture(guest), monitor(&qemu, guest), accelerator(&qemu, guest)];
     findings.extend(assets(home, guest));
-    findings.extend([confinement(), gateway(), filesystem_tools(home), memory(), disk(home), daemon(home)]);
+    findings.extend([
+        confinement(),
+        gateway(),
+        filesystem_tools(home),
+        memory(),
+        disk(home, environment.instances.disk),
+        daemon(home),
+    ]);
     findings
 }
 
@@ -131,16 +141,20 @@ fn memory() -> Finding {
     )
 }
 
-fn disk(home: &Home) -> Finding {
+fn disk(home: &Home, settings: DiskSettings) -> Finding {
     // The home may not exist yet; its file system does.
-    let existing = home.root.ancestors().find(|path| path.exists());
-    let free = existing.and_then(|path| rustix::fs::statvfs(path).ok());
-    let free_mib = free.map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20);
-    let detail = format!("{free_mib} MiB free at {}", home.root.display());
-    finding(
-        "disk",
-        if free_mib >= LEAST_DISK_MIB { Ok(detail) } else { Err((detail, "free some, or move AEGIS_HOME")) },
-    )
+    let report = match DiskReport::at_rest(home, settings) {
+        Ok(report) => report,
+        Err(error) => return finding("disk", Err((error.to_string(), "is AEGIS_HOME yours?"))),
+    };
+    let detail = format!("{}; at {}", disk_info(&report).sentence(), home.root.display());
+    let enough = report.level == Level::Ample && report.room.free_bytes >> 20 >= LEAST_DISK_MIB;
+    let mut found =
+        finding("disk", if enough { Ok(detail) } else { Err((detail, "free some, or move AEGIS_HOME")) });
+    if enough && report.promised > report.room.free_bytes {
+        found.remedy = Some("works; instances that fill the host's disk are paused before it is full".into());
+    }
+    found
 }
 
 fn daemon(home: &Home) -> Finding {

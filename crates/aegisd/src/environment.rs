@@ -72,6 +72,7 @@ impl Environment {
         instances.rest = file.rest;
         instances.templates = file.templates;
         instances.spare = file.spare;
+        instances.disk = file.disk;
         let text = |names: [&str; 2]| names.into_iter().find_map(|name| get(name)?.into_string().ok());
         let url = file.proxy.clone().or_else(|| text(["HTTPS_PROXY", "https_proxy"]));
         let proxy = ProxySettings::read(url.as_deref(), text(["NO_PROXY", "no_proxy"]).as_deref());

@@ -88,6 +88,7 @@ impl Instances {
     }
 
     async fn fork_whole(&self, parent: &InstanceHandle, fork: &Fork) -> Result<Forked, InstanceError> {
+        self.check_room()?;
         let view = parent.view();
         fork.sharing.check(&view.spec, true)?;
         let wanted = moment::Wanted { cause: Cause::Fork, machine: true };

@@ -83,6 +83,9 @@ pub(crate) async fn hibernate(
     if let Some(reason) = refusal(context, of) {
         return Err(reason.to_owned());
     }
+    if let Some(text) = context.disk.refusal() {
+        return Err(text);
+    }
     let machine = live.machine().ok_or("there is no machine")?;
     // Whoever ends it in good order waits.
     let _on_its_way = live.on_its_way().await;

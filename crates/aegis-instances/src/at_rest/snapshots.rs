@@ -271,6 +271,7 @@ impl Instances {
         of: &InstanceHandle,
         take: Take,
     ) -> Result<(Snapshot, Option<Duration>), InstanceError> {
+        self.check_room()?;
         let view = of.view();
         let machine = !take.disk_only && view.state != State::Stopped;
         let sharing = Sharing { workspace: true, secrets: take.secrets };
@@ -372,6 +373,7 @@ impl Instances {
     }
 
     async fn restore_whole(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
+        self.check_room()?;
         let (moment, note) = self.load(name).await?;
         let instance = self.find(&note.instance)?;
         instance.request(Request::Stop).await?;

@@ -154,7 +154,10 @@ pub(crate) async fn keep(context: Arc<Context>) {
     let mut wanted = spares.wanted.subscribe();
     let mut hopeless: Option<Arc<Pattern>> = None;
     while let Some(pattern) = next_wanted(&context, &mut wanted).await {
-        if hopeless.as_ref().is_some_and(|one| one.fits(&pattern)) || !has_plenty(&pattern) {
+        if hopeless.as_ref().is_some_and(|one| one.fits(&pattern))
+            || !has_plenty(&pattern)
+            || context.disk.refusal().is_some()
+        {
             continue;
         }
         let id = format!("inst-spare{:x}", now_ms());

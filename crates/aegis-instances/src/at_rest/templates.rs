@@ -257,7 +257,10 @@ pub(crate) fn pattern(context: &Context, of: &InstanceSpec, spec: &MachineSpec) 
 pub(crate) fn make_later(context: &Arc<Context>, pattern: Pattern) {
     let name = name_of(&pattern.likeness);
     let templates = &context.templates;
-    if templates.file(&name).exists() || !lock(&templates.making).insert(name.clone()) {
+    if context.disk.refusal().is_some()
+        || templates.file(&name).exists()
+        || !lock(&templates.making).insert(name.clone())
+    {
         return;
     }
     let context = Arc::clone(context);

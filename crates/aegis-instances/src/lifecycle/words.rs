@@ -26,6 +26,8 @@ pub enum Reply {
     DaemonEnds,
     /// It came to an end before it was as wanted.
     Failed(StopReason),
+    /// The host's disk has no room for it.
+    NoRoom(String),
     /// The machine refused to pause.
     Refused(String),
 }
@@ -94,6 +96,10 @@ pub enum Event {
     Again,
     /// Nobody has used it for so long that it is to rest. The caller has made sure that nobody does at this moment.
     Idle(Rung),
+    /// The host's disk is full, and this instance takes more and more of it.
+    HostFull,
+    /// The host's disk has room again.
+    HostHasRoom,
 }
 
 /// Where idleness leads.

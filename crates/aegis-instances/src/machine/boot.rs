@@ -39,6 +39,9 @@ const GUEST_FOOTPRINT_MIB: u64 = 96;
 /// one that boots.
 const CLONE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Code of a machine that was not made because the host's disk is full.
+const NO_ROOM: &str = "insufficient_disk";
+
 /// A machine that was made.
 pub(crate) struct Made {
     pub(crate) machine: Arc<dyn Machine>,
@@ -206,6 +209,9 @@ pub(crate) fn needed_mib(memory_mib: u32) -> u64 {
 
 /// Checks that the host has what a machine needs.
 pub(crate) async fn check(context: &Context, of: &InstanceSpec) -> Result<(), StopReason> {
+    if let Some(text) = context.disk.refusal() {
+        return Err(StopReason::new(NO_ROOM, text));
+    }
     let needed = needed_mib(of.memory_mib);
     let lacking = || available_memory_mib().filter(|available| *available < needed);
     if lacking().is_some() {

@@ -137,7 +137,7 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         restart: restart(spec.restart),
         lifetime_ends_at: view.lifetime_ends_ms.map(timestamp),
         restart_at: view.attempts.next_ms.map(timestamp),
-        condition: view.attempts.condition(),
+        condition: view.condition(),
         created_at: timestamp(view.created_ms),
         updated_at: timestamp(view.updated_ms),
         last_active_at: timestamp(view.active_ms),

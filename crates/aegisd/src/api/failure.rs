@@ -8,6 +8,10 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
+/// What to do when the host's disk is full.
+const MAKE_ROOM: &str = "delete what is not needed: aegis instance delete, aegis snapshot delete, aegis image prune, \
+                         aegis template prune; see: aegis status";
+
 /// A failure of a handler.
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) ApiError);
@@ -55,6 +59,7 @@ impl From<InstanceError> for Failure {
             InstanceError::Group(_) => ApiError::new(ErrorCode::Conflict, text),
             InstanceError::Removed => ApiError::new(ErrorCode::Conflict, text),
             InstanceError::Failed(reason) => stopped(&reason),
+            InstanceError::NoRoom(_) => ApiError::new(ErrorCode::InsufficientResources, text).hint(MAKE_ROOM),
             InstanceError::Refused(_) => ApiError::new(ErrorCode::GuestFailed, text),
             InstanceError::Guest(LinkError::Guest(error)) => refused(error.code, error.message),
             InstanceError::Guest(_) | InstanceError::NotReady(_) => {
@@ -117,7 +122,7 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
         "kit_failed" => ErrorCode::KitInvalid,
         "workspace_missing" => ErrorCode::WorkspaceNotFound,
         "workspace_refused" => ErrorCode::WorkspaceRefused,
-        "insufficient_memory" => ErrorCode::InsufficientResources,
+        "insufficient_memory" | "insufficient_disk" => ErrorCode::InsufficientResources,
         "stopped" | "disabled" | "deleted" | "restarted" | "daemon_stopped" | "timeout" | "lifetime"
         | "idle" => ErrorCode::Conflict,
         "guest_unreachable" | "guest_failed" => ErrorCode::GuestFailed,
@@ -131,6 +136,7 @@ pub(crate) fn stopped(reason: &StopReason) -> ApiError {
     match code {
         ErrorCode::BootFailed => error.hint("see whether this machine has what it takes with: aegis doctor"),
         ErrorCode::SecretNotFound => error.hint("set it with: aegis secret set KEY"),
+        ErrorCode::InsufficientResources if reason.code == "insufficient_disk" => error.hint(MAKE_ROOM),
         ErrorCode::InsufficientResources => error.hint("stop an instance, or ask for less with --memory"),
         _ => error,
     }

@@ -130,8 +130,12 @@ pub(super) async fn obtain(app: &App, name: &str, policy: PullPolicy) -> Result<
     let held = match (policy, app.images.find(name)) {
         (PullPolicy::Never, found) => return Ok(found?),
         (PullPolicy::Missing, Ok(held)) => return Ok(held),
-        (PullPolicy::Missing, Err(_)) => app.images.ensure(name).await?,
+        (PullPolicy::Missing, Err(_)) => {
+            app.instances.check_room()?;
+            app.images.ensure(name).await?
+        }
         (PullPolicy::Always, _) => {
+            app.instances.check_room()?;
             let reference: ImageReference = name.parse()?;
             aegis_images::pulled(app.images.pull(&reference)).await?;
             app.images.find(name)?
@@ -210,10 +214,11 @@ pub(super) async fn prune(
 /// the error. The pull goes on if the client goes away.
 #[utoipa::path(post, path = "/v1/images/pull", request_body = PullRequest,
     responses((status = 200, content_type = "application/x-ndjson", body = PullProgress),
-        (status = 400, body = ErrorBody)))]
+        (status = 400, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(super) async fn pull(State(app): State<App>, body: Bytes) -> Result<Response, Failure> {
     let request: PullRequest = parse(&body)?;
     let reference: ImageReference = request.reference.parse()?;
+    app.instances.check_room()?;
     let progress = app.images.pull(&reference);
     let (sender, body) = Channel::<Bytes>::new(PIECES);
     let streams = app.streams.clone();
@@ -266,8 +271,9 @@ fn report(app: &App, progress: &Progress) -> PullProgress {
 /// Takes over the images of an archive: of `docker save`, or an OCI layout as tar, plain or compressed.
 #[utoipa::path(post, path = "/v1/images/load",
     request_body(content = inline(Vec<u8>), content_type = "application/x-tar"),
-    responses((status = 200, body = Vec<Image>), (status = 422, body = ErrorBody)))]
+    responses((status = 200, body = Vec<Image>), (status = 422, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(super) async fn load(State(app): State<App>, mut body: Body) -> Result<Json<Vec<Image>>, Failure> {
+    app.instances.check_room()?;
     let (pieces, receiver) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     let feed = async move {
         while let Some(frame) = body.frame().await {

@@ -97,6 +97,9 @@ pub(super) async fn create(
         let text = format!("there is no instance {handle:?} to start, and no command to create it with");
         return Err(Failure(ApiError::new(ErrorCode::NotFound, text).hint("give a command after --")));
     }
+    if let Some(mebibytes) = request.disk_mb {
+        app.instances.check_disk(mebibytes)?;
+    }
     // Not removed as long as no record says that it is needed.
     let (_held, image) = match &request.image {
         None => (None, None),

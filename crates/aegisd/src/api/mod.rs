@@ -17,6 +17,8 @@ mod system;
 mod templates;
 mod workspaces;
 
+pub(crate) use system::disk_info;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;

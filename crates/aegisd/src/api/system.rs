@@ -1,7 +1,9 @@
 //! The daemon itself.
 
 use aegis_api::error::ErrorBody;
-use aegis_api::status::{CapabilitiesInfo, InstanceCounts, ShutdownReply, ShutdownRequest, Status};
+use aegis_api::status::{CapabilitiesInfo, DiskInfo, InstanceCounts, ShutdownReply, ShutdownRequest, Status};
+use aegis_instances::host_disk::DiskReport;
+use aegis_store::room::Level;
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
@@ -31,7 +33,27 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
             total: count(app.instances.list().len()),
             live: count(app.instances.live().len()),
         },
+        disk: app.instances.disk_report().map(|report| disk_info(&report)),
     })
+}
+
+/// The host's disk, as the API tells it.
+pub(crate) fn disk_info(report: &DiskReport) -> DiskInfo {
+    let DiskReport { room, floors, level, reserve, promised } = report;
+    let level = match level {
+        Level::Ample => "ample",
+        Level::Low => "low",
+        Level::Full => "full",
+    };
+    DiskInfo {
+        free_bytes: room.free_bytes,
+        floor_bytes: floors.bytes,
+        free_inodes: (room.total_inodes > 0).then_some(room.free_inodes),
+        floor_inodes: floors.inodes,
+        reserve_bytes: *reserve,
+        promised_bytes: *promised,
+        level: level.to_owned(),
+    }
 }
 
 /// Ends the daemon, after the reply.

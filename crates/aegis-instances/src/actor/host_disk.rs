@@ -1,0 +1,45 @@
+//! What an instance does when the host's disk is full.
+
+use super::Actor;
+use crate::lifecycle::{Event, Request, State};
+use crate::reason::StopReason;
+
+impl Actor {
+    /// Why the host's disk does not allow what is asked for; `None` if it does, or takes nothing.
+    pub(super) fn no_room_for(&self, request: Request) -> Option<String> {
+        let life = &self.record.life;
+        let boots = match request {
+            Request::Restart => true,
+            Request::Start => life.state() == State::Stopped,
+            Request::Wake => life.state() == State::Stopped && life.enabled(),
+            Request::Ensure => life.enabled() && life.reason().is_some_and(StopReason::is_idle),
+            _ => false,
+        };
+        if boots { self.context.disk.refusal() } else { None }
+    }
+
+    /// The disk is full and this instance fills it, or there is room again.
+    pub(super) async fn host_disk(&mut self, full: Option<String>) {
+        let boot = self.record.life.boot();
+        match full {
+            Some(text) => {
+                self.step(Event::HostFull).await;
+                if self.record.life.is_held() && self.passing.filled.is_none() {
+                    self.output.log_system(&format!("paused: {text}"));
+                    self.passing.filled = Some(text.clone());
+                    self.publish();
+                    self.network_event(boot, "disk_full", Some(text)).await;
+                }
+            }
+            None => {
+                self.step(Event::HostHasRoom).await;
+                if let Some(filled) = &mut self.passing.filled {
+                    "the host's disk was full, and has room again; go on with: aegis instance resume"
+                        .clone_into(filled);
+                    self.output.log_system("the host's disk has room again");
+                }
+                self.publish();
+            }
+        }
+    }
+}
