@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use pack::{Packed, pack};
+pub use pack::{Packed, pack, pack_beneath};
 pub use target::Target;
 pub use unpack::{Limits, Owner, unpack};
 

@@ -30,9 +30,23 @@ pub struct Packed {
 ///
 /// # Errors
 /// If something cannot be read, or nobody takes the stream any more.
-pub fn pack(root: &Path, mut to: impl Write) -> Result<Packed, CopyError> {
+pub fn pack(root: &Path, to: impl Write) -> Result<Packed, CopyError> {
+    // The place of a source is found as that of a target is.
+    tell(|| Target::exactly(root), to)
+}
+
+/// As [`pack`], of what is at a path below a directory that is open: whatever becomes of the directory's own name, and no
+/// symbolic link on the path is followed.
+///
+/// # Errors
+/// As of [`pack`]; also for a path that leads out of the directory.
+pub fn pack_beneath(dir: &Dir, path: &Path, to: impl Write) -> Result<Packed, CopyError> {
+    tell(|| Target::beneath(dir, path), to)
+}
+
+fn tell(open: impl FnOnce() -> Result<Target, CopyError>, mut to: impl Write) -> Result<Packed, CopyError> {
     to.write_all(GREETING).map_err(CopyError::stream)?;
-    let outcome = walk(root, &mut to);
+    let outcome = open().and_then(|target| walk(Source::of(target), &mut to));
     let last = match &outcome {
         Ok(packed) => Record::End(packed.entries),
         Err(error) => Record::Failure(error.to_string()),
@@ -42,8 +56,9 @@ pub fn pack(root: &Path, mut to: impl Write) -> Result<Packed, CopyError> {
 }
 
 /// What is read, and what of it was opened when the user had typed it: the rest is found below that.
-struct Source<'a> {
-    root: &'a Path,
+struct Source {
+    /// Where it is, for messages.
+    root: PathBuf,
     /// The root itself, or the directory that it has a name in.
     dir: Dir,
     name: Option<OsString>,
@@ -56,18 +71,16 @@ struct Found {
     kind: FileType,
 }
 
-impl Source<'_> {
-    fn open(root: &Path) -> Result<Source<'_>, CopyError> {
-        // The place of a source is found as that of a target is.
-        let Target { at, .. } = Target::exactly(root)?;
-        Ok(match at {
+impl Source {
+    fn of(Target { shown: root, at }: Target) -> Source {
+        match at {
             At::Directory(dir) => Source { root, dir, name: None },
             At::Name(dir, name) => Source { root, dir, name: Some(name) },
-        })
+        }
     }
 
     fn shown(&self, path: &Path) -> PathBuf {
-        if path.as_os_str().is_empty() { self.root.to_owned() } else { self.root.join(path) }
+        if path.as_os_str().is_empty() { self.root.clone() } else { self.root.join(path) }
     }
 
     fn open_beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, CopyError> {
@@ -117,8 +130,7 @@ impl Source<'_> {
     }
 }
 
-fn walk(root: &Path, to: &mut impl Write) -> Result<Packed, CopyError> {
-    let mut source = Source::open(root)?;
+fn walk(mut source: Source, to: &mut impl Write) -> Result<Packed, CopyError> {
     let mut packed = Packed::default();
     // One for all files: under emulation fresh memory is dear.
     let mut piece = vec![0; PIECE];
@@ -134,7 +146,8 @@ fn walk(root: &Path, to: &mut impl Write) -> Result<Packed, CopyError> {
             FileType::Directory => {
                 if path.as_os_str().is_empty() && source.name.is_some() {
                     // Whatever takes its name from now on: this one was meant.
-                    source.dir = Dir::from(found.fd.try_clone().map_err(CopyError::file(root))?);
+                    let opened = found.fd.try_clone().map_err(CopyError::file(&source.root))?;
+                    source.dir = Dir::from(opened);
                     source.name = None;
                 }
                 let children = source.children(&path, &mut found)?;
@@ -162,7 +175,7 @@ fn head(path: &Path, Found { stat, .. }: &Found, kind: Kind) -> Record {
 }
 
 fn file(
-    source: &Source<'_>,
+    source: &Source,
     path: &Path,
     found: &mut Found,
     to: &mut impl Write,

@@ -55,6 +55,18 @@ impl Target {
         })
     }
 
+    /// What is at a path below a directory that is open: no link on it is followed, and its last name is that of the
+    /// directory itself if the path can only be a directory's.
+    pub(crate) fn beneath(dir: &Dir, path: &Path) -> Result<Target, CopyError> {
+        let shown = path.to_owned();
+        let at = if path.as_os_str().is_empty() || says_directory(path) {
+            dir.dir_beneath(path).map(At::Directory)
+        } else {
+            dir.parent_of(path).map(|(parent, name)| At::Name(parent, name.to_owned()))
+        };
+        Ok(Target { at: at.map_err(CopyError::file(path))?, shown })
+    }
+
     /// This very place.
     ///
     /// # Errors

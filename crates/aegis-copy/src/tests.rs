@@ -284,6 +284,41 @@ fn directories_exchanged_for_links_meanwhile_lead_nowhere() {
     });
 }
 
+#[test]
+fn what_is_below_an_open_directory_is_read_whatever_becomes_of_its_name() {
+    let dir = dir();
+    let (kit, outside) = (dir.path().join("kit"), dir.path().join("outside"));
+    fs::create_dir_all(kit.join("sub")).unwrap();
+    fs::write(kit.join("sub/f"), "inside").unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("f"), "SECRET").unwrap();
+    symlink("../outside", kit.join("evil")).unwrap();
+    let opened = aegis_paths::Dir::open_root(&kit).unwrap();
+    let beneath = |path: &str| {
+        let mut stream = Vec::new();
+        let packed = crate::pack_beneath(&opened, std::path::Path::new(path), &mut stream);
+        assert!(!stream.windows(6).any(|window| window == b"SECRET"), "{path}");
+        packed.map(|packed| packed.entries)
+    };
+    // Somebody puts a link in its place.
+    fs::rename(&kit, dir.path().join("aside")).unwrap();
+    symlink("outside", &kit).unwrap();
+    for (path, entries) in [("", 4), (".", 4), ("sub", 2), ("sub/", 2), ("sub/f", 1), ("./sub/f", 1)] {
+        assert_eq!(beneath(path).unwrap(), entries, "{path:?}");
+    }
+    assert_eq!(beneath("evil").unwrap(), 1, "a link is copied as one");
+    for path in ["evil/", "evil/.", "evil/f", "..", "sub/../../outside/f", "/etc/hostname", "absent"] {
+        assert!(beneath(path).is_err(), "{path:?}");
+    }
+    // And in the place of a directory in it, at any moment.
+    let work = dir.path().join("aside");
+    while_exchanging(&work, ("sub", "evil"), || {
+        for _ in 0..500 {
+            let _either = (beneath("sub/f"), beneath("sub/"));
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aegis_guest_link::GuestStream;
 use aegis_guest_protocol::messages::{ExitStatus, Process};
+use aegis_paths::Dir;
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
@@ -42,11 +43,13 @@ pub struct KitUse {
 }
 
 /// What a kit brings along, as it is on the host now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Contents {
-    /// Files and trees, and where they go in the guest.
+    /// Its directory, opened before it was read what is in there. A guest may share it, and change it meanwhile.
+    pub dir: Dir,
+    /// Files and trees by their paths below the directory, and where they go in the guest.
     pub files: Vec<(PathBuf, String)>,
-    /// Directory whose contents an empty workspace gets.
+    /// Path below the directory of the one whose contents an empty workspace gets.
     pub workspace: Option<PathBuf>,
 }
 
@@ -107,7 +110,7 @@ async fn put_all(
     contents: &Contents,
 ) -> Result<(), StopReason> {
     for (from, to) in &contents.files {
-        put(context, session, from, to, "root").await?;
+        put(context, session, (&contents.dir, from), to, "root").await?;
     }
     let Some(template) = &contents.workspace else { return Ok(()) };
     let shared = order.spec.mounts.iter().find(|mount| mount.at == WORKSPACE);
@@ -116,27 +119,34 @@ async fn put_all(
         None => order.live.boot == 1,
     };
     if wanted {
-        put(context, session, template, WORKSPACE, &order.spec.user).await?;
+        let template =
+            contents.dir.dir_beneath(template).map_err(|error| failed(no_template(template, &error)))?;
+        put(context, session, (&template, Path::new("")), WORKSPACE, &order.spec.user).await?;
     }
     Ok(())
+}
+
+fn no_template(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Puts a file or tree to a place in the guest.
+/// Puts a file or tree, by its path below a directory, to a place in the guest.
 async fn put(
     context: &Context,
     session: &Session,
-    from: &Path,
+    (dir, path): (&Dir, &Path),
     to: &str,
     owner: &str,
 ) -> Result<(), StopReason> {
     let (ours, theirs) = tokio::io::duplex(PIECE);
-    let source = from.to_owned();
+    let dir = dir.try_clone().map_err(failed)?;
+    let path = path.to_owned();
     let packing = tokio::task::spawn_blocking(move || {
-        aegis_copy::pack(&source, std::io::BufWriter::new(SyncIoBridge::new(theirs)))
+        aegis_copy::pack_beneath(&dir, &path, std::io::BufWriter::new(SyncIoBridge::new(theirs)))
     });
     let process = Process {
         command: ["/proc/1/exe", "place", to, owner].map(str::to_owned).into(),

@@ -1,12 +1,13 @@
 //! Where kits are found: directories of the host, the first of them first.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use aegis_paths::Dir;
+use rustix::fs::{Mode, OFlags};
 
 use crate::manifest::{Broken, Format, MOST_BYTES, Manifest, is_name};
 
@@ -37,12 +38,14 @@ fn format(path: &Path) -> Option<Format> {
     }
 }
 
-fn read(path: &Path) -> Result<String, Broken> {
+/// A manifest by its name in a directory that is open, so that what it names is looked for where it was.
+fn read(dir: &Dir, name: &OsStr) -> Result<String, Broken> {
     let failed = |error: std::io::Error| Broken(format!("cannot be read: {error}"));
     let mut text = String::new();
     // A pipe among the kits would keep whoever looks at them waiting.
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = fs::File::options().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
+    let file = fs::File::from(opened.map_err(|error| failed(error.into()))?);
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Broken("is no file".to_owned()));
     }
@@ -62,6 +65,13 @@ impl Kit {
     /// The kit of a manifest's file, or of a directory that has one.
     #[must_use]
     pub fn load(path: &Path) -> Kit {
+        Kit::open(path).0
+    }
+
+    /// The same, and its directory, which was opened before its manifest was read: what the manifest names is in there,
+    /// whatever has become of the directory's name meanwhile. There is none for a broken kit.
+    #[must_use]
+    pub fn open(path: &Path) -> (Kit, Option<Dir>) {
         let (source, dir, name) = if path.is_dir() {
             (in_directory(path).unwrap_or_else(|| path.join("kit.toml")), path.to_owned(), path.file_name())
         } else {
@@ -71,17 +81,22 @@ impl Kit {
             (path.to_owned(), dir.to_owned(), name)
         };
         let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let manifest = Kit::check(&source, &dir, &name);
-        Kit { name, dir, source, manifest }
+        let opened = Dir::open_root(&dir).map_err(|error| Broken(format!("its directory: {error}")));
+        let checked = opened.and_then(|opened| Ok((Kit::check(&source, &dir, &opened, &name)?, opened)));
+        let (manifest, opened) = match checked {
+            Ok((manifest, opened)) => (Ok(manifest), Some(opened)),
+            Err(broken) => (Err(broken), None),
+        };
+        (Kit { name, dir, source, manifest }, opened)
     }
 
-    fn check(source: &Path, dir: &Path, name: &str) -> Result<Manifest, Broken> {
+    fn check(source: &Path, dir: &Path, opened: &Dir, name: &str) -> Result<Manifest, Broken> {
         let format = format(source).ok_or_else(|| Broken("is neither .json nor .toml".to_owned()))?;
-        let manifest = Manifest::parse(&read(source)?, format)?;
+        let manifest = Manifest::parse(&read(opened, source.file_name().unwrap_or_default())?, format)?;
         if manifest.name != name {
             return Err(Broken(format!("name: {:?}, in a file or directory named {name:?}", manifest.name)));
         }
-        Kit::check_files(&manifest, dir)?;
+        Kit::check_files(&manifest, opened)?;
         for daemon in &manifest.instance_daemons {
             let program = daemon.command.first().filter(|program| program.contains('/'));
             if let Some(program) = program.filter(|program| !dir.join(program).is_file()) {
@@ -92,11 +107,7 @@ impl Kit {
     }
 
     /// Files are what the kit has, and not what its links lead to.
-    fn check_files(manifest: &Manifest, dir: &Path) -> Result<(), Broken> {
-        if manifest.files.is_empty() && manifest.workspace.is_none() {
-            return Ok(());
-        }
-        let dir = Dir::open_root(dir).map_err(|error| Broken(format!("its directory: {error}")))?;
+    fn check_files(manifest: &Manifest, dir: &Dir) -> Result<(), Broken> {
         let missing = |what: String, error: std::io::Error| {
             let link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
             let why = if link { " that is reached without symbolic links" } else { "" };
@@ -143,6 +154,12 @@ impl Shelf {
     /// A kit by name, if there is one.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Kit> {
+        self.open(name).map(|(kit, _)| kit)
+    }
+
+    /// The same, and its directory; see [`Kit::open`].
+    #[must_use]
+    pub fn open(&self, name: &str) -> Option<(Kit, Option<Dir>)> {
         if !is_name(name) {
             return None;
         }
@@ -151,7 +168,7 @@ impl Shelf {
         });
         let mut found =
             places.filter(|path| if path.is_dir() { in_directory(path).is_some() } else { path.is_file() });
-        found.next().map(|path| Kit::load(&path))
+        found.next().map(|path| Kit::open(&path))
     }
 }
 
@@ -186,6 +203,7 @@ mod tests {
         assert_eq!(shelf.find("../own/deep"), None);
         assert_eq!(shelf.find("absent"), None);
     }
+
     #[test]
     fn links_of_a_kit_lead_nowhere() {
         let dir = tempfile::tempdir().unwrap();
@@ -211,6 +229,26 @@ mod tests {
         for template in ["out", "in", "out/.", "real/f", "absent"] {
             assert!(told(&format!("workspace = \"{template}\"")).is_err(), "{template}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_is_exchanged_after_it_was_opened_is_still_the_kits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kit, outside) = (dir.path().join("k"), dir.path().join("outside"));
+        for (place, text) in [(&kit, "the kit's"), (&outside, "secret")] {
+            fs::create_dir(place).unwrap();
+            fs::write(place.join("f"), text).unwrap();
+        }
+        fs::write(kit.join("kit.toml"), "name = \"k\"\n[[files]]\nfrom = \"f\"\nto = \"/f\"").unwrap();
+        let (loaded, opened) = Shelf::new(vec![dir.path().to_owned()]).open("k").unwrap();
+        assert!(loaded.manifest.is_ok());
+        fs::rename(&kit, dir.path().join("aside")).unwrap();
+        std::os::unix::fs::symlink("outside", &kit).unwrap();
+        let mut text = String::new();
+        opened.unwrap().file_beneath(Path::new("f")).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "the kit's");
+        // Opened now, it has no manifest.
+        assert!(Kit::open(&kit).1.is_none());
     }
 
     #[test]

@@ -62,12 +62,14 @@ fn checked(kit: Kit) -> Kit {
 
 impl Kits for HostKits {
     fn contents(&self, name: &str) -> Result<Option<Contents>, String> {
-        let Some(kit) = self.find(name) else { return Ok(None) };
-        let manifest = kit.manifest.map_err(|broken| broken.to_string())?;
-        let file = |file: &manifest::File| (kit.dir.join(&file.from), file.to.clone());
+        let Some((kit, opened)) = self.0.open(name) else { return Ok(None) };
+        let manifest = checked(kit).manifest.map_err(|broken| broken.to_string())?;
+        let dir = opened.ok_or("its directory is gone")?;
+        let file = |file: manifest::File| (PathBuf::from(file.from), file.to);
         Ok(Some(Contents {
-            files: manifest.files.iter().map(file).collect(),
-            workspace: manifest.workspace.as_ref().map(|template| kit.dir.join(template)),
+            dir,
+            files: manifest.files.into_iter().map(file).collect(),
+            workspace: manifest.workspace.map(PathBuf::from),
         }))
     }
 
