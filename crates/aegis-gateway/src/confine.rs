@@ -8,6 +8,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Most memory of the process, bytes: more than its bounds add up to.
 const MOST_MEMORY: u64 = 2 << 30;
 
+/// Longest file that it writes, bytes: what it says, mostly nothing.
+const MOST_LOG: u64 = 1 << 20;
+
 /// Gives up what the gateway does not need. From here on it opens no file, and no socket but those of IP.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ fn profile() -> Profile {
                 Call::with(libc::SYS_ioctl, [Argument::Is(1, FIONBIO)]),
             ])
             .collect(),
-        limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },
+        limits: Limits { data: Some(MOST_MEMORY), file_size: Some(MOST_LOG), ..Limits::default() },
         capabilities: 0,
     }
 }

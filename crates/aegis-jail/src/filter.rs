@@ -38,6 +38,12 @@ impl Call {
         Call { number, alternatives: alternatives.into_iter().collect() }
     }
 
+    /// Its number (`syscalls(2)`).
+    #[must_use]
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
     /// Calls with any arguments.
     pub fn all(numbers: &[i64]) -> impl Iterator<Item = Call> {
         numbers.iter().map(|number| Call::any(*number))

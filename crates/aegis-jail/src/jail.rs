@@ -137,7 +137,7 @@ pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation)
     // Root's makes them without one of users, and then becomes the user that it is to be.
     let user = user.filter(|_| privileged);
     let users = users && user.is_none();
-    if !(privileged || users && Support::of_host().namespaces) {
+    if !Support::of_host().namespaces || !(privileged || users) {
         return Ok(());
     }
     if let Some(user) = user {
@@ -157,7 +157,7 @@ fn device_group(rule: &FileRule) -> Option<u32> {
 }
 
 /// Whether this process may make namespaces without one of users, and become another user.
-fn may_make_namespaces() -> bool {
+pub(crate) fn may_make_namespaces() -> bool {
     let needed =
         CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))

@@ -11,6 +11,7 @@ use aegis_sys::confine::Isolation;
 use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use serde::{Deserialize, Serialize};
 
+use crate::jail::may_make_namespaces;
 use crate::profile::{self, FileRule};
 use crate::root;
 
@@ -108,11 +109,13 @@ fn has_namespaces() -> bool {
     let Ok(at) = CString::new(root.as_os_str().as_bytes()) else { return false };
     let files: Vec<FileRule> = profile::program(Path::new(TRUE)).collect();
     let Ok(steps) = root::steps(&files) else { return false };
+    // Root's makes them without one of users.
+    let users = !may_make_namespaces();
     let mut command = Command::new(TRUE);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     aegis_sys::confine::isolate(
         &mut command,
-        Isolation { users: true, network: true, root: Some((at, steps)), user: None },
+        Isolation { users, network: true, root: Some((at, steps)), user: None },
     );
     command.status().is_ok_and(|status| status.success())
 }

@@ -22,8 +22,11 @@ const NULL: &str = "/dev/null";
 /// Name of the directory on which its root is mounted, in the run-time directory.
 const ROOT: &str = "root";
 
-/// Addresses beside the guest's memory, bytes: program, libraries, translated code, heaps and stacks of threads.
-const ADDRESSES: u64 = 6 << 30;
+/// Memory of its own beside the guest's, bytes: translated code, heaps, and stacks of threads.
+const DATA: u64 = 3 << 30;
+/// Addresses beside the guest's memory, bytes: that, program and libraries, and what the C library sets aside for the heap of
+/// each thread and never touches.
+const ADDRESSES: u64 = 16 << 30;
 /// Open descriptors. It has some thirty.
 const DESCRIPTORS: u64 = 512;
 /// Threads beside its processors, the gateway's included: one for each request of a disk that is under way.
@@ -51,7 +54,8 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
         calls: calls(),
         limits: Limits {
             file_size: Some(disk.max(memory).max(LEAST_FILE)),
-            data: None,
+            // A machine from a template has the guest's memory for itself.
+            data: Some(memory.saturating_add(DATA)),
             addresses: Some(memory.saturating_add(ADDRESSES)),
             descriptors: Some(DESCRIPTORS),
             threads: rustix::process::geteuid().is_root().then(|| THREADS + u64::from(spec.vcpus)),
@@ -224,4 +228,73 @@ fn calls() -> Vec<Call> {
             own_limits,
         ])
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(dir: &Path) -> MachineSpec {
+        MachineSpec {
+            name: "inst-x".into(),
+            run_dir: dir.join("run"),
+            console_log: "/c".into(),
+            kernel: dir.join("kernel"),
+            initramfs: dir.join("initramfs"),
+            root_disk: vec![dir.join("root")],
+            data_disk: dir.join("data"),
+            memory_mib: 64,
+            vcpus: 1,
+            files: true,
+            card: None,
+        }
+    }
+
+    #[test]
+    fn it_writes_its_own_disk_and_makes_no_call_that_leads_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec(dir.path());
+        let profile = profile(Path::new("/usr/bin/qemu"), &spec, Accelerator::Tcg);
+        let written: Vec<_> = profile
+            .files
+            .iter()
+            .filter(|rule| !matches!(rule.access, Access::Read | Access::Execute))
+            .map(|rule| rule.path.clone())
+            .collect();
+        assert_eq!(written, [spec.data_disk.clone(), NULL.into()]);
+        assert!(!profile.tcp && profile.capabilities == 0);
+        for call in [
+            libc::SYS_socket,
+            libc::SYS_socketpair,
+            libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_kill,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_mount,
+            libc::SYS_bpf,
+            libc::SYS_io_uring_setup,
+            libc::SYS_keyctl,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_memfd_create,
+            libc::SYS_unlinkat,
+        ] {
+            assert!(!profile.calls.iter().any(|allowed| allowed.number() == call), "system call {call}");
+        }
+    }
+
+    #[test]
+    fn its_bounds_grow_with_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = spec(dir.path());
+        std::fs::File::create(&small.data_disk).unwrap().set_len(1 << 30).unwrap();
+        let large = MachineSpec { memory_mib: 4096, ..small.clone() };
+        let limits = |spec: &MachineSpec| profile(Path::new("/q"), spec, Accelerator::Tcg).limits;
+        assert_eq!(limits(&small).file_size, Some(1 << 30));
+        assert_eq!(limits(&large).file_size, Some(4 << 30));
+        assert!(limits(&large).data > limits(&small).data);
+        assert!(limits(&large).addresses > limits(&large).data);
+    }
 }
