@@ -133,6 +133,7 @@ fn a_command_that_ends_leaves_its_exit_code_reason_and_log() {
         "Restart",
         "Lives until",
         "Condition",
+        "Confinement",
     ];
     assert_eq!(labels, expected);
     let logs = daemon.aegis(&["logs", &id]);
