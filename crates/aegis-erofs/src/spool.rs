@@ -13,7 +13,7 @@ use crate::format::BLOCK;
 const CHUNK: usize = 64 * 1024;
 
 /// Which file a range is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     Spool,
     /// The data of the image's layer of this number: already on its disk.
@@ -21,7 +21,7 @@ pub(crate) enum Place {
 }
 
 /// A range of the spool or of a layer's data: the contents of one regular file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extent {
     pub(crate) place: Place,
     pub(crate) offset: u64,

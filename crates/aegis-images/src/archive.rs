@@ -3,9 +3,11 @@
 //! An archive is read into a [`FileTree`], as a layer would be: bounded, whatever is in it, and with its links in the tree
 //! and nowhere else.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 
-use aegis_erofs::{Content, FileTree, NodeId, Spool, Whiteouts};
+use aegis_erofs::{Content, Extent, FileTree, NodeId, Spool, Whiteouts};
 use oci_spec::image::ImageIndex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -13,7 +15,7 @@ use tokio::sync::watch;
 use crate::digest::{Digest, Hashing};
 use crate::error::ImageError;
 use crate::inflate;
-use crate::manifest::{self, Document, LayerPart, MOST_DOCUMENT, Packing, Part};
+use crate::manifest::{self, Document, LayerPart, MOST_DOCUMENT, MOST_LAYERS, Packing, Part};
 use crate::prepare::Plan;
 use crate::progress::Progress;
 use crate::record::Layout;
@@ -23,6 +25,8 @@ use crate::store::Images;
 
 /// Longest chain of symbolic links to a layer.
 const MOST_LINKS: usize = 4;
+/// Most images of one archive.
+const MOST_IMAGES: usize = 1000;
 /// What tools call an image in an index; the first is containerd's whole name, the second a tag or a name.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
@@ -72,6 +76,8 @@ impl Images {
 struct Archive {
     tree: FileTree,
     layout: Layout,
+    /// What has been stored already: an archive may name one layer in many images, and many times.
+    stored: RefCell<HashMap<Extent, LayerPart>>,
 }
 
 impl Archive {
@@ -87,7 +93,7 @@ impl Archive {
         let mut tree = FileTree::new(settings.limits.clone(), spool);
         aegis_erofs::ingest(&mut tree, BufReader::new(plain), Whiteouts::Keep)
             .map_err(|error| ImageError::invalid(format!("the archive: {error}")))?;
-        Ok(Archive { tree, layout })
+        Ok(Archive { tree, layout, stored: RefCell::default() })
     }
 
     fn images(&self, settings: &Settings) -> Result<Vec<Found>, ImageError> {
@@ -100,6 +106,7 @@ impl Archive {
         if self.tree.lookup(b"index.json").is_some() {
             return self.indexed(&saved, settings);
         }
+        few(saved.len(), MOST_IMAGES, "images")?;
         if saved.is_empty() {
             return Err(ImageError::invalid(
                 "it is no archive of images: it has neither index.json nor manifest.json",
@@ -113,6 +120,7 @@ impl Archive {
         let broken = |error: &dyn std::fmt::Display| ImageError::invalid(format!("index.json: {error}"));
         let bytes = self.document("index.json")?;
         let index: ImageIndex = serde_json::from_slice(&bytes).map_err(|error| broken(&error))?;
+        few(index.manifests().len(), MOST_IMAGES, "images")?;
         let mut all: Vec<Found> = Vec::new();
         for descriptor in index.manifests() {
             let annotations = descriptor.annotations().clone().unwrap_or_default();
@@ -157,6 +165,7 @@ impl Archive {
     fn saved(&self, image: &Saved, settings: &Settings) -> Result<Found, ImageError> {
         let config = self.document(&image.config)?;
         let config_part = Part { digest: Digest::of(&config), size: config.len() as u64 };
+        few(image.layers.len(), MOST_LAYERS, "layers")?;
         let layers = image.layers.iter().map(|path| self.store(path, None)).collect::<Result<Vec<_>, _>>()?;
         let descriptor = |kind: &str, part: &Part| Descriptor {
             media_type: format!("application/vnd.oci.image.{kind}"),
@@ -183,7 +192,7 @@ impl Archive {
         Ok(Found { plan, documents: [manifest, config], names })
     }
 
-    fn file(&self, path: &str) -> Result<aegis_erofs::Extent, ImageError> {
+    fn file(&self, path: &str) -> Result<Extent, ImageError> {
         let missing = || ImageError::invalid(format!("the archive has no file {path:?}"));
         let mut at = path.as_bytes().to_vec();
         for _ in 0..MOST_LINKS {
@@ -216,7 +225,13 @@ impl Archive {
 
     /// Stores a file of the archive as a blob, which has the promised digest if one was promised.
     fn store(&self, path: &str, promised: Option<&Digest>) -> Result<LayerPart, ImageError> {
-        let mut contents = Contents { tree: &self.tree, extent: self.file(path)?, at: 0 };
+        let extent = self.file(path)?;
+        let check = |digest: &Digest| promised.map_or(Ok(()), |promised| promised.check(digest));
+        if let Some(known) = self.stored.borrow().get(&extent) {
+            check(&known.blob.digest)?;
+            return Ok(known.clone());
+        }
+        let mut contents = Contents { tree: &self.tree, extent, at: 0 };
         let failed = |error| ImageError::io("cannot write in", self.layout.tmp())(error);
         let packing = sniff(&first_bytes(&mut contents).map_err(failed)?);
         contents.at = 0;
@@ -224,11 +239,11 @@ impl Archive {
         io::copy(&mut contents, &mut file).map_err(failed)?;
         file.flush().map_err(failed)?;
         let (size, digest) = (file.bytes, file.hasher.finish());
-        if let Some(promised) = promised {
-            promised.check(&digest)?;
-        }
+        check(&digest)?;
         self.layout.place(file.to, &self.layout.blob(&digest))?;
-        Ok(LayerPart { blob: Part { digest, size }, packing })
+        let part = LayerPart { blob: Part { digest, size }, packing };
+        self.stored.borrow_mut().insert(extent, part.clone());
+        Ok(part)
     }
 }
 
@@ -252,7 +267,7 @@ struct Manifest {
 /// The contents of one file of an archive.
 struct Contents<'t> {
     tree: &'t FileTree,
-    extent: aegis_erofs::Extent,
+    extent: Extent,
     at: u64,
 }
 
@@ -264,6 +279,13 @@ impl Read for Contents<'_> {
         self.at += count as u64;
         Ok(count)
     }
+}
+
+fn few(count: usize, most: usize, what: &str) -> Result<(), ImageError> {
+    if count > most {
+        return Err(ImageError::invalid(format!("it has more than {most} {what}")));
+    }
+    Ok(())
 }
 
 fn blob_path(digest: &Digest) -> String {
@@ -317,6 +339,35 @@ mod tests {
         assert_eq!(beside(b"a/layer.tar", b"../b/layer.tar"), b"b/layer.tar");
         assert_eq!(beside(b"a/layer.tar", b"../../../etc/passwd"), b"etc/passwd");
         assert_eq!(beside(b"a/b", b"/c"), b"c");
+    }
+
+    #[test]
+    fn an_archive_that_names_more_than_an_image_has_is_refused_before_anything_is_stored() {
+        let archive = |layers: usize, images: usize| {
+            let layers = vec!["l.tar"; layers];
+            let image = serde_json::json!({ "Config": "c.json", "RepoTags": null, "Layers": layers });
+            let mut archive = tar::Builder::new(Vec::new());
+            let manifest = serde_json::to_vec(&vec![image; images]).unwrap();
+            for (name, bytes) in [("c.json", &b"{}"[..]), ("l.tar", b"x"), ("manifest.json", &manifest)] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(bytes.len() as u64);
+                archive.append_data(&mut header, name, bytes).unwrap();
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout(dir.path().to_owned());
+            layout.dirs().iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+            let settings = Settings::for_architecture("amd64");
+            let bytes = io::Cursor::new(archive.into_inner().unwrap());
+            let archive = Archive::read(bytes, layout, &settings).unwrap();
+            let refused = archive.images(&settings).unwrap_err().to_string();
+            (refused, std::fs::read_dir(dir.path().join("blobs")).unwrap().count())
+        };
+        let (refused, blobs) = archive(MOST_LAYERS + 1, 1);
+        assert!(refused.contains("more than 512 layers") && blobs == 0, "{refused}");
+        let (refused, blobs) = archive(1, MOST_IMAGES + 1);
+        assert!(refused.contains("more than 1000 images") && blobs == 0, "{refused}");
+        // Its configuration is none, which is looked at last.
+        assert_eq!(archive(MOST_LAYERS, 1).1, 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::error::ImageError;
 /// Longest manifest or configuration, bytes. Registries commonly refuse more than 4 MiB.
 pub(crate) const MOST_DOCUMENT: u64 = 4 << 20;
 /// Most layers; Docker allows 127.
-const MOST_LAYERS: usize = 512;
+pub(crate) const MOST_LAYERS: usize = 512;
 /// Most bytes of an image's environment.
 const MOST_ENV: usize = 128 << 10;
 
