@@ -46,7 +46,9 @@ impl ImageReference {
     pub fn familiar(&self) -> String {
         let whole = self.0.whole();
         let short = whole.strip_prefix("docker.io/library/").or_else(|| whole.strip_prefix("docker.io/"));
-        short.unwrap_or(&whole).to_owned()
+        // Of some names what is left would be another registry's.
+        let same = |short: &&str| short.parse::<Reference>().is_ok_and(|read| read == self.0);
+        short.filter(same).unwrap_or(&whole).to_owned()
     }
 }
 
@@ -59,6 +61,11 @@ impl FromStr for ImageReference {
             return Err(refuse(format!("it has more than {MOST_NAME} characters")));
         }
         let parsed: Reference = text.parse().map_err(|error| refuse(format!("{error}")))?;
+        // The parser takes a part before the first slash for a registry's, and capital letters with it, where it makes
+        // it Docker Hub's afterwards.
+        if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(refuse("the name of a repository has no capital letters".to_owned()));
+        }
         if let Some(digest) = parsed.digest() {
             digest.parse::<Digest>().map_err(|error| refuse(error.to_string()))?;
         }
@@ -119,6 +126,9 @@ mod tests {
             ("grafana/grafana", "docker.io/grafana/grafana:latest", "grafana/grafana:latest"),
             ("ghcr.io/a/b:1", "ghcr.io/a/b:1", "ghcr.io/a/b:1"),
             ("localhost:5000/x", "localhost:5000/x:latest", "localhost:5000/x:latest"),
+            // Short, they would be names of the registries `localhost` and `a.b`.
+            ("docker.io/localhost/x", "docker.io/localhost/x:latest", "docker.io/localhost/x:latest"),
+            ("docker.io/a.b/x:1", "docker.io/a.b/x:1", "docker.io/a.b/x:1"),
         ] {
             let reference: ImageReference = text.parse().unwrap();
             assert_eq!((reference.to_string(), reference.familiar()), (whole.into(), familiar.into()));
@@ -128,9 +138,18 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_refused() {
-        for bad in
-            ["", "UPPER", "a b", "../etc", "x:", "x@sha256:12", "x@sha512:aa", "http://x/y", &"a".repeat(600)]
-        {
+        for bad in [
+            "",
+            "UPPER",
+            "Team/app",
+            "a b",
+            "../etc",
+            "x:",
+            "x@sha256:12",
+            "x@sha512:aa",
+            "http://x/y",
+            &"a".repeat(600),
+        ] {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }
     }
