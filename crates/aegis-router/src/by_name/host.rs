@@ -47,10 +47,11 @@ fn is_port(digits: &str) -> bool {
 }
 
 fn name_or_address(name: &str) -> Option<Host> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    // With the dot of the root, too: no name ends with a number, and browsers take it for the address.
     if let Ok(address) = name.parse() {
         return Some(Host::Address(IpAddr::V4(address)));
     }
-    let name = name.strip_suffix('.').unwrap_or(name);
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let label = |label: &str| !label.is_empty() && label.bytes().all(letter);
     (name.len() <= LONGEST_HOST && name.split('.').all(label)).then(|| Host::Name(name.to_ascii_lowercase()))
@@ -121,6 +122,13 @@ mod tests {
     fn wanted(host: &str) -> Option<Wanted> {
         let names = ["sandbox.example", "deep.sandbox.example", "10.9.9.9"].map(|name| parse(name).unwrap());
         parse(host).unwrap_or_else(|| panic!("{host}")).wanted(LOOPBACK, &names)
+    }
+
+    #[test]
+    fn an_address_is_one_with_the_dot_of_the_root_too() {
+        assert_eq!(parse("10.9.9.9.:80"), parse("10.9.9.9"));
+        assert_eq!(wanted("127.0.0.1."), Some(Wanted::Only));
+        assert_eq!(wanted("10.9.9.8."), None);
     }
 
     #[test]
