@@ -7,6 +7,8 @@
 //! is not what the user typed.
 
 mod carry;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod pack;
 mod target;
 mod unpack;

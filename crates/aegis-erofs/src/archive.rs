@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::spool::read_up_to;
 use crate::tree::{Mtime, Xattrs};
 
-mod pax;
+pub(crate) mod pax;
 
 const BLOCK: usize = 512;
 /// PAX records besides path, target and attributes are a few numbers.

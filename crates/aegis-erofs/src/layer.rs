@@ -100,7 +100,7 @@ impl Layer {
         Layer::decode_body(body)
     }
 
-    fn decode_body(body: &[u8]) -> Result<Layer, LayerError> {
+    pub(crate) fn decode_body(body: &[u8]) -> Result<Layer, LayerError> {
         let layer: Layer = postcard::from_bytes(body).map_err(|_| LayerError::Damaged)?;
         let within = |entry: &Entry| match &entry.contents {
             Contents::Blocks { first, len } => u64::from(*first)

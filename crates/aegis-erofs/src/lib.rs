@@ -23,6 +23,8 @@
 mod archive;
 mod directory;
 mod format;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod ingest;
 mod layer;
 mod layout;

@@ -11,7 +11,7 @@ mod confine;
 pub mod control;
 pub mod descriptors;
 mod flow;
-#[cfg(feature = "fuzz")]
+#[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod gateway;
 mod groups;

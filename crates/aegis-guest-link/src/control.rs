@@ -172,3 +172,26 @@ impl Reader {
         Ok(())
     }
 }
+
+/// Messages of which a guest says anything, as [`crate::fuzz`] has it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz<'p>(decoder: Decoder, pieces: impl Iterator<Item = &'p [u8]>) {
+    let (tell, mut events) = mpsc::channel(4);
+    let waiting = Waiting::default();
+    let (answer, mut answered) = oneshot::channel();
+    lock(&waiting).insert(1, answer);
+    let mut reader = Reader { decoder, waiting: Arc::clone(&waiting), tell, last_event: 2 };
+    let mut last = 2;
+    for piece in pieces {
+        reader.decoder.feed(piece);
+        let over = reader.drain().is_err();
+        while let Ok(event) = events.try_recv() {
+            assert!(event.seq > last, "event {} after {last}", event.seq);
+            last = event.seq;
+        }
+        if over {
+            break;
+        }
+    }
+    assert_eq!(answered.try_recv().is_ok(), lock(&waiting).is_empty());
+}

@@ -9,6 +9,8 @@
 
 mod connection;
 mod control;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod streams;
 
 use std::net::Ipv4Addr;

@@ -377,3 +377,38 @@ fn accept(stream: &Shared, frame: Frame) -> Result<(), LinkError> {
     }
     Ok(())
 }
+
+/// Streams of which a guest says anything, as [`crate::fuzz`] has it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz<'p>(mut decoder: Decoder, pieces: impl Iterator<Item = &'p [u8]>) {
+    use aegis_guest_protocol::flow::{CONNECTION_WINDOW, WINDOW};
+
+    let windows = [(WORKLOAD_IO, WINDOW), (WORKLOAD_ERR, WINDOW), (FIRST_FREE_STREAM, CONNECTION_WINDOW)];
+    let of = |(id, window)| Shared::new(id, Sender::with_window(window), Receiver::with_window(window));
+    let all = windows.map(of);
+    let streams = all.iter().map(|stream| (stream.id, Arc::clone(stream))).collect();
+    let table = Mutex::new(Table { streams, untaken: Vec::new(), next: FIRST_FREE_STREAM + 1 });
+    for (number, piece) in pieces.enumerate() {
+        decoder.feed(piece);
+        let over = drain(&mut decoder, &table).is_err();
+        for (stream, (_, window)) in all.iter().zip(windows) {
+            let mut state = stream.lock();
+            let waiting: usize = state.inbox.iter().map(Bytes::len).sum();
+            assert!(waiting as u64 <= window, "{waiting} bytes wait");
+            assert!(state.inbox.iter().all(|bytes| !bytes.is_empty()));
+            let room = state.sender.available();
+            assert!(room <= window);
+            // Now and then somebody reads and writes.
+            if number % 3 == 0 {
+                while let Some(bytes) = state.inbox.pop_front() {
+                    let _credit = state.receiver.consumed(bytes.len() as u64);
+                }
+                state.sender.sent(room.min(100));
+            }
+        }
+        if over {
+            break;
+        }
+    }
+    assert_eq!(table.into_inner().unwrap_or_else(PoisonError::into_inner).streams.len(), all.len());
+}

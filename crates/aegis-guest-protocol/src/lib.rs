@@ -27,6 +27,8 @@
 
 pub mod flow;
 pub mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod messages;
 pub mod outbox;
 pub mod replay;

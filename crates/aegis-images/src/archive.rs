@@ -328,6 +328,13 @@ fn first_bytes(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
+/// Takes in an archive, as [`crate::fuzz`] has it; whether it has an image.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8], layout: Layout, settings: &Settings) -> bool {
+    let bytes = io::Cursor::new(bytes.to_vec());
+    Archive::read(bytes, layout, settings).and_then(|archive| archive.images(settings)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -17,6 +17,8 @@ mod archive;
 mod digest;
 mod error;
 mod flight;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod inflate;
 mod layer;
 mod manifest;

@@ -5,6 +5,8 @@
 //! from a manifest what they are to be like, and tells [`daemons`] which of them exist.
 
 pub mod daemons;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod manifest;
 pub mod shelf;
 

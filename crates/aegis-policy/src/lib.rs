@@ -10,6 +10,8 @@
 //! judged again when more is known, or when the policy changes.
 
 mod decide;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod name;
 mod pattern;
 mod rule;

@@ -10,6 +10,8 @@
 mod backend;
 mod by_name;
 mod free;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod holder;
 mod listeners;
 mod manners;

@@ -142,6 +142,25 @@ pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     all.iter().skip(all.len().saturating_sub(lines)).map(|line| printable(line)).collect()
 }
 
+/// Pieces of what a guest prints, as [`crate::fuzz`] has them.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz<'p>(pieces: impl Iterator<Item = &'p [u8]>) {
+    let (mut scanner, mut whole) = (Scanner::default(), Vec::new());
+    let mut found = None;
+    for piece in pieces {
+        whole.extend_from_slice(piece);
+        found = found.or(scanner.feed(piece));
+        assert!(scanner.line.len() <= LONGEST_LINE);
+    }
+    found = found.or(scanner.finish());
+    if let Some(line) = &found {
+        assert!(line.starts_with("Kernel panic") && !line.chars().any(char::is_control), "{line:?}");
+    }
+    let mut scanner = Scanner::default();
+    let at_once = scanner.feed(&whole).or_else(|| scanner.finish());
+    assert_eq!(found, at_once, "it depends on how it is cut");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

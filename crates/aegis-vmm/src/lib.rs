@@ -14,6 +14,8 @@
 mod architecture;
 mod console;
 pub mod fake;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod listen;
 mod memory;
 mod process;

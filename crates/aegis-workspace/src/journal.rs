@@ -65,7 +65,7 @@ impl Journal {
 }
 
 /// Applies records, and returns how far they are whole.
-fn replay(bytes: &[u8], nodes: &mut Nodes) -> u64 {
+pub(crate) fn replay(bytes: &[u8], nodes: &mut Nodes) -> u64 {
     let mut rest = bytes;
     loop {
         let record = rest

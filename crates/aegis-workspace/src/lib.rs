@@ -18,6 +18,8 @@
 
 mod confine;
 mod export;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod journal;
 mod ledger;
 pub mod nodes;

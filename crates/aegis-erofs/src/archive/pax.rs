@@ -8,20 +8,20 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// The records that matter here. An empty value takes an earlier one back; of several the last one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Records {
-    pub(super) path: Option<Vec<u8>>,
-    pub(super) link: Option<Vec<u8>>,
-    pub(super) size: Option<u64>,
-    pub(super) uid: Option<u64>,
-    pub(super) gid: Option<u64>,
-    pub(super) mtime: Option<Mtime>,
-    pub(super) xattrs: Xattrs,
+pub(crate) struct Records {
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) link: Option<Vec<u8>>,
+    pub(crate) size: Option<u64>,
+    pub(crate) uid: Option<u64>,
+    pub(crate) gid: Option<u64>,
+    pub(crate) mtime: Option<Mtime>,
+    pub(crate) xattrs: Xattrs,
     /// Whether the contents are in one of GNU's sparse forms.
-    pub(super) sparse: bool,
+    pub(crate) sparse: bool,
 }
 
 impl Records {
-    pub(super) fn parse(mut data: &[u8]) -> Result<Self, ArchiveError> {
+    pub(crate) fn parse(mut data: &[u8]) -> Result<Self, ArchiveError> {
         let mut records = Self::default();
         while !data.is_empty() {
             let (key, value, rest) = split_record(data).ok_or(ArchiveError::Pax)?;

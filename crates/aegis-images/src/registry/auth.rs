@@ -15,13 +15,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a registry demands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(crate) enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 /// Reads the header `WWW-Authenticate`.
-pub(super) fn challenge(header: &str) -> Option<Challenge> {
+pub(crate) fn challenge(header: &str) -> Option<Challenge> {
     let all = http_auth::parse_challenges(header).ok()?;
     let bearer = all.iter().find(|one| one.scheme.eq_ignore_ascii_case("bearer")).and_then(|one| {
         let get = |name: &str| {

@@ -3,7 +3,7 @@
 //! Written on an HTTP client and not taken from the crate `oci-client`, which reads manifests of any length into memory and
 //! does not tell how long a registry asks to be left alone.
 
-mod auth;
+pub(crate) mod auth;
 mod credentials;
 
 use std::sync::{Arc, Mutex, PoisonError};

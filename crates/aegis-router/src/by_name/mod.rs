@@ -2,6 +2,8 @@
 
 mod admission;
 mod body;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod host;
 mod places;
 mod pool;

@@ -4,7 +4,7 @@ mod accelerator;
 mod arguments;
 mod jail;
 mod joined;
-mod qmp;
+pub(crate) mod qmp;
 mod ram;
 mod saved;
 

@@ -140,6 +140,16 @@ async fn next(
     }
 }
 
+/// Lines of a monitor that a guest has taken over, as [`crate::fuzz`] has them.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        if let Some(Reply::Error(text)) = parse(line) {
+            assert!(text.chars().count() <= 500);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,5 @@
+//! Feeds an image.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aegis_erofs::fuzz::image(bytes));

@@ -1,0 +1,5 @@
+//! Feeds names and digests of images.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aegis_images::fuzz::reference(bytes));
