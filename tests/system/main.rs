@@ -13,6 +13,7 @@ mod documents;
 mod events;
 mod fake;
 mod forks;
+mod full_disk;
 mod groups;
 mod hibernation;
 mod images;

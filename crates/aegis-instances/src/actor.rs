@@ -4,7 +4,7 @@
 //! effects. Boot, guest session and teardown are tasks; they belong to a [`Live`], which lasts from one boot to its
 //! teardown, and report back by message.
 
-mod host_disk;
+pub(crate) mod host_disk;
 mod perform;
 mod reach;
 
@@ -538,7 +538,10 @@ impl Actor {
     /// The instance as the registry stores it.
     pub(crate) fn row(&self) -> InstanceRow {
         let machine = self.live.borrow().as_ref().and_then(|live| live.machine());
-        self.record.row(machine.map(|machine| machine.handle()).as_ref(), &self.ports.mappings())
+        let mut row =
+            self.record.row(machine.map(|machine| machine.handle()).as_ref(), &self.ports.mappings());
+        self.note_filled(&mut row);
+        row
     }
 }
 

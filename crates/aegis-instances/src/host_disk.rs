@@ -105,7 +105,7 @@ impl HostDisk {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     id: String,
-    /// What its disk takes, bytes.
+    /// What its disk and what its machine says take, bytes.
     taken: u64,
     /// Whether it may write elsewhere on the same file system.
     shares: bool,
@@ -149,7 +149,8 @@ impl Growth {
 pub(crate) async fn watch(instances: Instances) {
     let context = Arc::clone(instances.context());
     let mut growth = Growth::default();
-    let (mut level, mut holding, mut reserve_again) = (Level::Ample, false, Instant::now());
+    // An earlier daemon may have left some who stand still.
+    let (mut level, mut holding, mut reserve_again) = (Level::Ample, true, Instant::now());
     loop {
         let wait = match context.disk.look() {
             None => UNKNOWN,
@@ -203,10 +204,14 @@ fn stop_growing(instances: &Instances, growth: &mut Growth, room: &Room, floors:
 fn look_at(context: &Context, view: &View) -> Seen {
     let device = |path: PathBuf| std::fs::metadata(path).ok().map(|meta| meta.dev());
     let ours = device(context.home.data());
+    // What its console and its processes say; how much that is, is up to the guest.
+    let said = std::fs::read_dir(context.home.run_dir_path(&view.id)).into_iter().flatten().flatten();
+    let beside = said.map(|entry| allocated(&entry.path())).sum::<u64>();
+    let beside = beside.saturating_add(allocated(&context.home.console(&view.id)));
     let shares = |source: PathBuf| ours.is_some() && device(source) == ours;
     Seen {
         id: view.id.clone(),
-        taken: allocated(&context.home.disk(&view.id)),
+        taken: allocated(&context.home.disk(&view.id)).saturating_add(beside),
         shares: view
             .spec
             .mounts

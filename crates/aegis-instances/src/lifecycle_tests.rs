@@ -230,6 +230,9 @@ impl World {
         (self.hibernating, self.waking) = (false, false);
         (self.tearing_down, self.removing, self.delete_wanted) = (false, false, false);
         match (self.machine, self.on_disk) {
+            (Some(boot), _) if life.is_held() => {
+                Lifecycle::recovered(life.enabled(), boot, self.frozen).held()
+            }
             (Some(boot), _) => Lifecycle::recovered(life.enabled(), boot, self.frozen),
             (None, Some(boot)) => Lifecycle::hibernated(life.enabled(), boot),
             (None, None) => Lifecycle::stopped(life.enabled(), life.boot(), life.reason().cloned()),

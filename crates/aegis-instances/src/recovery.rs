@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aegis_store::registry::InstanceRow;
 use aegis_vmm::{Machine, MachineHandle};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, host_disk};
 use crate::at_rest::hibernate;
 use crate::lifecycle::{Lifecycle, Request, State};
 use crate::manager::Instances;
@@ -51,7 +51,9 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
     if !on_disk && let Err(error) = hibernate::forget(&context.home, &row.id) {
         tracing::warn!(id = row.id, %error, "a machine's memory was not removed");
     }
+    let filled = host_disk::filled(&row).filter(|_| paused);
     let life = match &machine {
+        Some(_) if filled.is_some() => Lifecycle::recovered(row.enabled, row.boot, paused).held(),
         Some(_) => Lifecycle::recovered(row.enabled, row.boot, paused),
         None if on_disk => Lifecycle::hibernated(row.enabled, row.boot),
         // What is on disk is a cache.
@@ -89,6 +91,7 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         awake_ms: row.started_at_ms.unwrap_or(0),
     };
     let (mut actor, reference) = Actor::new(Arc::clone(context), record, mappings);
+    actor.was_filled(filled);
     match machine {
         Some(machine) => actor.adopt(machine, paused),
         None if on_disk => actor.go_on(),

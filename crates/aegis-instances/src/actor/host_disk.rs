@@ -1,10 +1,33 @@
 //! What an instance does when the host's disk is full.
 
+use aegis_store::registry::InstanceRow;
+
 use super::Actor;
 use crate::lifecycle::{Event, Request, State};
 use crate::reason::StopReason;
 
+/// Code of one that stands still because the host's disk is full, beside its record.
+const FILLED: &str = "disk_full";
+
+/// Why the last daemon let an instance stand still until the host's disk has room, if it did.
+pub(crate) fn filled(row: &InstanceRow) -> Option<String> {
+    let reason: StopReason = serde_json::from_str(row.stop_reason.as_deref()?).ok()?;
+    (reason.code == FILLED).then_some(reason.message)
+}
+
 impl Actor {
+    /// Notes why it was paused by an earlier daemon.
+    pub(crate) fn was_filled(&mut self, text: Option<String>) {
+        self.passing.filled = text;
+    }
+
+    /// Puts it into what is stored, where the reason of a stop is otherwise: the next daemon is not to wake it either.
+    pub(super) fn note_filled(&self, row: &mut InstanceRow) {
+        if let Some(text) = self.passing.filled.as_ref().filter(|_| self.record.life.is_held()) {
+            row.stop_reason = serde_json::to_string(&StopReason::new(FILLED, text.as_str())).ok();
+        }
+    }
+
     /// Why the host's disk does not allow what is asked for; `None` if it does, or takes nothing.
     pub(super) fn no_room_for(&self, request: Request) -> Option<String> {
         let life = &self.record.life;
@@ -28,7 +51,7 @@ impl Actor {
                     self.output.log_system(&format!("paused: {text}"));
                     self.passing.filled = Some(text.clone());
                     self.publish();
-                    self.network_event(boot, "disk_full", Some(text)).await;
+                    self.network_event(boot, FILLED, Some(text)).await;
                 }
             }
             None => {

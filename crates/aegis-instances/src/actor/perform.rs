@@ -19,11 +19,18 @@ impl Actor {
         match effect {
             Effect::Boot(boot) => self.boot(boot),
             Effect::TearDown(boot, manner) => self.tear_down(boot, manner),
-            Effect::Pause(boot) => self.with_machine(boot, |live| async move {
-                let Some(machine) = live.machine() else { return };
-                let result = pause(&live, &*machine).await;
-                live.tell(Message::Happened(Event::PauseEnded(live.boot, result))).await;
-            }),
+            Effect::Pause(boot) => {
+                // Until all its processes stood still, one that fills the host's disk would go on doing so.
+                let at_once = self.record.life.is_held();
+                self.with_machine(boot, move |live| async move {
+                    let Some(machine) = live.machine() else { return };
+                    let result = match at_once {
+                        true => machine.pause().await.map_err(|error| error.to_string()),
+                        false => pause(&live, &*machine).await,
+                    };
+                    live.tell(Message::Happened(Event::PauseEnded(live.boot, result))).await;
+                });
+            }
             Effect::Resume(boot) => self.with_machine(boot, |live| async move {
                 let result = resume(&live).await;
                 live.tell(Message::Happened(Event::ResumeEnded(live.boot, result))).await;

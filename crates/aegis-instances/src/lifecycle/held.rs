@@ -15,6 +15,12 @@ impl Lifecycle {
         self.held
     }
 
+    /// The same for one that was found standing still.
+    #[must_use]
+    pub(crate) fn held(self) -> Lifecycle {
+        Lifecycle { held: self.phase == Phase::Paused, ..self }
+    }
+
     /// The disk is full, and this one takes more and more of it.
     pub(super) fn host_full(&mut self, out: &mut Vec<Effect>) {
         match self.phase {
