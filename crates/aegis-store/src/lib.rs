@@ -15,6 +15,8 @@
 //! - [`sweep`]: removing what belongs to no instance.
 
 pub mod disk;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod home;
 pub mod logs;
 pub mod registry;
