@@ -177,12 +177,12 @@ impl Decoder {
         let head: &[u8] = &self.buffer;
         let shown = head.len().min(2);
         if head[..shown] != MAGIC[..shown] {
-            return Some(self.lose());
+            return self.lose();
         }
         let head: [u8; HEADER_LEN] = head.get(..HEADER_LEN)?.try_into().ok()?;
         let (kind, stream, len) = match parse_header(&head) {
             Some(parsed) => parsed,
-            None => return Some(self.lose()),
+            None => return self.lose(),
         };
         if self.buffer.len() < HEADER_LEN + len {
             self.buffer.reserve(HEADER_LEN + len - self.buffer.len());
@@ -205,16 +205,18 @@ impl Decoder {
         }
     }
 
-    fn lose(&mut self) -> Item {
-        // A greeting may stand right here: the peer began anew. That is no loss worth reporting.
+    fn lose(&mut self) -> Option<Item> {
+        // A greeting may stand right here: the peer began anew. That is no loss worth reporting, however it is cut.
         let shown = self.buffer.len().min(self.marker.len());
-        self.seeking = true;
-        if self.buffer[..shown] == self.marker[..shown]
-            && let Some(item) = self.seek()
-        {
-            return item;
+        if self.buffer[..shown] != self.marker[..shown] {
+            self.seeking = true;
+            return Some(Item::Lost);
         }
-        Item::Lost
+        if self.buffer.len() < GREETING_LEN {
+            return None;
+        }
+        self.seeking = true;
+        self.seek()
     }
 
     fn seek(&mut self) -> Option<Item> {
@@ -315,6 +317,27 @@ mod tests {
             decoder.feed(&greeting(&HOST_MARKER, &nonce));
             assert_eq!(drain(&mut decoder), vec![Item::Greeting(nonce)]);
         }
+    }
+
+    #[test]
+    fn a_greeting_that_arrives_in_pieces_is_no_loss_either() {
+        for cut in 1..GREETING_LEN {
+            let mut decoder = Decoder::new(HOST_MARKER);
+            decoder.feed(&greeting(&HOST_MARKER, &[1; 16]));
+            let again = greeting(&HOST_MARKER, &[2; 16]);
+            let mut items = drain(&mut decoder);
+            for part in [&again[..cut], &again[cut..]] {
+                decoder.feed(part);
+                items.extend(drain(&mut decoder));
+            }
+            assert_eq!(items, [Item::Greeting([1; 16]), Item::Greeting([2; 16])], "cut at {cut}");
+        }
+        let mut decoder = Decoder::new(HOST_MARKER);
+        decoder.feed(&greeting(&HOST_MARKER, &[1; 16]));
+        decoder.feed(&HOST_MARKER[..9]);
+        assert_eq!(drain(&mut decoder), [Item::Greeting([1; 16])]);
+        decoder.feed(b"other");
+        assert_eq!(drain(&mut decoder), [Item::Lost]);
     }
 
     #[test]
