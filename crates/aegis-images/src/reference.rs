@@ -60,6 +60,10 @@ impl FromStr for ImageReference {
         if text.len() > MOST_NAME {
             return Err(refuse(format!("it has more than {MOST_NAME} characters")));
         }
+        // The parser takes letters of all scripts in tags; no registry does.
+        if !text.is_ascii() {
+            return Err(refuse("it has characters that are not ASCII".to_owned()));
+        }
         let parsed: Reference = text.parse().map_err(|error| refuse(format!("{error}")))?;
         // The parser takes a part before the first slash for a registry's, and capital letters with it, where it makes
         // it Docker Hub's afterwards.
