@@ -449,7 +449,7 @@ impl Daemon {
         let mut text = String::new();
         walk(&self.root, &mut |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if ["aegisd.log", "console.log", "monitor.log", "gateway.log"].contains(&name.as_str()) {
+            if ["aegisd.log", "console.log", "gateway.log"].contains(&name.as_str()) {
                 let content = std::fs::read(path).unwrap_or_default();
                 let tail = content.get(content.len().saturating_sub(2000)..).unwrap_or_default();
                 // Writing to a string cannot fail.

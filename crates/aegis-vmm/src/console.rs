@@ -138,6 +138,11 @@ fn older(path: &Path) -> PathBuf {
 pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let mut bytes = fs::read(older(path)).unwrap_or_default();
     bytes.extend(fs::read(path).unwrap_or_default());
+    last_lines(&bytes, lines)
+}
+
+/// The last lines that hold anything, printable.
+pub(crate) fn last_lines(bytes: &[u8], lines: usize) -> Vec<String> {
     let all: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
     all.iter().skip(all.len().saturating_sub(lines)).map(|line| printable(line)).collect()
 }

@@ -7,7 +7,9 @@ mod joined;
 pub(crate) mod qmp;
 mod ram;
 mod saved;
+mod words;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,6 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use crate::console;
 use crate::memory::Draft;
 use crate::process::{Process, Wall, find_program};
 use crate::{
@@ -74,8 +75,6 @@ fn socket_name(endpoint: Endpoint) -> &'static str {
 
 const QMP_SOCKET: &str = "qmp.sock";
 const CONSOLE_SOCKET: &str = "console.sock";
-/// What QEMU itself says, mostly nothing.
-const MONITOR_LOG: &str = "monitor.log";
 /// How much of it explains an unexpected end.
 const MONITOR_LINES: usize = 3;
 
@@ -159,7 +158,8 @@ impl Vmm for Qemu {
             None => Ok(None),
             Some(process) => {
                 let process = Arc::new(process);
-                let machine = QemuMachine::attach(process, &handle.run_dir, &handle.console_log).await?;
+                let machine =
+                    QemuMachine::attach(process, None, &handle.run_dir, &handle.console_log).await?;
                 Ok(Some(machine))
             }
         }
@@ -175,9 +175,9 @@ impl Qemu {
         fds: Vec<(OwnedFd, i32)>,
     ) -> Result<Arc<QemuMachine>, VmmError> {
         let executable = self.executable()?;
-        let log =
-            std::fs::File::create(spec.run_dir.join(MONITOR_LOG)).map_err(VmmError::io("make QEMU's log"))?;
-        let errors = log.try_clone().map_err(VmmError::io("make QEMU's log"))?;
+        let log = words::file().map_err(VmmError::io("make QEMU's log"))?;
+        let [output, errors] =
+            [log.try_clone(), log.try_clone()].map(|log| log.map_err(VmmError::io("make QEMU's log")));
         if spec.root_disk.len() > 1 {
             joined::write(&arguments::joined_root(spec), &spec.root_disk)
                 .map_err(VmmError::io("join the root disk"))?;
@@ -187,7 +187,7 @@ impl Qemu {
         let mut command = Command::new(executable);
         let with = Acceleration { accelerator: self.choice.accelerator, ticks: self.ticks };
         command.args(arguments::arguments(spec, self.guest, with, beginning));
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
+        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(output?).stderr(errors?);
         let files = spec.files.then_some((socket_name(Endpoint::Files), FILES_FD));
         let card = spec.card.map(|_| (socket_name(Endpoint::Network), CARD_FD));
         let sockets = [
@@ -207,7 +207,7 @@ impl Qemu {
         bound.extend(fds);
         let process =
             Process::spawn(command, bound, Wall::Jail(Box::new(jail))).map_err(VmmError::io("start QEMU"))?;
-        QemuMachine::attach(Arc::new(process), &spec.run_dir, &spec.console_log).await
+        QemuMachine::attach(Arc::new(process), Some(Arc::new(log)), &spec.run_dir, &spec.console_log).await
     }
 }
 
@@ -215,6 +215,8 @@ impl Qemu {
 struct QemuMachine {
     process: Arc<Process>,
     console: Console,
+    /// What QEMU says, if it was started by this daemon.
+    log: Option<Arc<File>>,
     run_dir: PathBuf,
     console_log: PathBuf,
     /// Whether its process was told to stop. The kernel takes its time to do that: until then the process looks as if it
@@ -225,6 +227,7 @@ struct QemuMachine {
 impl QemuMachine {
     async fn attach(
         process: Arc<Process>,
+        log: Option<Arc<File>>,
         run_dir: &Path,
         console_log: &Path,
     ) -> Result<Arc<QemuMachine>, VmmError> {
@@ -236,7 +239,14 @@ impl QemuMachine {
             }
         };
         let (run_dir, console_log) = (run_dir.to_owned(), console_log.to_owned());
-        Ok(Arc::new(QemuMachine { process, console, run_dir, console_log, stopped: AtomicBool::new(false) }))
+        Ok(Arc::new(QemuMachine {
+            process,
+            console,
+            log,
+            run_dir,
+            console_log,
+            stopped: AtomicBool::new(false),
+        }))
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
@@ -254,11 +264,11 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// Moves the sockets and the log into another directory. Whoever is connected stays so.
+    /// Moves the sockets into another directory. Whoever is connected stays so.
     fn move_to(&self, dir: &Path) -> io::Result<()> {
         let endpoints =
             [Endpoint::Control, Endpoint::Bulk, Endpoint::Files, Endpoint::Network].map(socket_name);
-        for name in endpoints.into_iter().chain([QMP_SOCKET, CONSOLE_SOCKET, MONITOR_LOG]) {
+        for name in endpoints.into_iter().chain([QMP_SOCKET, CONSOLE_SOCKET]) {
             match std::fs::rename(self.run_dir.join(name), dir.join(name)) {
                 // Not every machine has every endpoint.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -299,7 +309,7 @@ impl Machine for QemuMachine {
         self.move_to(&spec.run_dir).map_err(VmmError::io("move the machine's sockets"))?;
         let process = Arc::clone(&self.process);
         let machine: Arc<dyn Machine> =
-            QemuMachine::attach(process, &spec.run_dir, &spec.console_log).await?;
+            QemuMachine::attach(process, self.log.clone(), &spec.run_dir, &spec.console_log).await?;
         Ok(machine)
     }
 
@@ -363,7 +373,7 @@ impl Machine for QemuMachine {
                 // The console's end tells more than the process's.
                 End::Exited(0, _) | End::Gone => self.console.panicked().await,
                 End::Exited(code, _) => {
-                    let words = console::tail(&self.run_dir.join(MONITOR_LOG), MONITOR_LINES);
+                    let words = self.log.as_ref().map(|log| words::last(log, MONITOR_LINES)).unwrap_or_default();
                     return End::Exited(code, words.join("; "));
                 }
                 other => return other,
