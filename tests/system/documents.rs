@@ -118,6 +118,8 @@ fn every_command_and_output_in_the_documents_is_true() {
             }
             None => daemon_with_router(registry.as_ref()),
         };
+        // Where a user is who works with it: not in the daemon's home, of which no instance may be shown anything.
+        let work = tempfile::tempdir().unwrap();
         for (command, shown) in blocks.into_iter().flatten() {
             // The documents show the usual port of the name router; here it has one of its own.
             let [command, shown] = [command, shown]
@@ -130,7 +132,7 @@ fn every_command_and_output_in_the_documents_is_true() {
                 .args(["-c", &format!("({command}) 2>&1")])
                 .env("AEGIS_HOME", daemon.root())
                 .env("PATH", path)
-                .current_dir(daemon.root())
+                .current_dir(work.path())
                 .stdin(std::process::Stdio::null())
                 .stdout(std::process::Stdio::piped())
                 .stderr(std::process::Stdio::piped())
