@@ -13,7 +13,13 @@ pub enum Argument {
     Is(u8, u64),
     /// The argument of this number has all these bits.
     Has(u8, u64),
+    /// The argument of this number is the process that makes the call.
+    OwnProcess(u8),
 }
+
+/// What stands for the own process in a filter that is made before there is one: more than any has (`PID_MAX_LIMIT` of
+/// `linux/threads.h`), and no constant of a call.
+pub(crate) const OWN_PROCESS: u32 = 0x7a11_0bad;
 
 /// A system call that is allowed: with any arguments, or with those of one of several alternatives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +56,18 @@ impl Call {
     }
 }
 
+/// `FIOSETOWN` and `SIOCSPGRP` of `asm-generic/sockios.h`: who is sent signals for a socket.
+const FILE_OWNERS: [u64; 2] = [0x8901, 0x8902];
+/// `F_SETOWN`, `F_SETSIG` and `F_SETOWN_EX` of `asm-generic/fcntl.h`: the same for any file, and which signal.
+const F_SETOWN: u64 = 8;
+const F_SETSIG: u64 = 10;
+const F_SETOWN_EX: u64 = 15;
+
 type Failure = seccompiler::BackendError;
 
 fn rule(argument: Argument) -> Result<SeccompRule, Failure> {
     let (index, compare, value) = match argument {
+        Argument::OwnProcess(index) => (index, SeccompCmpOp::Eq, OWN_PROCESS.into()),
         Argument::Is(index, value) => (index, SeccompCmpOp::Eq, value),
         Argument::Has(index, bits) => (index, SeccompCmpOp::MaskedEq(bits), bits),
     };
@@ -75,10 +89,18 @@ fn compile(
 
 /// The filters for these calls, in the order in which they are to be installed.
 ///
-/// `clone3` hides its flags behind a pointer that no filter can follow. It fails as it does on a kernel that has none,
-/// and the C library falls back to `clone`, whose flags can be judged.
+/// Some calls fail as they do on a kernel that does not know them. `clone3` hides its flags behind a pointer that no filter can follow;
+/// the C library falls back to `clone`, whose flags can be judged.
 pub(crate) fn programs(calls: &[Call]) -> Result<[BpfProgram; 2], Failure> {
-    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    // Whoever is told that a file can be read is told by a signal, and says himself who that is.
+    let owner = |request: u64| rule(Argument::Is(1, request));
+    let owners = FILE_OWNERS.into_iter().map(owner).collect::<Result<Vec<_>, _>>()?;
+    let signals = [F_SETOWN, F_SETSIG, F_SETOWN_EX].into_iter().map(owner).collect::<Result<Vec<_>, _>>()?;
+    let unknown = BTreeMap::from([
+        (libc::SYS_clone3, Vec::new()),
+        (libc::SYS_ioctl, owners),
+        (libc::SYS_fcntl, signals),
+    ]);
     let without_clone3 = compile(unknown, SeccompAction::Allow, errno(libc::ENOSYS))?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     for call in calls {

@@ -5,9 +5,10 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aegis_sys::confine::{Confinement, Instruction};
+use aegis_sys::confine::{Confinement, Instruction, Kept, Step};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
@@ -92,17 +93,24 @@ impl Jail {
                 |op: seccompiler::sock_filter| Instruction { code: op.code, jt: op.jt, jf: op.jf, k: op.k };
             program.into_iter().map(one).collect()
         };
-        if let Some(isolation) = &self.profile.isolation {
-            isolate(command, &self.profile.files, isolation)?;
+        let isolated = match &self.profile.isolation {
+            Some(isolation) => isolate(command, &self.profile.files, isolation)?,
+            None => Isolated::Nothing,
+        };
+        let mut limits = self.profile.limits;
+        if isolated != Isolated::WithUser {
+            // They would be counted together with all that the daemon's user runs.
+            limits.threads = None;
         }
         let confinement = Confinement {
             landlock: files::descriptor(&self.profile)?,
             filters: self.filters.map(instructions).into(),
-            limits: resources(&self.profile.limits)
+            limits: resources(&limits)
                 .map(|(resource, bound)| {
                     (number(resource), bounded(resource, bound).current.unwrap_or(bound))
                 })
                 .collect(),
+            own_process: filter::OWN_PROCESS,
             capabilities: self.profile.capabilities,
         };
         Ok(aegis_sys::confine::confine(command, confinement)?)
@@ -119,11 +127,26 @@ impl Jail {
         drop_capabilities(self.profile.capabilities)?;
         rustix::thread::set_no_new_privs(true).map_err(io::Error::from)?;
         files::ruleset(&self.profile)?.restrict_self()?;
-        for filter in &self.filters {
-            seccompiler::apply_filter(filter)?;
+        let own = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
+        for mut filter in self.filters {
+            for instruction in filter.iter_mut().filter(|one| one.k == filter::OWN_PROCESS) {
+                instruction.k = own;
+            }
+            seccompiler::apply_filter(&filter)?;
         }
         Ok(())
     }
+}
+
+/// How far a program is apart from the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolated {
+    /// This host does not allow it.
+    Nothing,
+    /// It has namespaces of its own.
+    Namespaces,
+    /// It is another user besides.
+    WithUser,
 }
 
 /// Puts what `command` executes into namespaces of its own, with a root in which there is what these rules name and
@@ -131,29 +154,61 @@ impl Jail {
 ///
 /// # Errors
 /// If a path of a rule cannot be looked at.
-pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation) -> io::Result<()> {
-    let Isolation { users, network, root, user } = isolation.clone();
+pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation) -> io::Result<Isolated> {
+    let Isolation { users, network, root, user, kept } = isolation.clone();
     let privileged = may_make_namespaces();
+    let groups = device_groups(files);
     // Root's makes them without one of users, and then becomes the user that it is to be.
-    let user = user.filter(|_| privileged);
+    let user = user.filter(|user| privileged && is_mapped(*user)).zip(groups);
     let users = users && user.is_none();
     if !Support::of_host().namespaces || !(privileged || users) {
-        return Ok(());
+        return Ok(Isolated::Nothing);
     }
-    if let Some(user) = user {
-        files.iter().try_for_each(|rule| give(rule, user))?;
+    if let Some((user, _)) = &user {
+        files.iter().try_for_each(|rule| give(rule, *user))?;
     }
-    let user = user.map(|user| (user, files.iter().filter_map(device_group).collect()));
     std::fs::create_dir_all(&root)?;
-    let root = Some((CString::new(root.into_os_string().into_vec())?, root::steps(files)?));
-    aegis_sys::confine::isolate(command, aegis_sys::confine::Isolation { users, network, root, user });
-    Ok(())
+    let mut steps = root::steps(files)?;
+    let kept = kept.into_iter().map(|one| keep(one, &root, &mut steps)).collect::<io::Result<_>>()?;
+    let isolated = if user.is_some() { Isolated::WithUser } else { Isolated::Namespaces };
+    let root = Some((CString::new(root.into_os_string().into_vec())?, steps));
+    aegis_sys::confine::isolate(command, aegis_sys::confine::Isolation { users, network, root, kept, user });
+    Ok(isolated)
 }
 
-/// The group whose members may use a device, if not everybody may.
-fn device_group(rule: &FileRule) -> Option<u32> {
-    let found = std::fs::metadata(&rule.path).ok().filter(|_| rule.access == Access::Device)?;
-    (found.mode() & 0o006 != 0o006).then(|| found.gid())
+/// Where a directory that a program has open is shown in its root: below one that no rule names.
+fn keep((number, path): (i32, PathBuf), root: &Path, steps: &mut Vec<Step>) -> io::Result<Kept> {
+    let name = format!("served-{number}");
+    steps.push(Step::Directory(CString::new(name.as_str())?));
+    let text = |path: PathBuf| CString::new(path.into_os_string().into_vec());
+    Ok(Kept { descriptor: number, path: text(path)?, target: text(root.join(name))? })
+}
+
+/// The groups whose members may use the devices of a profile; `None` if another user could not, whatever his groups.
+fn device_groups(files: &[FileRule]) -> Option<Vec<u32>> {
+    let devices = files.iter().filter(|rule| rule.access == Access::Device);
+    let found = devices.filter_map(|rule| std::fs::metadata(&rule.path).ok());
+    found.filter(|found| found.mode() & 0o006 != 0o006).map(|found| device_group(&found)).collect()
+}
+
+fn device_group(found: &std::fs::Metadata) -> Option<u32> {
+    (found.mode() & 0o060 == 0o060 && found.gid() != 0).then(|| found.gid())
+}
+
+/// Whether a user and a group of this number exist in this process's namespace (`user_namespaces(7)`).
+fn is_mapped(number: u32) -> bool {
+    let holds = |line: &str| {
+        let mut words = line.split_ascii_whitespace().map(str::parse::<u64>);
+        match (words.next(), words.next(), words.next()) {
+            (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) => {
+                (first..first.saturating_add(count)).contains(&number.into())
+            }
+            _ => false,
+        }
+    };
+    ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .all(|map| std::fs::read_to_string(map).is_ok_and(|text| text.lines().any(holds)))
 }
 
 /// Whether this process may make namespaces without one of users, and become another user.
@@ -175,6 +230,9 @@ fn give(rule: &FileRule, user: u32) -> io::Result<()> {
         Access::Write if found.uid() != user => std::os::unix::fs::chown(&rule.path, Some(user), Some(user)),
         Access::Read if mode & 0o004 == 0 => {
             std::fs::set_permissions(&rule.path, Permissions::from_mode(mode | 0o444))
+        }
+        Access::Execute if mode & 0o005 != 0o005 && mode & 0o100 != 0 => {
+            std::fs::set_permissions(&rule.path, Permissions::from_mode(mode | 0o555))
         }
         _ => Ok(()),
     }

@@ -19,7 +19,7 @@ mod root;
 mod support;
 
 pub use filter::{Argument, Call, THREADS_ONLY};
-pub use jail::{Jail, JailError, isolate};
+pub use jail::{Isolated, Jail, JailError, isolate};
 pub use profile::{
     Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Isolation, Limits, Profile, instance_user, program,
 };

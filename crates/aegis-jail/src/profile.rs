@@ -57,9 +57,22 @@ const SYSTEM: [&str; 11] = [
     "/etc/ld.so.preload",
 ];
 
+/// Where a program's libraries and firmware are beside its `bin`, if it was installed elsewhere than the system's.
+const BESIDE: [&str; 4] = ["lib", "lib64", "libexec", "share"];
+
 /// The rules that a program takes to start.
 pub fn program(path: &Path) -> impl Iterator<Item = FileRule> {
-    SYSTEM.iter().map(Path::new).chain([path]).map(|path| FileRule::new(path, Access::Execute))
+    let system = SYSTEM.iter().map(PathBuf::from).chain([path.to_owned()]);
+    let prefix = path.canonicalize().ok().and_then(|path| prefix(&path).map(Path::to_owned));
+    let beside = prefix.into_iter().flat_map(|prefix| BESIDE.map(|name| prefix.join(name)));
+    system.chain(beside).map(|path| FileRule::new(path, Access::Execute))
+}
+
+/// The prefix that a program was installed below: `/opt/qemu` of `/opt/qemu/bin/qemu`.
+fn prefix(program: &Path) -> Option<&Path> {
+    let bin = program.parent()?;
+    let prefix = bin.parent().filter(|prefix| prefix.parent().is_some())?;
+    (bin.ends_with("bin") || bin.ends_with("libexec")).then_some(prefix)
 }
 
 /// The first user of an instance's own, and how many there are. No account or container has these: systemd allocates
@@ -106,6 +119,9 @@ pub struct Isolation {
     /// An empty directory on which the root of its own is mounted, in which there are the files of its rules, `/proc`,
     /// and nothing else.
     pub root: PathBuf,
+    /// Directories that it has open, by the numbers of their descriptors, and where they are on the host: they are shown in
+    /// its root and opened there anew, so that nothing leads up and out from them.
+    pub kept: Vec<(i32, PathBuf)>,
 }
 
 /// A confinement.

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -18,7 +18,13 @@ use crate::root;
 /// A directory that every host has, and that is in nobody's way in a process that ends at once.
 const EMPTY: &str = "/sys";
 /// A program that does nothing.
-const TRUE: &str = "/bin/true";
+const TRUE: &str = "true";
+
+fn find_true() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/bin", "/usr/bin"].map(PathBuf::from));
+    dirs.map(|dir| dir.join(TRUE)).find(|file| file.is_absolute() && file.is_file())
+}
 
 /// A mechanism that confines processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,15 +113,16 @@ fn has_seccomp() -> bool {
 fn has_namespaces() -> bool {
     let Ok(root) = Path::new(EMPTY).canonicalize() else { return false };
     let Ok(at) = CString::new(root.as_os_str().as_bytes()) else { return false };
-    let files: Vec<FileRule> = profile::program(Path::new(TRUE)).collect();
+    let Some(program) = find_true() else { return false };
+    let files: Vec<FileRule> = profile::program(&program).collect();
     let Ok(steps) = root::steps(&files) else { return false };
     // Root's makes them without one of users.
     let users = !may_make_namespaces();
-    let mut command = Command::new(TRUE);
+    let mut command = Command::new(&program);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     aegis_sys::confine::isolate(
         &mut command,
-        Isolation { users, network: true, root: Some((at, steps)), user: None },
+        Isolation { users, network: true, root: Some((at, steps)), kept: Vec::new(), user: None },
     );
     command.status().is_ok_and(|status| status.success())
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -34,6 +34,8 @@ pub struct Confinement {
     pub filters: Vec<Vec<Instruction>>,
     /// Resources by number (`getrlimit(2)`), and the most of each.
     pub limits: Vec<(u32, u64)>,
+    /// In the filters, what stands for the child's own process id, which nobody knows before.
+    pub own_process: u32,
     /// Capabilities that are kept where the child has them, a bit each (`capabilities(7)`).
     pub capabilities: u64,
 }
@@ -59,6 +61,17 @@ pub enum Step {
     },
 }
 
+/// A directory that a child has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The number of its descriptor.
+    pub descriptor: RawFd,
+    /// Its path on the host, without links.
+    pub path: CString,
+    /// The path on the host of the directory of the child's root on which it is shown, which a step makes.
+    pub target: CString,
+}
+
 /// Namespaces of a child's own (`namespaces(7)`): of mounts if it has a root of its own, and always of IPC and of the
 /// host's name.
 #[derive(Debug)]
@@ -69,6 +82,9 @@ pub struct Isolation {
     pub network: bool,
     /// A directory that is in nobody's way, on which its root is mounted, and how that is made.
     pub root: Option<(CString, Vec<Step>)>,
+    /// Directories that it has open and keeps, with a root of its own: through a descriptor of the host's a process would
+    /// climb (`..`) out of any root.
+    pub kept: Vec<Kept>,
     /// The user and group that it becomes when all that is done, and its other groups; only root's may.
     pub user: Option<(u32, Vec<u32>)>,
 }
@@ -95,7 +111,7 @@ struct CapabilityData {
 
 /// Makes `command` start in namespaces of its own. To be called before [`confine`].
 pub fn isolate(command: &mut Command, isolation: Isolation) {
-    let Isolation { users, network, root, user } = isolation;
+    let Isolation { users, network, root, kept, user } = isolation;
     let mut flags = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if users {
         flags |= libc::CLONE_NEWUSER;
@@ -119,7 +135,7 @@ pub fn isolate(command: &mut Command, isolation: Isolation) {
             write(c"/proc/self/gid_map", gids.as_bytes())?;
         }
         if let Some((at, steps)) = &root {
-            change_root(at, steps)?;
+            change_root(at, steps, &kept)?;
         }
         match &user {
             Some((user, groups)) => become_user(*user, groups),
@@ -162,13 +178,19 @@ fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong, data: 
     })
 }
 
-fn change_root(at: &CStr, steps: &[Step]) -> io::Result<()> {
+fn change_root(at: &CStr, steps: &[Step], kept: &[Kept]) -> io::Result<()> {
+    // Others than the daemon's user are to get through the directories that are made here.
+    // SAFETY: takes an integer and cannot fail.
+    let mask = unsafe { libc::umask(0) };
     mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")?;
     let limits = c"mode=0755,size=64k,nr_inodes=1k";
     mount(c"none", at, c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, limits)?;
     // SAFETY: the path ends with a zero byte and outlives the call.
     check(unsafe { libc::chdir(at.as_ptr()) })?;
     steps.iter().try_for_each(make)?;
+    kept.iter().try_for_each(|one| show(one, at))?;
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
     // The new root on top of the old one, which is then taken away from below (`pivot_root(2)`).
     // SAFETY: as above.
     let changed = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
@@ -181,6 +203,42 @@ fn change_root(at: &CStr, steps: &[Step]) -> io::Result<()> {
     check(unsafe { libc::chdir(c"/".as_ptr()) })?;
     let closed = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
     mount(c"none", c"/", c"none", closed, c"")
+}
+
+/// Shows a directory that is open in the root that is being made, and has its descriptor lead there. Its path is looked up
+/// again, because a mount of the daemon's namespace cannot be shown in another one; it has to lead to the same directory.
+fn show(kept: &Kept, at: &CStr) -> io::Result<()> {
+    let again = reference(&kept.path)?;
+    let (own, there) = (status(kept.descriptor)?, status(again)?);
+    if (own.st_dev, own.st_ino) != (there.st_dev, there.st_ino) {
+        return Err(io::Error::from_raw_os_error(libc::ESTALE));
+    }
+    // By way of the working directory, whose path nobody has to spell.
+    // SAFETY: takes an integer only.
+    check(unsafe { libc::fchdir(again) })?;
+    mount(c".", &kept.target, c"none", libc::MS_BIND | libc::MS_REC, c"")?;
+    // SAFETY: the path ends with a zero byte and outlives the call.
+    check(unsafe { libc::chdir(at.as_ptr()) })?;
+    let shown = reference(&kept.target)?;
+    // SAFETY: takes integers only; the other descriptors are closed when the program starts.
+    check(unsafe { libc::dup2(shown, kept.descriptor) })
+}
+
+/// Opens a directory for reference, until the program starts.
+fn reference(path: &CStr) -> io::Result<RawFd> {
+    // SAFETY: the path ends with a zero byte and outlives the call.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+    check(fd)?;
+    Ok(fd)
+}
+
+fn status(fd: RawFd) -> io::Result<libc::stat> {
+    // SAFETY: all zeroes are a value of the structure, which outlives the call.
+    unsafe {
+        let mut status: libc::stat = std::mem::zeroed();
+        check(libc::fstat(fd, &raw mut status))?;
+        Ok(status)
+    }
 }
 
 fn make(step: &Step) -> io::Result<()> {
@@ -209,10 +267,10 @@ fn make(step: &Step) -> io::Result<()> {
             if !*device {
                 flags |= libc::MS_NODEV;
             }
-            // What the host has forbidden on it may not be allowed again, and this call would: then it stays as the
-            // host has it.
-            let _as_it_is = mount(c"none", target, c"none", flags, c"");
-            Ok(())
+            // What the host has forbidden on it may not be allowed again, and these calls would, but for the last.
+            let tries = [flags, flags | libc::MS_NOEXEC, flags | libc::MS_NOEXEC | libc::MS_NOATIME];
+            let closed = tries.iter().any(|flags| mount(c"none", target, c"none", *flags, c"").is_ok());
+            if closed || !*read_only { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
         }
     }
 }
@@ -222,9 +280,9 @@ fn make(step: &Step) -> io::Result<()> {
 /// # Errors
 /// If there are no descriptors left.
 pub fn confine(command: &mut Command, confinement: Confinement) -> io::Result<()> {
-    let Confinement { landlock, filters, limits, capabilities } = confinement;
+    let Confinement { landlock, filters, limits, own_process, capabilities } = confinement;
     let landlock = landlock.map(|fd| beyond(&fd)).transpose()?;
-    let filters: Vec<Vec<libc::sock_filter>> = filters
+    let mut filters: Vec<Vec<libc::sock_filter>> = filters
         .into_iter()
         .map(|filter| {
             filter.into_iter().map(|Instruction { code, jt, jf, k }| libc::sock_filter { code, jt, jf, k })
@@ -245,6 +303,13 @@ pub fn confine(command: &mut Command, confinement: Confinement) -> io::Result<()
             let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) };
             if result != 0 {
                 return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: takes nothing and cannot fail.
+        let process = unsafe { libc::getpid() }.cast_unsigned();
+        for instruction in filters.iter_mut().flatten() {
+            if instruction.k == own_process {
+                instruction.k = process;
             }
         }
         filters.iter().try_for_each(|filter| install(filter))
@@ -303,7 +368,13 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -f; ulimit -c; grep -E '^(CapPrm|CapEff|NoNewPrivs)' /proc/self/status"]);
         let limits = vec![(libc::RLIMIT_FSIZE, 1 << 20), (libc::RLIMIT_CORE, 0)];
-        let confinement = Confinement { landlock: None, filters: Vec::new(), limits, capabilities: 0 };
+        let confinement = Confinement {
+            landlock: None,
+            filters: Vec::new(),
+            limits,
+            own_process: u32::MAX,
+            capabilities: 0,
+        };
         confine(&mut command, confinement).unwrap();
         let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
         let lines: Vec<&str> = output.lines().collect();

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use aegis_jail::{Access, CAP_DAC_OVERRIDE, CAP_FOWNER, Call, FileRule, Jail, Limits, Profile};
+use aegis_jail::{Access, Argument, CAP_DAC_OVERRIDE, CAP_FOWNER, Call, FileRule, Jail, Limits, Profile};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Most memory of the process, bytes: its tables of nodes and listings are bounded far below.
@@ -33,7 +33,10 @@ fn profile<'a>(roots: impl Iterator<Item = (BorrowedFd<'a>, bool)>) -> Profile {
         // Made by whoever starts it.
         isolation: None,
         tcp: false,
-        calls: Call::all(CALLS).chain(Call::all(OLDER_CALLS)).collect(),
+        calls: Call::all(CALLS)
+            .chain(Call::all(OLDER_CALLS))
+            .chain([Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)])])
+            .collect(),
         limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },
         // Of root's process: what the directories hold may belong to others, as it may for root himself.
         capabilities: CAP_DAC_OVERRIDE | CAP_FOWNER,
@@ -88,7 +91,6 @@ const CALLS: &[i64] = &[
     libc::SYS_sigaltstack,
     libc::SYS_statx,
     libc::SYS_symlinkat,
-    libc::SYS_tgkill,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
     libc::SYS_write,

@@ -37,7 +37,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 /// Programs that handle hostile input beside the daemon: monitors, gateways and file servers. None of them can execute
 /// another program, so a process that one of them is has been one from its start.
 const HELPERS: [&str; 2] = ["aegis-gateway", "aegisd"];
-/// What names of monitors begin with.
+/// What names of monitors have in them; a distribution may wrap them.
 const MONITORS: &str = "qemu-system-";
 /// What the kernel puts behind the name of a program that was replaced.
 const REPLACED: &str = " (deleted)";
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 fn is_helper(program: &Path) -> bool {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(REPLACED).unwrap_or(&name);
-    HELPERS.contains(&name) || name.starts_with(MONITORS)
+    HELPERS.contains(&name) || name.contains(MONITORS)
 }
 
 /// The API's socket, which does not serve the daemon's own helpers.

@@ -153,6 +153,23 @@ impl Host {
         ]
     }
 
+    /// Up and out from a directory that it has open.
+    fn above(&self, kind: Kind) -> Vec<Try> {
+        // The first directory that a file server serves.
+        let from: Argument = if kind == Kind::FileServer { 10.into() } else { HERE.into() };
+        let bashrc = self.user.path().join(".bashrc");
+        let path: Argument = format!("{}{}", "../".repeat(20), bashrc.display()).as_str().into();
+        let call = |what: &str, number: i64, more: [i64; 2]| {
+            attempt(what, number, [from.clone(), path.clone(), more[0].into(), more[1].into()])
+        };
+        vec![
+            call("read a file above what it has open", libc::SYS_openat, [0, 0]),
+            call("refer to a file above what it has open", libc::SYS_openat, [libc::O_PATH.into(), 0]),
+            call("change the mode of a file above what it has open", libc::SYS_fchmodat, [0o777, 0]),
+            call("change the times of a file above what it has open", libc::SYS_utimensat, [0, 0]),
+        ]
+    }
+
     /// Processes of others.
     fn processes(&self) -> Vec<Try> {
         let other = find(Kind::Qemu, &self.victim);
@@ -275,8 +292,13 @@ fn break_out(host: &Host, kind: Kind) -> Vec<(String, Outcome, bool)> {
         }
         all.push((what, outcome, of_gateways));
     }
-    let tries =
-        host.files().into_iter().chain(host.processes()).chain(Host::kernel()).chain(Host::programs());
+    let tries = host
+        .files()
+        .into_iter()
+        .chain(host.above(kind))
+        .chain(host.processes())
+        .chain(Host::kernel())
+        .chain(Host::programs());
     for Try { what, number, arguments, of_gateways } in tries {
         let outcome = taken.call(number, &arguments);
         if outcome == Outcome::Killed {

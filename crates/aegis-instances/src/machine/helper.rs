@@ -1,7 +1,7 @@
 //! Processes that help a machine, outlive the daemon, and end with their machine.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -65,7 +65,11 @@ impl Traces {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let program = aegis_jail::program(Path::new(command.get_program()));
         let files = program.chain(writable.into_iter().map(|path| FileRule::new(path, Access::Tree)));
-        let isolation = Isolation { users, network, user, root: self.record.with_extension("root") };
+        let place = |(fd, number): &(OwnedFd, i32)| {
+            Ok((*number, std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?))
+        };
+        let kept = fds.iter().map(place).collect::<io::Result<_>>()?;
+        let isolation = Isolation { users, network, user, root: self.record.with_extension("root"), kept };
         let wall = Wall::Isolation(files.collect(), isolation);
         command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
         let process = Process::spawn(command, fds, wall)?;

@@ -49,6 +49,7 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
             network: true,
             user: Some(aegis_jail::instance_user(&spec.name)),
             root: spec.run_dir.join(ROOT),
+            kept: Vec::new(),
         }),
         tcp: false,
         calls: calls(),
@@ -58,7 +59,7 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
             data: Some(memory.saturating_add(DATA)),
             addresses: Some(memory.saturating_add(ADDRESSES)),
             descriptors: Some(DESCRIPTORS),
-            threads: rustix::process::geteuid().is_root().then(|| THREADS + u64::from(spec.vcpus)),
+            threads: Some(THREADS + u64::from(spec.vcpus)),
         },
         capabilities: 0,
     }
@@ -173,7 +174,6 @@ const CALLS: &[i64] = &[
     libc::SYS_statx,
     libc::SYS_sync_file_range,
     libc::SYS_sysinfo,
-    libc::SYS_tgkill,
     libc::SYS_timer_create,
     libc::SYS_timer_delete,
     libc::SYS_timer_settime,
@@ -226,6 +226,7 @@ fn calls() -> Vec<Call> {
             Call::with(libc::SYS_clone, [Argument::Has(0, THREADS_ONLY)]),
             Call::with(libc::SYS_prctl, PROCESS_OPTIONS.map(option)),
             own_limits,
+            Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)]),
         ])
         .collect()
 }
