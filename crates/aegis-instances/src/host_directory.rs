@@ -39,7 +39,11 @@ pub enum DirectoryError {
         path: PathBuf,
     },
     /// Another directory, or a symbolic link, is where it was.
-    #[error("{} is not the directory any more that it was when the instance was made", path.display())]
+    #[error(
+        "{} is not the directory any more that it was when the instance was made; an instance that is made now \
+         sees the one that is there now",
+        path.display()
+    )]
     Changed {
         /// Its path.
         path: PathBuf,

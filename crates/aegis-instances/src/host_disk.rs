@@ -136,7 +136,9 @@ impl Growth {
         // What was freed meanwhile is taken into account at once.
         self.free = Some((bytes.max(room.free_bytes), inodes.max(room.free_inodes)));
         let elsewhere = bytes.saturating_sub(room.free_bytes).saturating_sub(by) >= MOST_GROWTH.max(each)
-            || inodes.saturating_sub(room.free_inodes) >= MOST_INODES;
+            // Some file systems count inodes by their free blocks: they matter where they are what is short.
+            || (room.free_inodes < floors.inodes / 2
+                && inodes.saturating_sub(room.free_inodes) >= MOST_INODES);
         if elsewhere {
             let sharing = seen.iter().filter(|one| one.shares && !growing.contains(&one.id));
             growing.extend(sharing.map(|one| one.id.clone()).collect::<Vec<_>>());

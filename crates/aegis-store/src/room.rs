@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Least room that is kept for what there is already, unless set otherwise, bytes.
 const FLOOR_BYTES: u64 = 256 << 20;
+/// Most that is kept free on a large disk without being asked to, bytes.
+const MOST_FLOOR_BYTES: u64 = 4 << 30;
 /// No more inodes than that are kept free.
 const MOST_FLOOR_INODES: u64 = 2048;
 /// No fewer inodes than that are kept free where there are enough: a start takes a dozen.
@@ -74,7 +76,8 @@ impl Floors {
     /// The floors of a file system of this size; `configured` bytes in place of the default.
     #[must_use]
     pub fn of(room: &Room, configured: Option<u64>) -> Floors {
-        let usual = FLOOR_BYTES.max(room.total_bytes / 100).min(room.total_bytes / SMALL_PART);
+        let part = (room.total_bytes / 100).min(MOST_FLOOR_BYTES);
+        let usual = FLOOR_BYTES.max(part).min(room.total_bytes / SMALL_PART);
         let inodes = (room.total_inodes / 100).clamp(LEAST_FLOOR_INODES, MOST_FLOOR_INODES);
         Floors { bytes: configured.unwrap_or(usual), inodes: inodes.min(room.total_inodes / SMALL_PART) }
     }

@@ -179,6 +179,9 @@ pub(crate) async fn make_machine(
     watch: &Stopwatch,
     unwanted: &CancellationToken,
 ) -> Result<Made, StopReason> {
+    if let Some(text) = context.disk.refusal() {
+        return Err(StopReason::new(NO_ROOM, text));
+    }
     check(context, of).await?;
     make_disk(context, id, of.disk_mib).await?;
     let spec = machine_spec(context, id, of)?;
@@ -207,11 +210,9 @@ pub(crate) fn needed_mib(memory_mib: u32) -> u64 {
     HOST_RESERVE_MIB + GUEST_FOOTPRINT_MIB.min(memory_mib.into())
 }
 
-/// Checks that the host has what a machine needs.
+/// Checks that the host has what a machine needs. Room on its disk is not looked at: a machine that comes back from there
+/// takes none, and gives up what its memory took.
 pub(crate) async fn check(context: &Context, of: &InstanceSpec) -> Result<(), StopReason> {
-    if let Some(text) = context.disk.refusal() {
-        return Err(StopReason::new(NO_ROOM, text));
-    }
     let needed = needed_mib(of.memory_mib);
     let lacking = || available_memory_mib().filter(|available| *available < needed);
     if lacking().is_some() {
