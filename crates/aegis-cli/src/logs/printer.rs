@@ -89,6 +89,8 @@ pub(super) struct Printer {
     err: Tail,
     /// Of both, as they appear where both are the same.
     both: Tail,
+    /// Which was written to last.
+    last: Option<To>,
     /// The beginning of a line of the command that may yet look like ours.
     held: Option<(To, Vec<u8>)>,
     /// For the command's two streams and for those of `exec`.
@@ -105,6 +107,7 @@ impl Printer {
     pub(super) fn print(&mut self, entry: &LogEntry) -> Vec<(To, Vec<u8>)> {
         let (writer, bytes) = (Writer::of(entry), entry.bytes());
         match writer {
+            _ if bytes.is_empty() => {}
             Writer::System => self.system(&bytes),
             Writer::Out if !self.style.prefixed => self.command(To::Out, &bytes),
             Writer::Err if !self.style.prefixed => self.command(To::Err, &bytes),
@@ -115,7 +118,7 @@ impl Printer {
 
     /// What is left to write.
     pub(super) fn end(&mut self) -> Vec<(To, Vec<u8>)> {
-        self.release(&[]);
+        self.release();
         self.set_back();
         std::mem::take(&mut self.done)
     }
@@ -127,6 +130,7 @@ impl Printer {
         let tail = if to == To::Out { &mut self.out } else { &mut self.err };
         tail.push(bytes);
         self.both.push(bytes);
+        self.last = Some(to);
         self.done.push((to, bytes.to_vec()));
     }
 
@@ -139,13 +143,18 @@ impl Printer {
         }
     }
 
-    /// Writes what was held back, knowing what follows it.
-    fn release(&mut self, next: &[u8]) {
+    /// Writes what was held back, and what nothing follows.
+    fn release(&mut self) {
         let Some((to, held)) = self.held.take() else { return };
-        if !next.is_empty() && mark::look(&[&held, next].concat()) == Look::Ours {
-            self.write(to, b"\\");
-        }
         self.write(to, &held);
+        if to == To::Out {
+            self.open = Some(Writer::Out);
+        }
+    }
+
+    /// Writes what was held back so that whatever comes behind it later, on whichever stream, makes nothing of ours of it.
+    fn write_guarded(&mut self, to: To, held: &[u8]) {
+        self.write(to, &[b"\\", held].concat());
         if to == To::Out {
             self.open = Some(Writer::Out);
         }
@@ -156,14 +165,14 @@ impl Printer {
         let mut bytes = self.fit(to, usize::from(to == To::Err), bytes);
         match self.held.take() {
             Some((held_to, held)) if held_to == to => bytes = [held, bytes].concat(),
-            other => {
-                self.held = other;
-                self.release(&bytes);
-            }
+            Some((held_to, held)) => self.write_guarded(held_to, &held),
+            None => {}
         }
         let own = if to == To::Out { &self.out } else { &self.err };
         let mut starts = own.beginnings(&bytes);
         starts.extend(self.both.beginnings(&bytes));
+        // The other stream may have put something behind its line end that nobody sees.
+        starts.extend(self.last.filter(|last| *last != to).map(|_| 0));
         starts.sort_unstable();
         starts.dedup();
         let (mut out, mut from) = (Vec::with_capacity(bytes.len()), 0);
@@ -192,7 +201,14 @@ impl Printer {
 
     /// Ends the line that somebody else is in the middle of, and their colours with it.
     fn make_way(&mut self, writer: Writer) {
-        self.release(&[]);
+        // A line of standard output ends here; one of standard error may go on later.
+        match self.held.take() {
+            Some((To::Err, held)) => self.write_guarded(To::Err, &held),
+            held => {
+                self.held = held;
+                self.release();
+            }
+        }
         let same_terminal = self.style.terminals == (true, true);
         if self.open.is_some_and(|open| open != writer) || (same_terminal && self.err.is_open()) {
             self.write(To::Out, b"\n");
@@ -219,6 +235,11 @@ impl Printer {
         };
         let bytes = self.fit(To::Out, filter, bytes);
         self.make_way(writer);
+        // Where both streams go to one place the other may have ended the line that this one is in the middle of, and put
+        // something behind that nobody sees.
+        if self.last == Some(To::Err) && self.out.is_open() {
+            self.write(To::Out, b"\n");
+        }
         let mut out = Vec::with_capacity(bytes.len() + 16);
         let mut from = 0;
         for start in self.out.beginnings(&bytes) {
