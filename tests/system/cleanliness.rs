@@ -10,7 +10,8 @@ fn descriptors(pid: i32) -> usize {
 
 #[test]
 fn after_a_delete_no_process_socket_file_or_directory_is_left() {
-    let daemon = Daemon::start();
+    // A template that is made meanwhile would stay open.
+    let daemon = Daemon::start_configured("[templates]\nbudget = \"off\"\nspare = \"off\"\n", &[]);
     // The first round opens what stays open.
     assert_eq!(daemon.ok(&["run", "--", "true"]), "");
     let before = descriptors(daemon.pid());

@@ -127,6 +127,24 @@ fn refuse(directory: &OwnedFd, path: &Path, home: &Home) -> Result<(), Directory
     if lies_in(&home.root) && !in_workspace {
         return refused("it is in the home of the daemon");
     }
+    // By whatever name: what is bound elsewhere has nothing of the home above it.
+    let parts = [
+        home.data(),
+        home.disks(),
+        home.logs(),
+        home.snapshots(),
+        home.run(),
+        home.cache(),
+        home.images(),
+        home.templates(),
+    ];
+    if !in_workspace && parts.iter().any(|part| lies_in(part)) {
+        return refused("it is in the home of the daemon");
+    }
+    let boots = home.assets.iter().flat_map(|assets| ["kernel", "base-rootfs"].map(|part| assets.join(part)));
+    if boots.into_iter().any(|part| contains(&part) || lies_in(&part)) {
+        return refused("what machines boot from is there");
+    }
     let short = home.short_run();
     if short.exists() && (contains(&short) || lies_in(&short)) {
         return refused("the sockets of the daemon's machines are there");

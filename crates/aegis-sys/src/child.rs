@@ -69,7 +69,7 @@ pub fn dependent(command: &mut Command) {
 
 /// Makes `command` start in a session of its own and outlive its parent, with `fds` open under the numbers given.
 ///
-/// Every other descriptor that is not marked close-on-exec would be inherited too; Rust opens none such.
+/// No other descriptor is inherited but the three standard ones: whoever started this process may have left some open.
 /// The target numbers must be above 2 and distinct.
 pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
     // Beyond every target, so that placing one never overwrites a source that is still to be placed.
@@ -83,6 +83,8 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
             // Whoever may read this process's memory need not have started it: the daemon that did may be gone. Without
             // Yama there is no such rule, and nothing to lift.
             libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0);
+            // A kernel before 5.11 does not know that; what is inherited there is what this process was left.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             for (slot, (source, _)) in staged.iter_mut().zip(&fds) {
                 *slot = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor);
                 check(*slot)?;
@@ -140,6 +142,19 @@ mod tests {
         first.read_to_string(&mut one).unwrap();
         second.read_to_string(&mut two).unwrap();
         assert_eq!((one.as_str(), two.as_str()), ("one\n", "two\n"));
+    }
+
+    #[test]
+    fn nothing_else_that_this_process_has_open_is_inherited() {
+        let (_reader, writer) = io::pipe().unwrap();
+        // As a shell leaves it: `exec 77<>file`.
+        let left = 77;
+        // SAFETY: takes integers only; nobody else uses the number.
+        check(unsafe { libc::dup2(writer.as_raw_fd(), left) }).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "! test -e /proc/self/fd/77 && test -e /proc/self/fd/5"]);
+        detached(&mut command, vec![(writer.into(), 5)]);
+        assert!(command.status().unwrap().success());
     }
 
     #[test]

@@ -239,12 +239,12 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// Whether a machine of one that has its root mounted already can be that of the other. The size of the disk bounds
-    /// what its monitor may write.
+    /// Whether a machine of this one that has its root mounted already can be that of the other. Its monitor may write no
+    /// file that is larger than the disk that it was made with.
     pub(crate) fn fits(&self, other: &Pattern) -> bool {
         self.likeness == other.likeness
             && self.spec.root_disk == other.spec.root_disk
-            && self.disk_mib == other.disk_mib
+            && self.disk_mib >= other.disk_mib
     }
 }
 
