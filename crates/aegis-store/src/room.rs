@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn the_floors_fit_the_file_system() {
         let floors = |total, inodes| Floors::of(&room(total, 0, inodes, 0), None);
-        assert_eq!(floors(10 << 40, 1 << 30), Floors { bytes: (10 << 40) / 100, inodes: 2048 });
+        assert_eq!(floors(10 << 40, 1 << 30), Floors { bytes: 4 << 30, inodes: 2048 });
+        assert_eq!(floors(100 << 30, 100_000).bytes, (100 << 30) / 100);
         assert_eq!(floors(10 << 30, 100_000), Floors { bytes: 256 << 20, inodes: 1000 });
         assert_eq!(floors(400 << 20, 1000), Floors { bytes: 100 << 20, inodes: 64 });
         assert_eq!(floors(400 << 20, 0).inodes, 0);
