@@ -124,11 +124,9 @@ fn refuse(directory: &OwnedFd, path: &Path, home: &Home) -> Result<(), Directory
     }
     let workspaces = home.workspaces();
     let in_workspace = lies_in(&workspaces) && identity_of(&workspaces).is_some_and(|all| !all.is(own));
-    if lies_in(&home.root) && !in_workspace {
-        return refused("it is in the home of the daemon");
-    }
-    // By whatever name: what is bound elsewhere has nothing of the home above it.
+    // Its parts by themselves, too: what is bound elsewhere has nothing of the home above it.
     let parts = [
+        home.root.clone(),
         home.data(),
         home.disks(),
         home.logs(),
