@@ -76,12 +76,16 @@ impl Draft {
 
     /// Seals it.
     ///
+    /// `FUTURE_WRITE` is as strong as `WRITE` for a file that was never mapped, and nobody has mapped a draft. `WRITE`
+    /// also walks all pages, and fails with `EBUSY` while the kernel itself holds one, as it does when it moves memory
+    /// together.
+    ///
     /// # Errors
     /// The system's.
     pub fn seal(self) -> io::Result<Memory> {
         fcntl_add_seals(
             &self.file,
-            SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+            SealFlags::FUTURE_WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
         )?;
         Ok(Memory { file: self.file, bytes: self.bytes })
     }
@@ -196,6 +200,26 @@ mod tests {
         assert_eq!(read, [7; 5000]);
         let extents = memory.extents().unwrap();
         assert_eq!((extents.len(), extents[0].clone()), (1, 8192..16384));
+    }
+
+    #[test]
+    fn a_page_that_somebody_holds_for_a_moment_does_not_keep_it_from_being_sealed() {
+        let draft = Draft::new(1 << 20).unwrap();
+        draft.write(0, &[7; 4096]).unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        // A pipe that a page was spliced into holds the page itself, as the kernel does while it moves one.
+        let spliced = rustix::pipe::splice(
+            &draft.file,
+            Some(&mut 0),
+            &writer,
+            None,
+            4096,
+            rustix::pipe::SpliceFlags::empty(),
+        );
+        assert_eq!(spliced, Ok(4096));
+        let memory = draft.seal().unwrap();
+        assert!(memory.file.write_all_at(b"x", 0).is_err());
+        drop(reader);
     }
 
     #[test]
