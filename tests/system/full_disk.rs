@@ -6,7 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aegis_tests::{DEADLINE, Daemon, eventually};
+use std::time::Duration;
+
+use aegis_tests::{DEADLINE, Daemon, eventually, wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 const MIB: usize = 1 << 20;
 
@@ -70,7 +73,8 @@ fn a_guest_that_fills_the_host_stands_still_before_it_is_full_and_loses_nothing(
     let _id = daemon.instance("clock", &["sh", "-c", "while :; do date; sleep 0.2; done"]);
     let fill =
         "dd if=/dev/zero of=/fill bs=1M count=200 2>/dev/null && sync && wc -c < /fill && md5sum < /fill";
-    let filler = daemon.instance("filler", &["sh", "-c", &format!("{fill}; sleep 1000")]);
+    let filler = daemon.instance("filler", &["sh", "-c", &format!("sleep 2; {fill}; sleep 1000")]);
+    let waiting = daemon.spawn(&["exec", "filler", "--", "sleep", "1000"]);
     eventually("it is paused", DEADLINE, || daemon.state("filler") == "paused");
     assert!(small.free() > 4 * MIB as u64, "{} bytes are left", small.free());
     // It says why, everywhere.
@@ -79,6 +83,14 @@ fn a_guest_that_fills_the_host_stands_still_before_it_is_full_and_loses_nothing(
     assert!(daemon.ok(&["logs", &filler]).contains("[system] paused: the host's disk is full"));
     assert!(daemon.ok(&["events", "filler"]).contains("disk_full"));
     assert!(daemon.ok(&["status"]).contains("disk: full: "));
+    // Also to whoever waits for something in it, and lets go of that who asks for it twice.
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(500));
+        kill_process(Pid::from_child(&waiting), Signal::INT).unwrap();
+    }
+    let waited = wait(waiting, None);
+    assert_eq!(waited.code, 130);
+    assert!(waited.err().contains("aegis: paused: the host's disk is full"), "{}", waited.err());
     // Nobody else is concerned.
     assert_eq!(daemon.state("clock"), "running");
     assert_eq!(daemon.ok(&["exec", "clock", "--", "echo", "well"]), "well\n");

@@ -1,6 +1,7 @@
 //! `aegis run`: a command in a machine, its streams, its exit code, its end.
 
 use std::io::Read;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use aegis_tests::{Daemon, eventually, wait};
@@ -159,4 +160,44 @@ fn twenty_at_once_all_succeed() {
         assert_eq!(done.code, i32::try_from(number).unwrap());
     }
     assert!(daemon.machines().is_empty());
+}
+
+/// Tells all machines' processes something, those of machines that are ready for later starts as well. One that stands
+/// still without having been paused is a guest that is stuck: it answers nothing.
+fn signal_machines(daemon: &Daemon, signal: Signal) {
+    for machine in daemon.machines() {
+        // One that was only just ready may have ended.
+        let _gone = kill_process(Pid::from_raw(machine).unwrap(), signal);
+    }
+}
+
+#[test]
+fn a_limit_of_time_and_a_signal_hold_whatever_the_guest_does() {
+    let daemon = Daemon::start();
+    let box_ = daemon.instance("box", &["sleep", "1000"]);
+    let sleeper = || daemon.spawn(&["exec", &box_, "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let ready = |mut child: Child| {
+        let _ready = aegis_tests::read_until(child.stdout.as_mut().unwrap(), "ready");
+        child
+    };
+    let limited =
+        daemon.spawn(&["exec", "--timeout", "4s", &box_, "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let (limited, terminated, interrupted) = (ready(limited), ready(sleeper()), ready(sleeper()));
+    signal_machines(&daemon, Signal::STOP);
+    let beginning = daemon.spawn(&["exec", &box_, "--", "true"]);
+    let running = daemon.spawn(&["run", "--", "sleep", "1000"]);
+    kill_process(Pid::from_child(&terminated), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&interrupted), Signal::INT).unwrap();
+    let begun = Instant::now();
+    assert_eq!(wait(terminated, None).code, 143);
+    kill_process(Pid::from_child(&interrupted), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&beginning), Signal::INT).unwrap();
+    assert_eq!(wait(interrupted, None).code, 130);
+    assert_eq!(wait(beginning, None).code, 130);
+    assert_eq!(wait(limited, None).code, 124);
+    assert!(begun.elapsed() < Duration::from_secs(29), "the guest's own limit for an answer is 30 s");
+    kill_process(Pid::from_child(&running), Signal::INT).unwrap();
+    assert_eq!(wait(running, None).code, 130);
+    signal_machines(&daemon, Signal::CONT);
+    assert_eq!(daemon.ok(&["exec", &box_, "--", "echo", "well"]), "well\n");
 }

@@ -38,6 +38,8 @@ pub enum Frame {
     Stdout(Bytes),
     /// To the client: standard error.
     Stderr(Bytes),
+    /// To the client: what its user should know meanwhile, for instance why nothing goes on.
+    Notice(String),
     /// To the client: the process has ended, and all its output has been sent. The last frame.
     Exit(Exit),
     /// To the client: it went wrong. The last frame.
@@ -87,6 +89,7 @@ impl Frame {
             Frame::Stderr(_) => 6,
             Frame::Exit(_) => 7,
             Frame::Error(_) => 8,
+            Frame::Notice(_) => 9,
         }
     }
 
@@ -104,6 +107,7 @@ impl Frame {
             Frame::Started(started) => json(serde_json::to_vec(started)),
             Frame::Exit(exit) => json(serde_json::to_vec(exit)),
             Frame::Error(error) => json(serde_json::to_vec(error)),
+            Frame::Notice(text) => Bytes::copy_from_slice(text.as_bytes()),
         }
     }
 
@@ -130,6 +134,7 @@ impl Frame {
             (6, _) => Frame::Stderr(payload),
             (7, json) => Frame::Exit(serde_json::from_slice(json).ok()?),
             (8, json) => Frame::Error(serde_json::from_slice(json).ok()?),
+            (9, text) => Frame::Notice(std::str::from_utf8(text).ok()?.to_owned()),
             _ => return None,
         })
     }
@@ -171,6 +176,7 @@ mod tests {
             bytes().prop_map(Frame::Stdout),
             bytes().prop_map(Frame::Stderr),
             any::<i32>().prop_map(|code| Frame::Exit(Exit { code, reason: None, timings: None })),
+            ".{0,9}".prop_map(Frame::Notice),
             ".{0,9}".prop_map(|text| Frame::Error(ApiError::new(ErrorCode::Internal, text))),
         ]
     }

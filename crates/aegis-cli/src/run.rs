@@ -108,7 +108,11 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
         fetched = fetch_image(&mut client, &mut request) => fetched.map_err(Failure::of_process)?,
         _number = interrupts.next() => return Ok(INTERRUPTED),
     }
-    let instance = client.create(&request).await.map_err(|error| Failure::from(error).of_process())?;
+    let instance = tokio::select! {
+        created = client.create(&request) => created.map_err(|error| Failure::from(error).of_process())?,
+        // One that is being created all the same is deleted: nobody attaches to it.
+        _number = interrupts.next() => return Ok(INTERRUPTED),
+    };
     for endpoint in &instance.endpoints {
         say(&format!("Serving on {}", render::url(endpoint)));
     }
@@ -162,7 +166,11 @@ impl Belonging {
                 }
                 Err(failure) => Err(failure.of_process()),
             };
-            self.delete().await;
+            tokio::select! {
+                () = self.delete() => {}
+                // The daemon deletes it all the same.
+                _number = interrupts.next() => interrupted = Some(Instant::now()),
+            }
             return if interrupted.is_some() { Ok(INTERRUPTED) } else { code };
         }
     }
@@ -173,7 +181,13 @@ impl Belonging {
         interrupts: &mut Interrupts,
         interrupted: &mut Option<Instant>,
     ) -> Result<End, Failure> {
-        let (mut reader, mut writer) = self.client.attach(&self.id, self.passed).await?;
+        let (mut reader, mut writer) = tokio::select! {
+            attached = self.client.attach(&self.id, self.passed) => attached?,
+            _number = interrupts.next() => {
+                *interrupted = Some(Instant::now());
+                return Ok(End::ReaderGone);
+            }
+        };
         let (say, mut control) = Control::channel();
         let mut passed = self.passed;
         let work = async {
@@ -197,8 +211,8 @@ impl Belonging {
                         if interrupted.replace(Instant::now()).is_some() {
                             break Ok(End::ReaderGone);
                         }
-                        // A connection that has broken ends the loop by itself.
-                        let _broken = say.send(Frame::Signal(2)).await;
+                        // A connection that has broken ends the loop by itself, one that stands still does so by patience.
+                        let _full_or_broken = say.try_send(Frame::Signal(2));
                     }
                     () = patience => break Ok(End::ReaderGone),
                 }

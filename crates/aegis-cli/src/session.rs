@@ -51,6 +51,10 @@ pub async fn copy_output(reader: &mut ProcessReader, passed: &mut [u64; 2]) -> R
             }
             Some(Frame::Exit(exit)) => return Ok(End::Exit(exit)),
             Some(Frame::Error(error)) => return Ok(End::Failed(error.into())),
+            Some(Frame::Notice(text)) => {
+                say(&text);
+                true
+            }
             Some(_) => true,
         };
         if !there {

@@ -17,7 +17,7 @@ use aegis_store::room::{Floors, Level, Room, allocated, promised};
 use crate::actor::Message;
 use crate::error::InstanceError;
 use crate::lifecycle::State;
-use crate::manager::{Context, Instances};
+use crate::manager::{Context, InstanceHandle, Instances};
 use crate::view::View;
 
 /// What an instance may take on a full disk before it counts as growing, bytes: a log line now and then is no flood.
@@ -276,6 +276,22 @@ impl Instances {
             "a disk of {mebibytes} MiB cannot be filled: the host has {free} MiB free; ask for less with --disk, \
              or allow it in config.toml: [disk] overcommit = true"
         )))
+    }
+}
+
+impl InstanceHandle {
+    /// Completes when it stands still because the host's disk is full, with what there is to say of that.
+    pub async fn held(&self) -> String {
+        let mut views = self.watch();
+        let condition = match views.wait_for(|view| view.held).await {
+            Ok(view) => view.condition(),
+            Err(_) => None,
+        };
+        match condition {
+            Some(text) => text,
+            // It is gone, and so is whatever this was asked for.
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, ExecRequest, SignalRequest};
@@ -36,6 +36,8 @@ use crate::stream::{self, Incoming, Outgoing};
 const TIMED_OUT: i32 = 124;
 /// How long a process whose time is up may take to end after SIGTERM.
 const KILL_AFTER: Duration = Duration::from_secs(5);
+/// How long its guest may take, after SIGKILL, to tell that it has ended. A guest that is stuck never does.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 
 /// Sends a signal to the instance's command and its process group.
 #[utoipa::path(post, path = "/v1/instances/{id}/signal", request_body = SignalRequest,
@@ -116,6 +118,7 @@ pub(super) async fn exec(
         process,
         session,
         output: logged.then(|| Arc::clone(instance.output())),
+        instance,
         timeout,
         _upkeep: upkeep,
     };
@@ -135,6 +138,7 @@ struct Running {
     session: Arc<Session>,
     /// Where its output is logged.
     output: Option<Arc<Output>>,
+    instance: InstanceHandle,
     timeout: Option<Duration>,
     /// The machine, if it lives for this process alone.
     _upkeep: Option<Upkeep>,
@@ -165,9 +169,11 @@ impl Running {
         // Apart from the output: each direction goes on while the other waits.
         let input = client(incoming, Arc::clone(&self.session), target, Arc::clone(&self.process.io));
         let mut input = AbortOnDropHandle::new(tokio::spawn(input));
-        let timer = time_out(Arc::clone(&self.session), target, self.timeout);
-        tokio::pin!(timer);
-        let (mut reading, mut timed_out) = (Reading::default(), false);
+        let mut limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
+        let instance = self.instance.clone();
+        let held = instance.held();
+        tokio::pin!(held);
+        let (mut reading, mut noticed) = (Reading::default(), false);
         loop {
             tokio::select! {
                 next = self.next(&mut reading) => {
@@ -181,11 +187,17 @@ impl Running {
                     }
                     self.taken(&mut reading).await;
                 }
-                () = &mut timer, if !timed_out => timed_out = true,
+                () = limit.given_up() => break,
+                notice = &mut held, if !noticed => {
+                    noticed = true;
+                    if outgoing.send(&Frame::Notice(notice)).await.is_err() {
+                        return;
+                    }
+                }
                 _gone = &mut input => return,
             }
         }
-        let frame = match self.exit_code(timed_out).await {
+        let frame = match self.exit_code(&mut limit).await {
             Some(code) => Frame::Exit(Exit { code, reason: None, timings: None }),
             None => Frame::Error(lost()),
         };
@@ -235,9 +247,15 @@ impl Running {
         *offset += bytes.len() as u64;
     }
 
-    async fn exit_code(&mut self, timed_out: bool) -> Option<i32> {
-        let status = (&mut self.process.exited).await.ok()?;
-        Some(if timed_out { TIMED_OUT } else { status.code() })
+    /// The exit code, as soon as the guest tells it, or the process's time is over whatever the guest says.
+    async fn exit_code(&mut self, limit: &mut Limit) -> Option<i32> {
+        tokio::select! {
+            status = &mut self.process.exited => {
+                let status = status.ok()?;
+                Some(if limit.is_over() { TIMED_OUT } else { status.code() })
+            }
+            () = limit.given_up() => Some(TIMED_OUT),
+        }
     }
 
     /// Tells the process's output as JSON lines.
@@ -256,16 +274,12 @@ impl Running {
         // Without input to come, the process sees the end of it at once.
         let _over = self.process.io.finish().await;
         let target = Target::Exec(self.process.exec_id);
-        let timer = time_out(Arc::clone(&self.session), target, self.timeout);
-        tokio::pin!(timer);
-        let (mut reading, mut timed_out) = (Reading::default(), false);
+        let mut limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
+        let mut reading = Reading::default();
         loop {
             let next = tokio::select! {
                 next = self.next(&mut reading) => next,
-                () = &mut timer, if !timed_out => {
-                    timed_out = true;
-                    continue;
-                }
+                () = limit.given_up() => Next::Ended,
             };
             let (stream, bytes) = match next {
                 Next::Said(Said::Out(bytes)) => (ApiStream::Stdout, bytes),
@@ -279,7 +293,7 @@ impl Running {
             }
             self.taken(&mut reading).await;
         }
-        let exit_code = Some(self.exit_code(timed_out).await.unwrap_or(-1));
+        let exit_code = Some(self.exit_code(&mut limit).await.unwrap_or(-1));
         let _gone = sender.send_data(line(ExecLine { exit_code, done: true, ..ExecLine::default() })).await;
     }
 }
@@ -299,15 +313,42 @@ fn lost() -> ApiError {
     ApiError::new(ErrorCode::GuestFailed, "the instance stopped before the process had ended")
 }
 
-/// Ends a process when its time is up; completes when it has been told so for the first time.
-async fn time_out(session: Arc<Session>, target: Target, after: Option<Duration>) {
-    let Some(after) = after else { return std::future::pending().await };
-    tokio::time::sleep(after).await;
-    let _gone = session.link().call(&Signal { target, signal: 15 }).await;
-    // Ends by itself, whatever becomes of the process.
-    tokio::spawn(async move {
+/// The time that a process has. It is asked to end, then killed, then given up: a guest that is stuck, or does not want
+/// to, prevents none of that.
+struct Limit {
+    over_at: Option<Instant>,
+    /// Ends the process through its guest.
+    _end: Option<AbortOnDropHandle<()>>,
+}
+
+impl Limit {
+    fn begin(session: Arc<Session>, target: Target, after: Option<Duration>) -> Limit {
+        // A time beyond what the clock can tell is no limit.
+        let over_at = after.and_then(|after| Instant::now().checked_add(after));
+        let end = over_at.map(|at| AbortOnDropHandle::new(tokio::spawn(end_process(session, target, at))));
+        Limit { over_at, _end: end }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Completes when nobody waits for the guest any more.
+    async fn given_up(&mut self) {
+        match self.over_at {
+            Some(at) => tokio::time::sleep_until((at + KILL_AFTER + GIVE_UP_AFTER).into()).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn end_process(session: Arc<Session>, target: Target, at: Instant) {
+    tokio::time::sleep_until(at.into()).await;
+    let signal = async |signal| drop(session.link().call(&Signal { target, signal }).await);
+    // The second is not kept from being sent by a guest that does not answer the first.
+    tokio::join!(signal(15), async {
         tokio::time::sleep(KILL_AFTER).await;
-        let _gone = session.link().call(&Signal { target, signal: 9 }).await;
+        signal(9).await;
     });
 }
 
@@ -339,7 +380,12 @@ async fn pass_on(
         Frame::StdinEnd => drop(stdin.finish().await),
         Frame::Signal(signal) => drop(session.link().call(&Signal { target, signal: signal.into() }).await),
         Frame::Resize(size) => drop(session.link().call(&Resize { target, size: convert::size(size) }).await),
-        Frame::Started(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Error(_) => {
+        Frame::Started(_)
+        | Frame::Stdout(_)
+        | Frame::Stderr(_)
+        | Frame::Exit(_)
+        | Frame::Error(_)
+        | Frame::Notice(_) => {
             return false;
         }
     }
