@@ -462,9 +462,7 @@ fn a_hostile_layer_is_refused_and_touches_nothing() {
     let daemon = Daemon::start_configured("[images]\nmax_unpacked = \"1m\"\n", &[]);
     let file = tar::EntryType::Regular;
     for (layer, words) in [
-        (layer_with(b"../../../../tmp/escaped", file, "", b"x"), "`..`"),
-        (layer_with(b"/tmp/escaped", file, "", b"x"), "absolute"),
-        (layer_with(b"passwd", tar::EntryType::Link, "../../etc/passwd", b""), "`..`"),
+        (layer_with(b"passwd", tar::EntryType::Link, "../../etc/passwd", b""), "does not exist"),
         (layer_with(b"bomb", file, "", &vec![0; 2 << 20]), "more than"),
         (b"no tar at all, but long enough for a header".repeat(20), "checksum"),
     ] {
@@ -475,9 +473,14 @@ fn a_hostile_layer_is_refused_and_touches_nothing() {
         let done = daemon.aegis_with_input(&["image", "load"], garbage);
         assert!(done.code == 1 && done.err().contains("not valid"), "{}", done.err());
     }
-    assert!(!Path::new("/tmp/escaped").exists());
     assert_eq!(images(&daemon), Vec::<Value>::new());
     assert_eq!(stored(&daemon, "layers"), Vec::<PathBuf>::new());
+    for path in [&b"../../../../tmp/escaped"[..], b"/tmp/escaped"] {
+        let done = daemon.aegis_with_input(&["image", "load"], archive_with(&layer_with(path, file, "", b"x")));
+        assert_eq!(done.code, 0, "{}", done.err());
+    }
+    assert!(!Path::new("/tmp/escaped").exists(), "it is in the image and nowhere else");
+    check_disks(&daemon);
 }
 
 #[test]

@@ -38,8 +38,8 @@ pub enum IngestError {
         /// The reason.
         source: TreeError,
     },
-    /// A deletion mark that names nothing, or a path through one.
-    #[error("{0:?}: not a valid deletion mark")]
+    /// A deletion mark that names nothing.
+    #[error("{0:?}: a deletion mark that does not say what to delete")]
     Whiteout(String),
 }
 
@@ -71,7 +71,7 @@ pub fn ingest<R: Read>(
     while let Some(member) = members.next()? {
         let size = member.size;
         put(tree, member, whiteouts, &mut report, |tree| {
-            let extent = tree.spool_contents(&mut members.contents())?;
+            let extent = tree.spool_source(size, &mut members.contents())?;
             if extent.len() == size { Ok(extent) } else { Err(ArchiveError::Truncated.into()) }
         })?;
     }
@@ -150,9 +150,6 @@ fn apply_whiteout(tree: &mut FileTree, path: &[u8]) -> Result<bool, IngestError>
     let Some((name, parents)) = components.split_last() else { return Ok(false) };
     if components.iter().any(|component| component.starts_with(AUFS) && *component != OPAQUE) {
         return Ok(true);
-    }
-    if parents.iter().any(|parent| parent.starts_with(WHITEOUT)) {
-        return Err(IngestError::Whiteout(shown(path)));
     }
     let parent = parents.join(&b'/');
     if *name == OPAQUE {

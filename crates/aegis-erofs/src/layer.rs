@@ -60,7 +60,7 @@ impl Layer {
     /// empty file, which then has [`blocks`](Layer::blocks) blocks. It is not synced.
     ///
     /// # Errors
-    /// When the archive is malformed or has an absolute path, a limit is exceeded, or on failing input or output.
+    /// When the archive is malformed, a limit is exceeded, or on failing input or output.
     pub fn read<R: Read>(archive: R, data: File, limits: &Limits) -> Result<Layer, IngestError> {
         let mut members = Members::new(archive, limits);
         let mut reader = Reader { limits, meter: Meter::default(), spool: Spool::over(data), small_bytes: 0 };
@@ -144,10 +144,6 @@ struct Reader<'l> {
 
 impl Reader<'_> {
     fn entry<R: Read>(&mut self, member: &Member, members: &mut Members<R>) -> Result<Contents, Refusal> {
-        // Some tools call the root itself so.
-        if member.path.starts_with(b"/") && member.path != b"/" {
-            return Err(TreeError::AbsolutePath.into());
-        }
         // What cannot be in any tree is refused before anything of the layer is kept.
         components(self.limits, &member.path)?;
         if member.kind == Kind::HardLink {

@@ -47,6 +47,27 @@ impl Extent {
     }
 }
 
+/// Contents that may have holes.
+pub(crate) trait Source: Read {
+    /// Skips the hole that is next, and returns its length: 0 where there is none.
+    fn skip_hole(&mut self) -> u64;
+}
+
+/// Contents without holes.
+pub(crate) struct Dense<R>(pub(crate) R);
+
+impl<R: Read> Read for Dense<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<R: Read> Source for Dense<R> {
+    fn skip_hole(&mut self) -> u64 {
+        0
+    }
+}
+
 /// An unlinked temporary file that holds the contents of all files of a tree.
 #[derive(Debug)]
 pub struct Spool {
@@ -82,10 +103,12 @@ impl Spool {
         self.len
     }
 
-    /// Appends all of `reader`. Chunks of zeros stay holes: a sparse disk image inside an archive costs no space here.
-    pub(crate) fn append(&mut self, reader: &mut impl Read) -> io::Result<Extent> {
+    /// Appends all of `reader`. Chunks of zeros stay holes: a sparse disk image inside an archive costs no space here,
+    /// and no time where the archive says where the holes are.
+    pub(crate) fn append(&mut self, reader: &mut impl Source) -> io::Result<Extent> {
         let offset = self.len;
         loop {
+            self.len = self.len.checked_add(reader.skip_hole()).ok_or(io::ErrorKind::FileTooLarge)?;
             let filled = read_up_to(reader, &mut self.chunk)?;
             let data = self.chunk.get(..filled).unwrap_or_default();
             if !is_zero(data) {
@@ -165,9 +188,9 @@ mod tests {
     #[test]
     fn contents_come_back() {
         let mut spool = spool();
-        let first = spool.append(&mut &b"hello"[..]).unwrap();
+        let first = spool.append(&mut Dense(&b"hello"[..])).unwrap();
         let big: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
-        let second = spool.append(&mut big.as_slice()).unwrap();
+        let second = spool.append(&mut Dense(big.as_slice())).unwrap();
         let mut buf = vec![0; 5];
         spool.read(first, 0, &mut buf).unwrap();
         assert_eq!(buf, b"hello");
@@ -180,7 +203,7 @@ mod tests {
     #[test]
     fn zeros_take_no_space_and_read_as_zeros() {
         let mut spool = spool();
-        let extent = spool.append(&mut io::repeat(0).take(10 << 20)).unwrap();
+        let extent = spool.append(&mut Dense(io::repeat(0).take(10 << 20))).unwrap();
         assert_eq!(extent.len(), 10 << 20);
         assert_eq!(spool.file.metadata().unwrap().len(), 0, "all a hole");
         let mut buf = vec![1; 4096];

@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::{Limits, Meter};
-use crate::spool::{Extent, Spool};
+use crate::spool::{Dense, Extent, Source, Spool};
+
+mod path;
+
+use path::Way;
+pub(crate) use path::{Components, components};
 
 /// A file name: any bytes but NUL and `/`.
 pub type Name = Box<[u8]>;
@@ -23,12 +28,6 @@ const MAX_SYMLINK_TARGET: usize = 4095;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TreeError {
-    /// The path leaves the tree, or could.
-    #[error("the path contains `..`")]
-    ParentComponent,
-    /// The path begins with `/`.
-    #[error("the path is absolute")]
-    AbsolutePath,
     /// No file can have this name.
     #[error("the path contains a NUL byte")]
     NulByte,
@@ -38,11 +37,11 @@ pub enum TreeError {
     /// The target of a symbolic link is empty, too long, or contains NUL.
     #[error("the target of the symbolic link is not valid")]
     SymlinkTarget,
-    /// A directory of the path is a symbolic link, which is never followed.
-    #[error("{0:?} on the way is a symbolic link")]
-    ParentIsSymlink(String),
-    /// A directory of the path is something else.
-    #[error("{0:?} on the way is not a directory")]
+    /// The path leads over too many symbolic links, perhaps in a circle.
+    #[error("the path leads over too many symbolic links, the last one is {0:?}")]
+    TooManyLinks(String),
+    /// A directory of the path is something else in the same layer.
+    #[error("it should be below {0:?}, which the same layer says is no directory")]
     ParentNotDirectory(String),
     /// Only a directory can be the root.
     #[error("the root can only be a directory")]
@@ -164,9 +163,6 @@ impl Node {
     }
 }
 
-/// A path split into its components; `.`, empty components and a leading `/` are gone.
-pub(crate) type Components<'p> = Vec<&'p [u8]>;
-
 /// A tree of files, built up entry by entry and layer by layer.
 ///
 /// A name that is replaced or removed leaves its node behind, without a name: what counts is reachable from
@@ -180,13 +176,16 @@ pub struct FileTree {
     meter: Meter,
     /// Contents of files that are in layers, bytes.
     layer_bytes: u64,
+    /// Names in targets of links that were followed.
+    followed: u64,
 }
 
 impl FileTree {
     /// A tree with an empty root directory (mode 0755, owned by root).
     pub fn new(limits: Limits, spool: Spool) -> Self {
         let root = Node::directory(Metadata { mode: 0o755, ..Metadata::default() });
-        Self { nodes: vec![root], spool, limits, layer: 0, meter: Meter::default(), layer_bytes: 0 }
+        let meter = Meter::default();
+        Self { nodes: vec![root], spool, limits, layer: 0, meter, layer_bytes: 0, followed: 0 }
     }
 
     /// The limits that the tree enforces.
@@ -236,9 +235,19 @@ impl FileTree {
     /// # Errors
     /// When reading or spooling fails, or the contents of all files exceed the limit.
     pub fn spool_contents(&mut self, reader: &mut impl Read) -> Result<Extent, TreeError> {
-        let left = self.limits.max_data_bytes.saturating_sub(self.spool.len() + self.layer_bytes);
-        let extent = self.spool.append(&mut reader.take(left.saturating_add(1)))?;
+        let left = self.room();
+        let extent = self.spool.append(&mut Dense(reader.take(left.saturating_add(1))))?;
         if extent.len > left { Err(self.too_much_data()) } else { Ok(extent) }
+    }
+
+    /// Takes over contents of this size, which may have holes, for a file that is put later.
+    pub(crate) fn spool_source(&mut self, size: u64, source: &mut impl Source) -> Result<Extent, TreeError> {
+        if size > self.room() { Err(self.too_much_data()) } else { Ok(self.spool.append(source)?) }
+    }
+
+    /// How many bytes of contents may still come.
+    fn room(&self) -> u64 {
+        self.limits.max_data_bytes.saturating_sub(self.spool.len() + self.layer_bytes)
     }
 
     /// Counts contents that are in a layer's data.
@@ -255,7 +264,7 @@ impl FileTree {
     /// Puts a directory. One that exists keeps its entries and gets the new metadata; anything else is replaced.
     ///
     /// # Errors
-    /// When the path is not valid, leads through a symbolic link, or a limit is exceeded.
+    /// When the path is not valid, leads through what the same layer says is no directory, or a limit is exceeded.
     pub fn put_directory(&mut self, path: &[u8], metadata: Metadata) -> Result<(), TreeError> {
         let components = self.components(path)?;
         let Some((name, parents)) = components.split_last() else {
@@ -278,8 +287,8 @@ impl FileTree {
     /// Puts anything but a directory, in place of whatever is at `path`.
     ///
     /// # Errors
-    /// When the path or a symlink's target is not valid, the path leads through a symbolic link, or a limit is
-    /// exceeded.
+    /// When the path or a symlink's target is not valid, the path leads through what the same layer says is no
+    /// directory, or a limit is exceeded.
     pub fn put(&mut self, path: &[u8], metadata: Metadata, content: Content) -> Result<(), TreeError> {
         if let Content::Symlink(target) = &content
             && (target.is_empty() || target.len() > MAX_SYMLINK_TARGET || target.contains(&0))
@@ -295,12 +304,13 @@ impl FileTree {
     /// Gives the file at `target` the further name `path`.
     ///
     /// # Errors
-    /// As [`FileTree::put`], and when the target does not exist, is a directory, or is behind a symbolic link.
+    /// As [`FileTree::put`], and when the target does not exist or is a directory.
     pub fn put_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), TreeError> {
         let target_components = self.components(target)?;
         let shown = || target.escape_ascii().to_string();
         let node = match target_components.split_last() {
-            Some((name, parents)) => self.find_directory(parents)?.and_then(|dir| self.slot(dir, name)),
+            // The target itself is not followed: a link can have two names.
+            Some((name, parents)) => self.walk(parents, Way::Follow)?.and_then(|dir| self.slot(dir, name)),
             None => return Err(TreeError::LinkToDirectory(shown())),
         };
         let node = node.ok_or_else(|| TreeError::LinkTargetMissing(shown()))?.node;
@@ -315,26 +325,27 @@ impl FileTree {
         Ok(())
     }
 
-    /// Removes what lower layers put at `path`; what the present layer put there, or below, stays.
+    /// Removes what lower layers put at `path`; what the present layer put there, or below, stays. Where the way leads
+    /// through no directory there is nothing to remove.
     ///
     /// # Errors
-    /// When the path is not valid or leads through something else than directories.
+    /// When the path is not valid or a limit is exceeded.
     pub fn whiteout(&mut self, path: &[u8]) -> Result<(), TreeError> {
         let components = self.components(path)?;
         let (name, parents) = components.split_last().ok_or(TreeError::RootNotDirectory)?;
-        if let Some(parent) = self.find_directory(parents)? {
+        if let Some(parent) = self.walk(parents, Way::Look)? {
             self.prune(parent, name);
         }
         Ok(())
     }
 
-    /// Removes what lower layers put into the directory `path`.
+    /// Removes what lower layers put into the directory `path`, if there is one.
     ///
     /// # Errors
-    /// When the path is not valid or leads through something else than directories.
+    /// When the path is not valid or a limit is exceeded.
     pub fn make_opaque(&mut self, path: &[u8]) -> Result<(), TreeError> {
         let components = self.components(path)?;
-        if let Some(dir) = self.find_directory(&components)? {
+        if let Some(dir) = self.walk(&components, Way::Look)? {
             self.prune_below(dir);
         }
         Ok(())
@@ -367,38 +378,6 @@ impl FileTree {
         if let Some(directory) = self.as_directory_mut(dir) {
             directory.entries.insert(name.into(), slot);
         }
-    }
-
-    /// The directory `name` in `dir`; `None` if there is nothing, an error if it is something else.
-    fn step(&self, dir: NodeId, name: &[u8]) -> Result<Option<NodeId>, TreeError> {
-        let Some(slot) = self.slot(dir, name) else { return Ok(None) };
-        match self.node(slot.node).content {
-            Content::Directory(_) => Ok(Some(slot.node)),
-            Content::Symlink(_) => Err(TreeError::ParentIsSymlink(name.escape_ascii().to_string())),
-            _ => Err(TreeError::ParentNotDirectory(name.escape_ascii().to_string())),
-        }
-    }
-
-    fn find_directory(&self, components: &[&[u8]]) -> Result<Option<NodeId>, TreeError> {
-        let mut dir = NodeId::ROOT;
-        for name in components {
-            match self.step(dir, name)? {
-                Some(next) => dir = next,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(dir))
-    }
-
-    fn make_parents(&mut self, components: &[&[u8]]) -> Result<NodeId, TreeError> {
-        let mut dir = NodeId::ROOT;
-        for name in components {
-            dir = match self.step(dir, name)? {
-                Some(next) => next,
-                None => self.new_directory(dir, name)?,
-            };
-        }
-        Ok(dir)
     }
 
     fn new_directory(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, TreeError> {
@@ -442,28 +421,4 @@ impl FileTree {
             self.prune(dir, &name);
         }
     }
-}
-
-/// Splits and checks a path.
-pub(crate) fn components<'p>(limits: &Limits, path: &'p [u8]) -> Result<Components<'p>, TreeError> {
-    let limit = limits.max_path_bytes;
-    if path.len() > limit {
-        return Err(TreeError::Limit { what: "bytes in a path", limit: limit as u64 });
-    }
-    if path.contains(&0) {
-        return Err(TreeError::NulByte);
-    }
-    let mut components = Vec::new();
-    for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => return Err(TreeError::ParentComponent),
-            name if name.len() > MAX_NAME => return Err(TreeError::NameTooLong),
-            name => components.push(name),
-        }
-    }
-    if components.len() > limits.max_depth {
-        return Err(TreeError::Limit { what: "directories in a path", limit: limits.max_depth as u64 });
-    }
-    Ok(components)
 }

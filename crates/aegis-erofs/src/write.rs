@@ -258,7 +258,7 @@ mod tests {
     fn a_file_larger_than_four_gib() {
         const SIZE: u64 = (4 << 30) + 5000;
         let mut spool = Spool::in_dir(&std::env::temp_dir()).unwrap();
-        let small = spool.append(&mut [7; 5000].as_slice()).unwrap();
+        let small = spool.append(&mut crate::spool::Dense([7; 5000].as_slice())).unwrap();
         let big = spool.append_zeros(SIZE);
         let mut tree = FileTree::new(Limits::default(), spool);
         tree.put(b"1-big", Metadata::default(), Content::File(big)).unwrap();

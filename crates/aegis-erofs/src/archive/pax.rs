@@ -2,8 +2,10 @@
 //! contain anything, newlines too.
 
 use super::ArchiveError;
+use super::sparse::{MOST_RANGES, Range};
 use crate::tree::{Mtime, Xattrs};
 
+const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
 /// The records that matter here. An empty value takes an earlier one back; of several the last one counts.
@@ -16,8 +18,74 @@ pub(crate) struct Records {
     pub(crate) gid: Option<u64>,
     pub(crate) mtime: Option<Mtime>,
     pub(crate) xattrs: Xattrs,
-    /// Whether the contents are in one of GNU's sparse forms.
-    pub(crate) sparse: bool,
+    pub(super) sparse: Sparse,
+}
+
+/// Where the map of a sparse file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SparseForm {
+    InRecords,
+    InContents,
+}
+
+/// What GNU's records say of a sparse file, `GNU.sparse.…`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sparse {
+    major: Vec<u8>,
+    minor: Vec<u8>,
+    name: Vec<u8>,
+    pub(super) size: Option<u64>,
+    /// Starts and lengths by turns, between commas.
+    map: Vec<u8>,
+    ranges: Option<u64>,
+}
+
+impl Sparse {
+    fn apply(&mut self, key: &[u8], value: &[u8]) -> Result<(), ArchiveError> {
+        match key {
+            b"major" => self.major = value.to_vec(),
+            b"minor" => self.minor = value.to_vec(),
+            b"name" => self.name = value.to_vec(),
+            b"size" | b"realsize" => self.size = optional(value, decimal)?,
+            b"numblocks" => self.ranges = optional(value, decimal)?,
+            b"map" => self.map = value.to_vec(),
+            // The oldest of these forms has a pair of records for each range.
+            b"offset" | b"numbytes" => {
+                decimal(value).ok_or(ArchiveError::Pax)?;
+                if !self.map.is_empty() {
+                    self.map.push(b',');
+                }
+                self.map.extend(value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `None` for what is no sparse file, or a form that nobody knows, which is a file as it stands then.
+    pub(super) fn form(&self) -> Option<SparseForm> {
+        match (&*self.major, &*self.minor) {
+            (b"1", b"0") => Some(SparseForm::InContents),
+            (b"0", b"0" | b"1") => Some(SparseForm::InRecords),
+            (b"", b"") if !self.map.is_empty() => Some(SparseForm::InRecords),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(&self) -> Option<Vec<u8>> {
+        (!self.name.is_empty()).then(|| self.name.clone())
+    }
+
+    pub(super) fn map(&self) -> Result<Vec<Range>, ArchiveError> {
+        let texts = self.map.split(|byte| *byte == b',').filter(|_| !self.map.is_empty());
+        let numbers: Option<Vec<u64>> = texts.take(2 * MOST_RANGES + 1).map(decimal).collect();
+        let numbers = numbers.ok_or(ArchiveError::Pax)?;
+        let (pairs, odd) = numbers.as_chunks::<2>();
+        if !odd.is_empty() || self.ranges.is_some_and(|count| count != pairs.len() as u64) {
+            return Err(ArchiveError::Pax);
+        }
+        Ok(pairs.iter().map(|[start, len]| (*start, *len)).collect())
+    }
 }
 
 impl Records {
@@ -43,8 +111,9 @@ impl Records {
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
                     self.xattrs.insert(name.into(), value.into());
+                } else if let Some(key) = key.strip_prefix(SPARSE_PREFIX) {
+                    self.sparse.apply(key, value)?;
                 }
-                self.sparse |= key.starts_with(b"GNU.sparse.");
             }
         }
         Ok(())
@@ -67,6 +136,7 @@ fn split_record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {
+    let digits = digits.strip_prefix(b"+").unwrap_or(digits);
     let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     if plain { std::str::from_utf8(digits).ok()?.parse().ok() } else { None }
 }
