@@ -7,6 +7,11 @@ use aegis_tests::registry::{Layout, Misdeed, PASSWORD, Protection, Proxy, Regist
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use serde_json::Value;
 
+mod builders;
+mod chance;
+mod layers;
+mod tars;
+
 /// Base64 of `tester:pass:word`, as `docker login` stores it.
 const LOGIN: &str = "dGVzdGVyOnBhc3M6d29yZA==";
 
@@ -26,6 +31,11 @@ fn refused(daemon: &Daemon, arguments: &[&str]) -> String {
     let done = daemon.aegis(arguments);
     assert_eq!((done.code, done.out().as_str()), (1, ""), "{}", done.err());
     done.err()
+}
+
+/// The guest's processor, as images call it.
+fn own_architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
 /// A registry with an image `box:1` of one layer, and a layout to go on with.
@@ -345,7 +355,7 @@ fn an_image_for_another_processor_is_refused_with_those_that_there_are() {
 
 #[test]
 fn of_an_image_for_several_processors_the_guests_is_taken_by_tag_and_by_digest() {
-    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let own = own_architecture();
     let (registry, layout) = boxed();
     layout.tag("1", "other");
     layout.configure("other", &["--architecture", "s390x"]);
@@ -476,7 +486,8 @@ fn a_hostile_layer_is_refused_and_touches_nothing() {
     assert_eq!(images(&daemon), Vec::<Value>::new());
     assert_eq!(stored(&daemon, "layers"), Vec::<PathBuf>::new());
     for path in [&b"../../../../tmp/escaped"[..], b"/tmp/escaped"] {
-        let done = daemon.aegis_with_input(&["image", "load"], archive_with(&layer_with(path, file, "", b"x")));
+        let done =
+            daemon.aegis_with_input(&["image", "load"], archive_with(&layer_with(path, file, "", b"x")));
         assert_eq!(done.code, 0, "{}", done.err());
     }
     assert!(!Path::new("/tmp/escaped").exists(), "it is in the image and nowhere else");

@@ -24,6 +24,9 @@ const MAX_NAME: usize = 255;
 /// `PATH_MAX` without the final NUL: a longer target could not be followed.
 const MAX_SYMLINK_TARGET: usize = 4095;
 
+/// What is made in a directory with this bit has its group, and a directory has the bit, too.
+const SETGID: u16 = 0o2000;
+
 /// Why an entry cannot be put into the tree.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -380,8 +383,15 @@ impl FileTree {
         }
     }
 
+    /// A directory that no entry speaks of, as `mkdir` makes it.
     fn new_directory(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, TreeError> {
-        self.insert(parent, name, Node::directory(Metadata { mode: 0o755, ..Metadata::default() }))?;
+        let (mut mode, mut gid) = (0o755, 0);
+        if let above = &self.node(parent).metadata
+            && above.mode & SETGID != 0
+        {
+            (mode, gid) = (mode | SETGID, above.gid);
+        }
+        self.insert(parent, name, Node::directory(Metadata { mode, gid, ..Metadata::default() }))?;
         // The newest node is the one just put in.
         Ok(self.slot(parent, name).map_or(NodeId::ROOT, |slot| slot.node))
     }

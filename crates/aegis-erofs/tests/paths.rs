@@ -161,3 +161,12 @@ fn an_image_of_ko_loads() {
     let alone = stack(&[data, app]);
     assert_eq!(alone[&b"var/run/ko"[..]], Entry::directory());
 }
+
+#[test]
+fn directories_that_no_entry_speaks_of_are_as_mkdir_makes_them() {
+    let shared = Entry { gid: 50, ..Entry::new(Kind::Directory, 0o2775) };
+    let model = stack(&[&[("s", shared), ("s/a/b", file()), ("t/a", file())]]);
+    let made = &model[&b"s/a"[..]];
+    assert_eq!((made.mode, made.uid, made.gid), (0o2755, 0, 50));
+    assert_eq!(model[&b"t"[..]], Entry::directory());
+}
