@@ -5,6 +5,7 @@
 mod aarch64;
 mod bounds;
 mod cleanliness;
+mod clients;
 mod commands;
 mod copies;
 mod crashes;

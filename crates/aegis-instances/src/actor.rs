@@ -414,6 +414,14 @@ impl Actor {
     }
 
     async fn step(&mut self, event: Event) {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            next = self.step_once(event).await;
+        }
+    }
+
+    /// Returns what happens right after it.
+    async fn step_once(&mut self, event: Event) -> Option<Event> {
         let before = Outline::of(&self.record.life);
         let enabled = self.record.life.enabled();
         let effects = self.record.life.step(event);
@@ -429,9 +437,14 @@ impl Actor {
             self.changed(before.state, &effects);
             self.store(before.became(&after)).await;
         }
+        let mut next = None;
         for effect in effects {
-            self.perform(effect).await;
+            match effect {
+                Effect::Next => next = Some(Event::Next),
+                effect => self.perform(effect).await,
+            }
         }
+        next
     }
 
     fn changed(&mut self, before: State, effects: &[Effect]) {

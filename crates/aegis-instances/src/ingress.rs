@@ -1,6 +1,7 @@
 //! Connections from outside to ports of a guest.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use aegis_guest_link::{GuestConnection, LinkError};
@@ -9,6 +10,7 @@ use aegis_guest_protocol::messages::code;
 use crate::actor::Message;
 use crate::error::InstanceError;
 use crate::lifecycle::{Request, State};
+use crate::machine::live::Live;
 use crate::manager::InstanceHandle;
 use crate::network::gateway::Network;
 use crate::now_ms;
@@ -27,6 +29,10 @@ pub(crate) const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Visit {
     instance: InstanceHandle,
     stay: Stay,
+    /// Whether it has been found awake: then it is not booted again if somebody has it stopped.
+    reached: AtomicBool,
+    /// The machine that it was connected to.
+    machine: Mutex<Option<Weak<Live>>>,
 }
 
 impl Visit {
@@ -48,10 +54,15 @@ impl Visit {
     /// If it is disabled, does not come up, or not in time.
     pub async fn wake(&self) -> Result<(), InstanceError> {
         if self.is_awake() {
+            self.reached.store(true, Ordering::Relaxed);
             return Ok(());
         }
         // A command of `run` that has ended is not run again; its instance is about to be deleted.
-        let request = if self.view().spec.ephemeral { Request::Ensure } else { Request::Wake };
+        let request = match self.reached.swap(true, Ordering::Relaxed) {
+            _ if self.view().spec.ephemeral => Request::Ensure,
+            true => Request::WakeAgain,
+            false => Request::Wake,
+        };
         let (from, begun) = (self.view().state, Instant::now());
         let woken = tokio::time::timeout(WAKE_TIMEOUT, self.instance.request(request)).await;
         let woken = woken.unwrap_or(Err(InstanceError::NotReady(WAKE_TIMEOUT.as_secs())));
@@ -60,6 +71,32 @@ impl Visit {
             Err(_) => self.instance.measures().not_woken(),
         }
         woken
+    }
+
+    /// Returns when the machine that it is connected to runs: resumed, if it stands still, but never booted. In a machine
+    /// that somebody has just paused it waits until that goes on.
+    ///
+    /// # Errors
+    /// If the machine is no more, or cannot go on.
+    pub async fn go_on(&self) -> Result<(), InstanceError> {
+        if self.is_awake() {
+            return Ok(());
+        }
+        let (from, begun) = (self.view().state, Instant::now());
+        self.instance.request(Request::GoOn).await?;
+        if from == State::Paused {
+            self.instance.measures().woken(from, begun.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Returns when the machine that it was connected to is no more.
+    pub async fn cut(&self) {
+        let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match machine {
+            Some(machine) => self.instance.machine_gone(&machine).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Connects to a port of the guest, waking it if need be. A refusal counts only when the server has had its time.
@@ -73,6 +110,8 @@ impl Visit {
             let late = |_| InstanceError::NotReady(WAKE_TIMEOUT.as_secs());
             let session = tokio::time::timeout_at(until, self.instance.next_session()).await.map_err(late)?;
             let Some(session) = session else { continue };
+            let machine = self.instance.live().map(|live| Arc::downgrade(&live));
+            *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = machine;
             let patience = Duration::from_millis(self.patience_ms());
             let connected = self.unless_paused(session.link().connect(port, patience)).await?;
             match connected {
@@ -138,7 +177,8 @@ impl InstanceHandle {
         match self.usage().enter(User::Connection) {
             Some(stay) => {
                 self.measures().connected();
-                Ok(Visit { instance: self, stay })
+                let reached = AtomicBool::new(self.usage().is_awake());
+                Ok(Visit { instance: self, stay, reached, machine: Mutex::default() })
             }
             None => Err(InstanceError::TooManyConnections(MOST_CONNECTIONS)),
         }

@@ -22,6 +22,7 @@ pub mod exec;
 pub mod host_directory;
 pub mod host_disk;
 mod ingress;
+mod instance;
 pub mod kit;
 pub mod lifecycle;
 pub mod machine;

@@ -13,11 +13,13 @@
 //! `Pausing` and `Resuming` stand between `Running` and `Paused` while the machine is asked; whoever arrives then
 //! waits for the outcome. From `Paused` a machine may go on disk (`Hibernating`, `Hibernated`) and come back from there
 //! to `Running` (`Waking`); if it cannot, it boots. `Stopping` remembers what comes after it: rest, another boot, or removal.
+//! Whoever comes while it stops waits for that boot, which begins when it has been stopped, and seen to be.
 //!
 //! The caller owns the state, is its only writer, performs the effects in order, and feeds their results back as
 //! events. It never loses a waiter: each one that goes in with an event comes out with exactly one reply.
 
 mod held;
+mod standing;
 mod words;
 
 pub use words::{Boot, Effect, Event, Manner, Reply, Request, Rung, State, Waiter};
@@ -57,14 +59,18 @@ pub struct Lifecycle {
     /// Whether the machine is on its way to rest, and is ended in good order only when it is there.
     settling: bool,
     enabled: bool,
+    /// Whether somebody has asked for its end since it was last booted: who was there before does not undo that.
+    ended_on_request: bool,
     /// Whether it is not to go on before the host's disk has room.
     held: bool,
     /// Whether the daemon ends: what it boots now, nobody would look after.
     daemon_ends: bool,
     boot: Boot,
     reason: Option<StopReason>,
-    /// Wait until it runs.
+    /// Wait until it runs, and want it to.
     for_running: Vec<Waiter>,
+    /// Wait until it goes on, which they do not ask for: what they carry came while somebody had it paused.
+    for_going_on: Vec<Waiter>,
     /// Wait until it is paused.
     for_pause: Vec<Waiter>,
     /// Wait until it is on disk.
@@ -86,11 +92,13 @@ impl Lifecycle {
             before_stop: State::Stopped,
             settling: false,
             enabled,
+            ended_on_request: false,
             held: false,
             daemon_ends: false,
             boot,
             reason,
             for_running: vec![],
+            for_going_on: vec![],
             for_pause: vec![],
             for_hibernation: vec![],
             for_stop: vec![],
@@ -155,9 +163,10 @@ impl Lifecycle {
         self.reason.as_ref()
     }
 
-    /// Notes that somebody wants one that is stopped to stay so, where its end alone does not say that.
+    /// Notes that somebody wants one that is stopped, or is just stopping, to stay so, where its end alone does not say
+    /// that.
     pub(crate) fn stay_stopped(&mut self) {
-        if self.phase == Phase::Stopped {
+        if matches!(self.phase, Phase::Stopped | Phase::Stopping(_)) {
             self.reason = Some(StopReason::stopped());
         }
     }
@@ -210,12 +219,14 @@ impl Lifecycle {
             Event::Exited(boot, reason, manner) if boot == self.boot && self.is_live() => {
                 // The news of the exit may overtake that of the boot.
                 reply(&mut self.for_running, &Reply::Done, &mut out);
+                reply(&mut self.for_going_on, &Reply::Done, &mut out);
                 self.stop_with(reason, manner, Next::Rest, &mut out);
             }
             Event::Died(boot, reason) if boot == self.boot && self.is_live() => {
                 self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);
             }
             Event::TornDown(boot) if boot == self.boot => self.torn_down(&mut out),
+            Event::Next if self.phase == Phase::Stopped => self.serve_whoever_came(&mut out),
             Event::Removed if self.phase == Phase::Removing => {
                 self.phase = Phase::Gone;
                 reply(&mut self.for_removal, &Reply::Done, &mut out);
@@ -237,6 +248,7 @@ impl Lifecycle {
             | Event::Exited(..)
             | Event::Died(..)
             | Event::TornDown(_)
+            | Event::Next
             | Event::Again
             | Event::Removed => {}
         }
@@ -283,7 +295,9 @@ impl Lifecycle {
             return;
         }
         match request {
-            Request::Start | Request::Restart | Request::Ensure | Request::Wake if self.daemon_ends => {
+            Request::Start | Request::Restart | Request::Ensure | Request::Wake | Request::WakeAgain
+                if self.daemon_ends =>
+            {
                 out.push(Effect::Reply(waiter, Reply::DaemonEnds));
             }
             Request::Resume if self.daemon_ends && self.phase == Phase::Hibernated => {
@@ -293,6 +307,11 @@ impl Lifecycle {
             Request::Ensure if self.stopped_by_idleness() => self.wake(waiter, out),
             Request::Ensure | Request::Resume => self.ensure(waiter, out),
             Request::Wake => self.wake(waiter, out),
+            Request::WakeAgain if self.is_stopped_on_request() => {
+                out.push(Effect::Reply(waiter, Reply::Stopped));
+            }
+            Request::WakeAgain => self.wake(waiter, out),
+            Request::GoOn => self.go_on(waiter, out),
             Request::Pause => self.pause(waiter, out),
             Request::Hibernate => self.hibernate(waiter, out),
             Request::Stop => self.stop(waiter, StopReason::stopped(), out),
@@ -383,7 +402,13 @@ impl Lifecycle {
     }
 
     fn stopped_by_idleness(&self) -> bool {
-        self.enabled && self.reason.as_ref().is_some_and(StopReason::is_idle)
+        self.enabled && !self.ended_on_request && self.reason.as_ref().is_some_and(StopReason::is_idle)
+    }
+
+    /// Whether somebody asked for its end, which whoever was there before does not undo.
+    fn is_stopped_on_request(&self) -> bool {
+        matches!(self.phase, Phase::Stopped | Phase::Stopping(Next::Rest))
+            && (self.ended_on_request || self.reason.as_ref().is_some_and(StopReason::is_requested))
     }
 
     fn wake(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
@@ -396,53 +421,13 @@ impl Lifecycle {
         }
     }
 
-    /// Whoever waits for something is served first; what is under way is not disturbed.
-    fn idle(&mut self, rung: Rung, out: &mut Vec<Effect>) {
-        match (rung, self.phase) {
-            // A guest that is ended in good order writes what it has not written yet.
-            _ if self.held => {}
-            (Rung::Pause, Phase::Running) => self.begin_pause(out),
-            (Rung::Hibernate, Phase::Paused) => self.begin_hibernation(out),
-            (Rung::Stop, Phase::Running | Phase::Paused | Phase::Hibernated) => {
-                self.stop_with(StopReason::idle(), Manner::Graceful, Next::Rest, out);
-            }
-            _ => {}
-        }
-    }
-
-    fn pause(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Paused | Phase::Hibernating | Phase::Hibernated => {
-                out.push(Effect::Reply(waiter, Reply::Done))
-            }
-            Phase::Running => {
-                self.for_pause.push(waiter);
-                self.begin_pause(out);
-            }
-            _ if self.is_moving() => self.for_pause.push(waiter),
-            _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
-        }
-    }
-
-    fn hibernate(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Hibernated => out.push(Effect::Reply(waiter, Reply::Done)),
-            Phase::Running => {
-                self.for_hibernation.push(waiter);
-                self.begin_pause(out);
-            }
-            Phase::Paused => {
-                self.for_hibernation.push(waiter);
-                self.begin_hibernation(out);
-            }
-            _ if self.is_moving() => self.for_hibernation.push(waiter),
-            _ => out.push(Effect::Reply(waiter, Reply::Stopped)),
-        }
-    }
-
     fn stop(&mut self, waiter: Waiter, reason: StopReason, out: &mut Vec<Effect>) {
+        self.ended_on_request = true;
         match self.phase {
-            Phase::Stopped => out.push(Effect::Reply(waiter, Reply::Done)),
+            Phase::Stopped => {
+                self.dismiss(&Reply::Failed(reason), out);
+                out.push(Effect::Reply(waiter, Reply::Done));
+            }
             _ => {
                 self.for_stop.push(waiter);
                 self.stop_with(reason, Manner::Graceful, Next::Rest, out);
@@ -453,7 +438,7 @@ impl Lifecycle {
     /// Ends the machine, or, if that is under way, changes what comes after. Removal is never taken back.
     fn stop_with(&mut self, reason: StopReason, manner: Manner, next: Next, out: &mut Vec<Effect>) {
         let resting = self.for_pause.drain(..).chain(self.for_hibernation.drain(..));
-        let waiting = self.for_running.drain(..).chain(resting);
+        let waiting = self.for_running.drain(..).chain(self.for_going_on.drain(..)).chain(resting);
         self.failed.extend(waiting.map(|waiter| (waiter, Reply::Failed(reason.clone()))));
         let first = !matches!(self.phase, Phase::Stopping(_));
         self.held = false;
@@ -473,23 +458,9 @@ impl Lifecycle {
     fn begin_boot(&mut self, out: &mut Vec<Effect>) {
         self.boot += 1;
         self.reason = None;
+        self.ended_on_request = false;
         self.phase = Phase::Starting;
         out.push(Effect::Boot(self.boot));
-    }
-
-    fn begin_pause(&mut self, out: &mut Vec<Effect>) {
-        self.phase = Phase::Pausing;
-        out.push(Effect::Pause(self.boot));
-    }
-
-    fn begin_hibernation(&mut self, out: &mut Vec<Effect>) {
-        self.phase = Phase::Hibernating;
-        out.push(Effect::Hibernate(self.boot));
-    }
-
-    fn begin_wake(&mut self, out: &mut Vec<Effect>) {
-        self.phase = Phase::Waking;
-        out.push(Effect::Wake(self.boot));
     }
 
     fn booted(&mut self, out: &mut Vec<Effect>) {
@@ -502,68 +473,9 @@ impl Lifecycle {
     fn running(&mut self, out: &mut Vec<Effect>) {
         self.phase = Phase::Running;
         reply(&mut self.for_running, &Reply::Done, out);
+        reply(&mut self.for_going_on, &Reply::Done, out);
         if !self.for_pause.is_empty() || !self.for_hibernation.is_empty() {
             self.begin_pause(out);
-        }
-    }
-
-    fn pause_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
-        match result {
-            Ok(()) => {
-                self.phase = Phase::Paused;
-                reply(&mut self.for_pause, &Reply::Done, out);
-                self.after_pause(out);
-            }
-            Err(error) => {
-                self.held = false;
-                reply(&mut self.for_hibernation, &Reply::Refused(error.clone()), out);
-                reply(&mut self.for_pause, &Reply::Refused(error), out);
-                self.running(out);
-            }
-        }
-    }
-
-    /// It is paused: whoever wants it running goes before those who want it to rest deeper.
-    fn after_pause(&mut self, out: &mut Vec<Effect>) {
-        self.refuse_all_while_held(out);
-        if !self.for_running.is_empty() {
-            self.phase = Phase::Resuming;
-            out.push(Effect::Resume(self.boot));
-        } else if !self.for_hibernation.is_empty() {
-            self.begin_hibernation(out);
-        }
-    }
-
-    fn hibernate_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
-        match result {
-            Ok(()) => {
-                self.phase = Phase::Hibernated;
-                self.held = false;
-                reply(&mut self.for_hibernation, &Reply::Done, out);
-                if !self.for_running.is_empty() {
-                    self.begin_wake(out);
-                }
-            }
-            Err(error) => {
-                self.phase = Phase::Paused;
-                reply(&mut self.for_hibernation, &Reply::Refused(error), out);
-                self.after_pause(out);
-            }
-        }
-    }
-
-    /// One that cannot come back from disk is as one that idleness stopped, and that somebody wants.
-    fn wake_ended(&mut self, result: &Result<(), String>, out: &mut Vec<Effect>) {
-        match result {
-            Ok(()) => self.running(out),
-            Err(_) => self.begin_boot(out),
-        }
-    }
-
-    fn resume_ended(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
-        match result {
-            Ok(()) => self.running(out),
-            Err(error) => self.stop_with(StopReason::resume_failed(&error), Manner::AtOnce, Next::Rest, out),
         }
     }
 
@@ -571,16 +483,42 @@ impl Lifecycle {
         let Phase::Stopping(next) = self.phase else { return };
         self.phase = Phase::Stopped;
         self.before_stop = State::Stopped;
+        let waited_for = !self.for_stop.is_empty();
         reply(&mut self.for_stop, &Reply::Done, out);
         out.extend(self.failed.drain(..).map(|(waiter, reply)| Effect::Reply(waiter, reply)));
         match next {
             Next::Rest => {}
-            Next::Boot => self.begin_boot(out),
+            Next::Boot if !waited_for && self.reason.as_ref().is_some_and(StopReason::is_restart) => {
+                self.begin_boot(out);
+            }
+            // That it is stopped is seen before it is anything else: somebody may have waited for just that.
+            Next::Boot => out.push(Effect::Next),
             Next::Remove => self.remove(out),
         }
     }
 
+    /// It is stopped, and whoever came meanwhile wants it.
+    fn serve_whoever_came(&mut self, out: &mut Vec<Effect>) {
+        if self.for_running.is_empty() {
+            return;
+        }
+        if self.enabled && !self.daemon_ends {
+            self.begin_boot(out);
+        } else {
+            self.dismiss(&Reply::Stopped, out);
+        }
+    }
+
+    /// Tells all who wait for something of its machine that nothing comes of it.
+    fn dismiss(&mut self, with: &Reply, out: &mut Vec<Effect>) {
+        reply(&mut self.for_running, with, out);
+        reply(&mut self.for_going_on, with, out);
+        reply(&mut self.for_pause, with, out);
+        reply(&mut self.for_hibernation, with, out);
+    }
+
     fn remove(&mut self, out: &mut Vec<Effect>) {
+        self.dismiss(&Reply::Removed, out);
         self.phase = Phase::Removing;
         out.push(Effect::Remove);
     }
@@ -591,5 +529,4 @@ fn reply(waiters: &mut Vec<Waiter>, with: &Reply, out: &mut Vec<Effect>) {
 }
 
 #[cfg(test)]
-#[path = "lifecycle_tests.rs"]
 mod tests;

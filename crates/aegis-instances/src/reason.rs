@@ -10,6 +10,9 @@ pub(crate) const UNREACHABLE: &str = "guest_unreachable";
 /// Code of an instance that nobody used.
 const IDLE: &str = "idle";
 
+/// Code of an instance that is stopped to be started again.
+const RESTARTED: &str = "restarted";
+
 /// A cause with a stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopReason {
@@ -54,7 +57,19 @@ impl StopReason {
     }
 
     pub(crate) fn restarted() -> StopReason {
-        StopReason::new("restarted", "stopped to be started again")
+        StopReason::new(RESTARTED, "stopped to be started again")
+    }
+
+    /// Whether it is merely on its way to the next boot.
+    #[must_use]
+    pub(crate) fn is_restart(&self) -> bool {
+        self.code == RESTARTED
+    }
+
+    /// Whether somebody asked for it, at once or for this moment.
+    #[must_use]
+    pub(crate) fn is_requested(&self) -> bool {
+        ["stopped", "disabled", "daemon_stopped", "timeout", "lifetime"].contains(&self.code.as_str())
     }
 
     pub(crate) fn deleted() -> StopReason {

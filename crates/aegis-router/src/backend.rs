@@ -163,6 +163,16 @@ pub trait Visit: Debug + Send + Sync {
     /// [`Refusal`].
     async fn wake(&self) -> Result<(), Refusal>;
 
+    /// Returns when the machine that it is connected to runs: it goes on if it stands still, and is never booted. One that
+    /// somebody has just let stand still may be waited for without end.
+    ///
+    /// # Errors
+    /// [`Refusal`]; [`Refusal::Stopped`] and [`Refusal::Gone`] if that machine is no more.
+    async fn go_on(&self) -> Result<(), Refusal>;
+
+    /// Returns when the machine that it was connected to is no more.
+    async fn cut(&self);
+
     /// Connects, waking it if need be. Bounded in time. Abandoned, it gives up the connection and not the wake.
     ///
     /// # Errors

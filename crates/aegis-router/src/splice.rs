@@ -2,14 +2,17 @@
 
 use std::io;
 
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::backend::{Io, Visit};
+use crate::backend::{Io, Refusal, Visit};
 
 /// What an idle direction reads into, bytes.
 const SMALL: usize = 4 << 10;
 /// What a busy one reads into, bytes.
 const LARGE: usize = 256 << 10;
+/// Most that is taken of a client whose guest stands still, bytes.
+const MOST_HELD: usize = 16 << 10;
 
 /// Carries bytes both ways until both directions have ended. An end of one passes, and leaves the other open.
 ///
@@ -25,33 +28,100 @@ pub(crate) async fn splice(client: &mut impl Io, guest: &mut impl Io, visit: &dy
     .map(drop)
 }
 
-/// To the guest. One that was paused with the connection open is woken by the next byte.
+/// To the guest. One that was paused with the connection open goes on for the next byte, and for the end. When the machine
+/// is gone nobody is left to carry to; what it has said before may still be on its way out.
 async fn inwards(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     visit: &dyn Visit,
 ) -> io::Result<()> {
     let mut buffer = Buffer::new();
+    let cut = visit.cut();
+    tokio::pin!(cut);
     loop {
-        let bytes = buffer.fill(from).await?;
-        rouse(visit).await?;
-        if bytes.is_empty() {
-            to.shutdown().await?;
-            // A pause that began meanwhile may have come before the guest saw it.
-            return rouse(visit).await;
+        let bytes = tokio::select! {
+            biased;
+            bytes = buffer.fill(from) => bytes?,
+            () = &mut cut => return Ok(()),
+        };
+        let mut held = if visit.is_awake() && !bytes.is_empty() {
+            carry(bytes, to, visit).await?;
+            if visit.is_awake() {
+                continue;
+            }
+            // A pause that began meanwhile may have come before the guest saw them.
+            Held::default()
+        } else {
+            Held { bytes: bytes.into(), ended: bytes.is_empty() }
+        };
+        if let Err(refusal) = held.pass(from, to, visit).await? {
+            let gone = matches!(refusal, Refusal::Stopped(_) | Refusal::Gone);
+            // Whoever ends what is over need not be told.
+            return if gone && held.bytes.is_empty() { Ok(()) } else { Err(io::Error::other(refusal)) };
         }
-        to.write_all(bytes).await?;
-        to.flush().await?;
-        visit.passed(bytes.len() as u64, 0);
-        rouse(visit).await?;
+        if held.ended {
+            return Ok(());
+        }
     }
 }
 
-async fn rouse(visit: &dyn Visit) -> io::Result<()> {
-    if visit.is_awake() {
-        return Ok(());
+async fn carry(bytes: &[u8], to: &mut (impl AsyncWrite + Unpin), visit: &dyn Visit) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await?;
+    visit.passed(bytes.len() as u64, 0);
+    Ok(())
+}
+
+/// What a client has said to a guest that stands still.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: BytesMut,
+    ended: bool,
+}
+
+impl Held {
+    /// Passes all on, as often as it takes until the guest runs afterwards, too.
+    async fn pass(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        visit: &dyn Visit,
+    ) -> io::Result<Result<(), Refusal>> {
+        loop {
+            if let Err(refusal) = self.wait(from, visit).await? {
+                return Ok(Err(refusal));
+            }
+            carry(&self.bytes, to, visit).await?;
+            self.bytes.clear();
+            if self.ended {
+                to.shutdown().await?;
+            }
+            if visit.is_awake() {
+                return Ok(Ok(()));
+            }
+        }
     }
-    visit.wake().await.map_err(io::Error::other)
+
+    /// Returns when the machine runs. What the client says meanwhile asks anew: it may have come after a pause that the
+    /// bytes before it were in the middle of.
+    async fn wait(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        visit: &dyn Visit,
+    ) -> io::Result<Result<(), Refusal>> {
+        loop {
+            let room = MOST_HELD.saturating_sub(self.bytes.len());
+            let mut into = (&mut self.bytes).limit(room);
+            tokio::select! {
+                biased;
+                awake = visit.go_on() => return Ok(awake),
+                read = from.read_buf(&mut into), if room > 0 && !self.ended => {
+                    self.ended = read? == 0;
+                    visit.passed(0, 0);
+                }
+            }
+        }
+    }
 }
 
 async fn outwards(

@@ -153,6 +153,14 @@ impl aegis_router::Visit for Guest {
         self.visit.wake().await.map_err(refusal)
     }
 
+    async fn go_on(&self) -> Result<(), Refusal> {
+        self.visit.go_on().await.map_err(refusal)
+    }
+
+    async fn cut(&self) {
+        self.visit.cut().await;
+    }
+
     async fn connect(&self) -> Result<Stream, Refusal> {
         let connection = self.visit.connect(self.port).await.map_err(refusal)?;
         Ok(Box::new(connection))

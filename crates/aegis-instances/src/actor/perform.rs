@@ -49,6 +49,8 @@ impl Actor {
             Effect::Wake(boot) => drop(self.wake(boot)),
             Effect::Remove => self.remove().await,
             Effect::Reply(waiter, reply) => self.answer(waiter, reply),
+            // The caller's.
+            Effect::Next => {}
         }
     }
 

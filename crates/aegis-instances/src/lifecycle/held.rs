@@ -47,6 +47,7 @@ impl Lifecycle {
     pub(super) fn refuse_all_while_held(&mut self, out: &mut Vec<Effect>) {
         if self.held {
             super::reply(&mut self.for_running, &Reply::NoRoom(FULL.to_owned()), out);
+            super::reply(&mut self.for_going_on, &Reply::NoRoom(FULL.to_owned()), out);
         }
     }
 }

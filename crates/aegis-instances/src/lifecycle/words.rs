@@ -41,6 +41,10 @@ pub enum Request {
     Ensure,
     /// Be running, booted for it unless it is disabled.
     Wake,
+    /// The same for whoever came while it ran, or was woken before: not if somebody has asked for its end since.
+    WakeAgain,
+    /// Run, for a connection that leads to its machine: go on if that stands still, and never boot.
+    GoOn,
     /// Stand still.
     Pause,
     /// Stand still on disk.
@@ -90,6 +94,8 @@ pub enum Event {
     Died(Boot, StopReason),
     /// Nothing is left of the machine.
     TornDown(Boot),
+    /// It is stopped, everybody has seen that, and what was wanted meanwhile may begin.
+    Next,
     /// Nothing is left of the instance.
     Removed,
     /// It is time to execute a command again that ended by itself.
@@ -131,6 +137,8 @@ pub enum Effect {
     Wake(Boot),
     /// Remove all that is stored of the instance.
     Remove,
+    /// Feed [`Event::Next`] back, as soon as it is known that it is stopped.
+    Next,
     /// Tell a waiter.
     Reply(Waiter, Reply),
 }

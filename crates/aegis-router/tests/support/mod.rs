@@ -1,4 +1,5 @@
 //! A server of this host in the place of a guest's.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,10 @@ pub(crate) struct Host {
     pub(crate) connections: AtomicUsize,
     /// Visits that have not ended.
     pub(crate) visits: AtomicUsize,
+    /// Whether its machine is no more.
+    pub(crate) stopped: AtomicBool,
+    /// Tells its connections that it is no more.
+    pub(crate) cut: Notify,
     /// Port of its server.
     pub(crate) port: u16,
 }
@@ -91,6 +96,17 @@ impl Visit for OnHost {
         self.host.wakes.fetch_add(1, Ordering::SeqCst);
         self.host.awake.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn go_on(&self) -> Result<(), Refusal> {
+        if self.host.stopped.load(Ordering::SeqCst) {
+            return Err(Refusal::Stopped("it is stopped".into()));
+        }
+        self.wake().await
+    }
+
+    async fn cut(&self) {
+        self.host.cut.notified().await;
     }
 
     async fn connect(&self) -> Result<Stream, Refusal> {

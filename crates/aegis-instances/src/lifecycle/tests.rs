@@ -1,264 +1,19 @@
 //! The promises of the lifecycle, over millions of orders of events.
 
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
+use self::world::World;
 use super::*;
 
-/// The world around a lifecycle: performs effects, in any order and with any outcome.
-#[derive(Debug, Default)]
-struct World {
-    /// The boot that has a machine, and whether its end was ordered.
-    machine: Option<Boot>,
-    tearing_down: bool,
-    booting: Option<Boot>,
-    pausing: bool,
-    resuming: bool,
-    hibernating: bool,
-    waking: bool,
-    /// The boot whose machine is on disk.
-    on_disk: Option<Boot>,
-    removing: bool,
-    removed: bool,
-    /// Whether the machine stands still, as it is and not as anybody believes.
-    frozen: bool,
-    waiting: BTreeSet<Waiter>,
-    /// Those of them who come to use the machine.
-    users: BTreeSet<Waiter>,
-    next_waiter: Waiter,
-    delete_wanted: bool,
-    daemon_ends: bool,
-}
+mod world;
 
-impl World {
-    fn feed(&mut self, life: &mut Lifecycle, event: Event) {
-        let mut pruned = false;
-        if let Event::Wanted(request, waiter) = event {
-            assert!(self.waiting.insert(waiter));
-            if matches!(request, Request::Ensure | Request::Wake) {
-                self.users.insert(waiter);
-            }
-            self.delete_wanted |= request == Request::Delete;
-            self.daemon_ends |= request == Request::DaemonStop;
-            pruned = request == Request::Prune && life.state() == State::Stopped;
-        }
-        let by_itself = !matches!(event, Event::Wanted(..));
-        let effects = life.step(event);
-        self.delete_wanted |= pruned && effects.contains(&Effect::Remove);
-        for effect in effects {
-            assert!(life.enabled() || !matches!(effect, Effect::Boot(_)), "a boot of a disabled instance");
-            let goes_on = matches!(effect, Effect::Boot(_) | Effect::Resume(_) | Effect::Wake(_));
-            assert!(!life.is_held() || !goes_on, "one that is held goes on");
-            assert!(!self.daemon_ends || !matches!(effect, Effect::Boot(_)), "a boot by a daemon that ends");
-            let running = life.state() == State::Running;
-            if let Effect::Reply(waiter, Reply::Done) = &effect
-                && self.users.remove(waiter)
-            {
-                // A command that ends at once may be gone when its caller hears that it ran.
-                let ended = by_itself && life.reason().is_some();
-                assert!((running && !self.frozen) || ended, "let into a machine that stands still: {life:?}");
-            }
-            self.perform(effect);
-        }
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Boot(boot) => {
-                assert_eq!((self.machine, self.on_disk), (None, None), "a second machine beside the first");
-                assert!(!self.removed && !self.removing, "a boot after removal");
-                self.machine = Some(boot);
-                self.booting = Some(boot);
-            }
-            Effect::TearDown(boot, manner) => {
-                assert_eq!(
-                    self.machine.or(self.on_disk),
-                    Some(boot),
-                    "the end of a machine that is not there"
-                );
-                assert!(!self.tearing_down || manner == Manner::AtOnce, "a hurried end slowed down");
-                let settling = self.pausing || self.hibernating;
-                assert!(
-                    manner == Manner::AtOnce || !settling,
-                    "a farewell to a guest that is just being stopped"
-                );
-                self.tearing_down = true;
-            }
-            Effect::Pause(boot) => {
-                assert!(self.is_idle(boot));
-                self.pausing = true;
-            }
-            Effect::Resume(boot) => {
-                assert!(self.is_idle(boot));
-                self.resuming = true;
-            }
-            Effect::Hibernate(boot) => {
-                assert!(self.is_idle(boot) && self.frozen, "only what stands still goes to disk");
-                self.hibernating = true;
-            }
-            Effect::Wake(boot) => {
-                assert!(self.machine.is_none() && self.on_disk == Some(boot), "there is nothing to wake");
-                assert!(!self.waking && !self.tearing_down && !self.daemon_ends);
-                self.waking = true;
-            }
-            Effect::Remove => {
-                assert_eq!((self.machine, self.on_disk), (None, None), "removal under a machine");
-                assert!(!self.removing);
-                self.removing = true;
-            }
-            Effect::Reply(waiter, _) => assert!(self.waiting.remove(&waiter), "a second reply"),
-        }
-    }
-
-    /// Whether nothing is under way with the machine of this boot.
-    fn is_idle(&self, boot: Boot) -> bool {
-        let busy = self.pausing || self.resuming || self.hibernating || self.waking || self.tearing_down;
-        self.machine == Some(boot) && !busy
-    }
-
-    /// The news that may come now.
-    fn news(&self, life: &Lifecycle, ok: bool) -> Vec<Event> {
-        let mut all = Vec::new();
-        let result = || if ok { Ok(()) } else { Err("no".to_owned()) };
-        if let Some(boot) = self.machine {
-            if self.booting.is_some() {
-                all.push(if ok {
-                    Event::Booted(boot)
-                } else {
-                    Event::BootFailed(boot, StopReason::timeout())
-                });
-                if !ok {
-                    all.push(Event::CloneFailed(boot));
-                }
-            }
-            if self.pausing {
-                all.push(Event::PauseEnded(boot, result()));
-            }
-            if self.resuming {
-                all.push(Event::ResumeEnded(boot, result()));
-            }
-            if self.hibernating {
-                all.push(Event::HibernateEnded(boot, result()));
-            }
-            if self.tearing_down {
-                all.push(Event::TornDown(boot));
-            }
-            for manner in [Manner::Graceful, Manner::AtOnce] {
-                all.push(Event::Exited(boot, StopReason::stopped(), manner));
-            }
-            all.push(Event::Died(boot, StopReason::stopped()));
-        }
-        if let Some(boot) = self.on_disk {
-            if self.waking {
-                all.push(Event::WakeEnded(boot, result()));
-                // It may be refused by the monitor, which then ends.
-                all.push(Event::Died(boot, StopReason::stopped()));
-            }
-            if self.tearing_down {
-                all.push(Event::TornDown(boot));
-            }
-        }
-        if self.removing && !self.removed {
-            all.push(Event::Removed);
-        }
-        all.push(Event::Idle(if ok { Rung::Pause } else { Rung::Stop }));
-        all.push(Event::Idle(Rung::Hibernate));
-        all.push(if ok { Event::HostHasRoom } else { Event::HostFull });
-        // Late news of an earlier boot.
-        if life.boot() > 1 {
-            all.push(Event::Died(life.boot() - 1, StopReason::stopped()));
-            all.push(Event::TornDown(life.boot() - 1));
-        }
-        all
-    }
-
-    fn note(&mut self, event: &Event) {
-        let current = self.machine.or(self.on_disk);
-        match event {
-            Event::Booted(_) | Event::BootFailed(..) | Event::CloneFailed(_) => self.booting = None,
-            Event::PauseEnded(_, result) => {
-                self.pausing = false;
-                self.frozen = result.is_ok();
-            }
-            Event::ResumeEnded(_, result) => {
-                self.resuming = false;
-                self.frozen &= result.is_err();
-            }
-            Event::HibernateEnded(boot, result) => {
-                self.hibernating = false;
-                if result.is_ok() {
-                    (self.machine, self.on_disk, self.frozen) = (None, Some(*boot), false);
-                }
-            }
-            Event::WakeEnded(boot, result) => {
-                self.waking = false;
-                // Whoever ends it meanwhile reports that, whatever became of it.
-                if !self.tearing_down {
-                    (self.machine, self.on_disk) = (result.is_ok().then_some(*boot), None);
-                }
-                self.frozen = false;
-            }
-            Event::TornDown(boot) if Some(*boot) == current && self.tearing_down => {
-                (self.machine, self.on_disk, self.hibernating, self.waking) = (None, None, false, false);
-                self.tearing_down = false;
-                self.booting = None;
-                self.pausing = false;
-                self.resuming = false;
-                self.frozen = false;
-            }
-            Event::Removed => self.removed = true,
-            _ => {}
-        }
-    }
-
-    /// The daemon dies and another finds what it left: a machine as it is, or a record. Whoever waited is gone.
-    fn restart(&mut self, life: &Lifecycle, paused_in_time: bool) -> Lifecycle {
-        self.waiting.clear();
-        self.users.clear();
-        self.daemon_ends = false;
-        self.frozen |= self.pausing && paused_in_time;
-        self.frozen &= !(self.resuming && paused_in_time);
-        if self.hibernating && paused_in_time {
-            (self.machine, self.on_disk, self.frozen) = (None, self.machine, false);
-        }
-        if self.waking && paused_in_time {
-            // Made and stored, and still standing.
-            (self.machine, self.on_disk, self.frozen) = (self.on_disk, None, true);
-        }
-        (self.booting, self.pausing, self.resuming) = (None, false, false);
-        (self.hibernating, self.waking) = (false, false);
-        (self.tearing_down, self.removing, self.delete_wanted) = (false, false, false);
-        match (self.machine, self.on_disk) {
-            (Some(boot), _) if life.is_held() => {
-                Lifecycle::recovered(life.enabled(), boot, self.frozen).held()
-            }
-            (Some(boot), _) => Lifecycle::recovered(life.enabled(), boot, self.frozen),
-            (None, Some(boot)) => Lifecycle::hibernated(life.enabled(), boot),
-            (None, None) => Lifecycle::stopped(life.enabled(), life.boot(), life.reason().cloned()),
-        }
-    }
-
-    /// Lets everything that is under way come to its end, well.
-    fn settle(&mut self, life: &mut Lifecycle) {
-        for _ in 0..100 {
-            let next = self.news(life, true).into_iter().find(|event| {
-                !matches!(event, Event::Exited(..) | Event::Died(..) | Event::Idle(_) | Event::HostHasRoom)
-                    && !is_late(event, life)
-            });
-            let Some(event) = next else { return };
-            self.note(&event);
-            self.feed(life, event);
-        }
-        panic!("it never settles: {life:?}");
-    }
-}
-
-fn is_late(event: &Event, life: &Lifecycle) -> bool {
-    matches!(event, Event::TornDown(boot) | Event::Died(boot, _) if *boot != life.boot())
-}
-
-const REQUESTS: [Request; 14] = [
+const REQUESTS: [Request; 19] = [
+    // Clients come and write at any moment.
+    Request::GoOn,
+    Request::GoOn,
+    Request::GoOn,
+    Request::WakeAgain,
+    Request::WakeAgain,
     Request::Hibernate,
     Request::LifeOver,
     Request::Start,
@@ -309,6 +64,13 @@ proptest! {
             }
         }
         world.settle(&mut life);
+        if life.state() == State::Paused && !world.waiting.is_empty() {
+            prop_assert!(world.waiting.is_subset(&world.clients), "only clients wait for one that is paused");
+            world.next_waiter += 1;
+            let waiter = world.next_waiter;
+            world.feed(&mut life, Event::Wanted(Request::Resume, waiter));
+            world.settle(&mut life);
+        }
         prop_assert!(world.waiting.is_empty(), "left waiting: {:?} in {life:?}", world.waiting);
         prop_assert_eq!(life.is_gone(), world.delete_wanted, "deleted if and only if asked");
         let without = matches!(life.state(), State::Stopped | State::Hibernated);
@@ -479,7 +241,9 @@ fn whoever_comes_while_idleness_ends_the_machine_has_it_booted_again() {
     let mut life = running();
     assert_eq!(life.step(Event::Idle(Rung::Stop)), [Effect::TearDown(1, Manner::Graceful)]);
     assert_eq!(life.step(Event::Wanted(Request::Wake, 1)), []);
-    assert_eq!(life.step(Event::TornDown(1)), [Effect::Boot(2)]);
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Next]);
+    assert_eq!(life.state(), State::Stopped);
+    assert_eq!(life.step(Event::Next), [Effect::Boot(2)]);
     assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
 }
 
@@ -516,4 +280,53 @@ fn whoever_waits_for_a_clone_that_does_not_come_up_gets_one_that_boots() {
     assert_eq!(life.state(), State::Starting);
     assert_eq!(life.step(Event::TornDown(1)), [Effect::Boot(2)]);
     assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
+}
+
+#[test]
+fn no_client_of_a_machine_that_somebody_stops_has_another_one_booted() {
+    let mut life = running();
+    assert_eq!(life.step(Event::Wanted(Request::Stop, 1)), [Effect::TearDown(1, Manner::Graceful)]);
+    // What is said to it while it ends it may still hear.
+    assert_eq!(life.step(Event::Wanted(Request::GoOn, 2)), [Effect::Reply(2, Reply::Done)]);
+    assert_eq!(life.step(Event::Wanted(Request::WakeAgain, 3)), [Effect::Reply(3, Reply::Stopped)]);
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Reply(1, Reply::Done)]);
+    for request in [Request::GoOn, Request::WakeAgain, Request::Ensure] {
+        assert_eq!(replies(&ask(&mut life, request)), [&Reply::Stopped]);
+    }
+    // One that ended by itself serves those who were just about to be connected.
+    let mut died = running();
+    died.step(Event::Died(1, StopReason::unreachable(&"no")));
+    assert_eq!(died.step(Event::Wanted(Request::WakeAgain, 1)), []);
+    assert_eq!(died.step(Event::TornDown(1)), [Effect::Next]);
+    assert_eq!(died.step(Event::Next), [Effect::Boot(2)]);
+}
+
+#[test]
+fn whoever_comes_while_somebody_stops_it_is_served_when_it_has_been_stopped() {
+    let mut life = running();
+    life.step(Event::Wanted(Request::Stop, 1));
+    assert_eq!(life.step(Event::Wanted(Request::Wake, 2)), []);
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Reply(1, Reply::Done), Effect::Next]);
+    assert_eq!(life.state(), State::Stopped);
+    assert_eq!(life.step(Event::Next), [Effect::Boot(2)]);
+    // A restart is no stop.
+    let mut life = running();
+    life.step(Event::Wanted(Request::Restart, 1));
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Boot(2)]);
+}
+
+#[test]
+fn what_was_on_its_way_does_not_undo_a_pause_and_what_comes_after_it_does() {
+    let mut life = running();
+    life.step(Event::Wanted(Request::Pause, 1));
+    assert_eq!(life.step(Event::Wanted(Request::GoOn, 2)), []);
+    assert_eq!(life.step(Event::PauseEnded(1, Ok(()))), [Effect::Reply(1, Reply::Done)]);
+    assert_eq!(life.state(), State::Paused);
+    assert_eq!(life.step(Event::Wanted(Request::GoOn, 3)), [Effect::Resume(1)]);
+    let effects = life.step(Event::ResumeEnded(1, Ok(())));
+    assert_eq!(effects, [Effect::Reply(3, Reply::Done), Effect::Reply(2, Reply::Done)]);
+    // That idleness paused it a client does not notice.
+    life.step(Event::Idle(Rung::Pause));
+    assert_eq!(life.step(Event::Wanted(Request::GoOn, 4)), []);
+    assert_eq!(life.step(Event::PauseEnded(1, Ok(()))), [Effect::Resume(1)]);
 }
