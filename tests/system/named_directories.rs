@@ -1,6 +1,7 @@
 //! A directory of the host is the one that was named, whatever guests do to the way to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -96,9 +97,11 @@ fn what_the_daemon_works_with_is_refused_by_whatever_name() {
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(daemon.root(), &link).unwrap();
     let programs = aegis_tests::bin().canonicalize().unwrap();
-    for path in
-        ["/", "/tmp", &root, &format!("{root}/data"), link.to_str().unwrap(), programs.to_str().unwrap()]
-    {
+    let data = format!("{root}/data");
+    let paths = ["/", "/tmp", &root, &data, link.to_str().unwrap(), programs.to_str().unwrap()];
+    // What is no store of files is the kernel's, and so the host's.
+    let interfaces = ["/proc", "/proc/self", "/sys", "/sys/kernel", "/dev"];
+    for path in paths.into_iter().chain(interfaces) {
         for option in [&["--workspace", path][..], &["--mount", &format!("{path}:/x:ro")]] {
             let refused = daemon.aegis(&[&["run"], option, &["--", "true"]].concat());
             assert!(refused.code != 0, "{option:?}");
@@ -112,4 +115,82 @@ fn what_the_daemon_works_with_is_refused_by_whatever_name() {
     // A workspace by name is there to be shown, by its path too.
     let _made = daemon.ok(&["workspace", "create", "w"]);
     let _shown = daemon.ok(&["run", "--workspace", &format!("{root}/data/workspaces/w"), "--", "true"]);
+}
+
+/// Something mounted for a test, until its end.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts at `at`, which is made; `None` where the user of the tests may not.
+    fn at(at: &Path, arguments: &[&str]) -> Option<Mounted> {
+        std::fs::create_dir_all(at).unwrap();
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can mount");
+            return None;
+        }
+        let mounted = Command::new("mount").args(arguments).arg(at).status().unwrap();
+        assert!(mounted.success(), "mount {arguments:?} {}", at.display());
+        Some(Mounted(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_is_mounted_below_a_directory_is_neither_the_home_nor_the_hosts_kernel() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let dir = dir.path().canonicalize().unwrap();
+    let run = |path: &Path, script: &str| {
+        daemon.aegis(&["run", "--workspace", path.to_str().unwrap(), "--", "sh", "-c", script])
+    };
+    // The home's parts, bound below a directory that has nothing to do with it.
+    for part in [daemon.root().to_owned(), daemon.root().join("data"), daemon.root().join("data/disks")] {
+        let Some(_bound) = Mounted::at(&dir.join("a/bound"), &["--bind", part.to_str().unwrap()]) else {
+            return;
+        };
+        let refused = run(&dir.join("a"), "true");
+        assert!(refused.err().contains("cannot be shown to an instance"), "{}", refused.err());
+    }
+    // The home on a volume, a part of which is mounted elsewhere: the rest of the volume holds it.
+    let volume = Mounted::at(&dir.join("volume"), &["-t", "tmpfs", "tmpfs"]).unwrap();
+    std::fs::create_dir_all(dir.join("volume/all/home")).unwrap();
+    let (home, all) = (dir.join("mnt"), dir.join("volume/all"));
+    let _home = Mounted::at(&home, &["--bind", all.join("home").to_str().unwrap()]).unwrap();
+    let other = Daemon::start_in(&home);
+    for outside in [&volume.0, &all] {
+        let refused = other.aegis(&["run", "--workspace", outside.to_str().unwrap(), "--", "true"]);
+        assert!(refused.err().contains("cannot be shown to an instance"), "{}", refused.err());
+    }
+    // A file system that is the kernel's, mounted before the start: it is there, and is not entered.
+    let _proc = Mounted::at(&dir.join("b/proc"), &["-t", "proc", "proc"]).unwrap();
+    let _tmp = Mounted::at(&dir.join("b/tmp"), &["-t", "tmpfs", "tmpfs"]).unwrap();
+    std::fs::write(dir.join("b/tmp/file"), "a store of files").unwrap();
+    let done = run(
+        &dir.join("b"),
+        "cat tmp/file; ls proc; cat proc/version; echo c > proc/sysrq-trigger; cat proc/self/environ; echo done",
+    );
+    assert_eq!(done.out(), "a store of filesdone\n", "{}", done.err());
+    assert!(done.err().contains("Permission denied"), "{}", done.err());
+}
+
+#[test]
+fn a_directory_on_an_overlay_stays_the_one_that_was_named_when_it_is_written() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let dir = dir.path().canonicalize().unwrap();
+    for part in ["lower/p", "upper", "work"] {
+        std::fs::create_dir_all(dir.join(part)).unwrap();
+    }
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|part| dir.join(part).display().to_string());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let merged = dir.join("merged");
+    let Some(_overlay) = Mounted::at(&merged, &["-t", "overlay", "overlay", "-o", &options]) else { return };
+    start(&daemon, "box", merged.join("p").to_str().unwrap(), &[]);
+    // Its first write makes a copy of the directory, with a birth of its own.
+    let _written = daemon.shell("box", "echo x > /workspace/file");
+    let _restarted = daemon.ok(&["instance", "restart", "box"]);
+    assert_eq!(daemon.ok(&["exec", "box", "--", "cat", "/workspace/file"]), "x\n");
 }

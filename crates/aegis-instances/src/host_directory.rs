@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aegis_paths::{Dir, Identity, Unopened, open_unchanged};
+use aegis_paths::{Dir, Identity, Location, Mounts, Unopened, open_unchanged};
 use aegis_store::home::Home;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -110,50 +110,105 @@ fn identity(directory: impl AsFd, path: &Path) -> Result<Identity, DirectoryErro
     Identity::of(directory).map_err(|source| DirectoryError::Unopened { path: path.to_owned(), source })
 }
 
-/// Refuses what contains, is, or lies in what the daemon works with. It is compared by identity, so that another name
-/// for the same directory (a bind mount) is no way around.
+/// Refuses what contains, is, or lies in what the daemon works with, whatever it is called: also what is mounted below
+/// it is looked at, and other mounts of the same file system are.
 fn refuse(directory: &OwnedFd, path: &Path, home: &Home) -> Result<(), DirectoryError> {
+    let failed = |source| DirectoryError::Unopened { path: path.to_owned(), source };
     let refused = |why| Err(DirectoryError::Refused { path: path.to_owned(), why });
-    let above = above(directory, path)?;
-    let Some(own) = above.first() else { return Ok(()) };
-    let lies_in =
-        |place: &Path| identity_of(place).is_some_and(|place| above.iter().any(|one| one.is(&place)));
-    let contains = |place: &Path| all_above(place).iter().any(|one| one.is(own));
-    if contains(&home.root) {
-        return refused("the home of the daemon is in it, with all instances and their secrets");
+    let mounts = Mounts::read().map_err(failed)?;
+    if mounts.is_no_store(directory).map_err(failed)? {
+        return refused("it is an interface to the host's kernel");
     }
-    let workspaces = home.workspaces();
-    let in_workspace = lies_in(&workspaces) && identity_of(&workspaces).is_some_and(|all| !all.is(own));
-    // Its parts by themselves, too: what is bound elsewhere has nothing of the home above it.
-    let parts = [
-        home.root.clone(),
-        home.data(),
-        home.disks(),
-        home.logs(),
-        home.snapshots(),
-        home.run(),
-        home.cache(),
-        home.images(),
-        home.templates(),
-    ];
-    if !in_workspace && parts.iter().any(|part| lies_in(part)) {
-        return refused("it is in the home of the daemon");
+    let looked_at = Looked::at(directory, path, &mounts)?;
+    if let Some(why) = looked_at.refusal(home) {
+        return refused(why);
     }
-    let boots = home.assets.iter().flat_map(|assets| ["kernel", "base-rootfs"].map(|part| assets.join(part)));
-    if boots.into_iter().any(|part| contains(&part) || lies_in(&part)) {
-        return refused("what machines boot from is there");
-    }
-    let short = home.short_run();
-    if short.exists() && (contains(&short) || lies_in(&short)) {
-        return refused("the sockets of the daemon's machines are there");
-    }
-    let program = std::env::current_exe().ok();
-    if let Some(programs) = program.as_deref().and_then(Path::parent)
-        && (contains(programs) || lies_in(programs))
-    {
-        return refused("the daemon's own programs are there");
+    for mounted in mounts.below(directory) {
+        // What cannot be opened cannot be shown either, and what is no directory holds nothing. An interface to the
+        // kernel is not entered by the server of the files.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(inner) = rustix::fs::open(mounted, flags, Mode::empty()) else { continue };
+        if let Some(why) = Looked::at(&inner, mounted, &mounts)?.refusal(home) {
+            return refused(why);
+        }
     }
     Ok(())
+}
+
+/// Where a directory is: what is above it by name, and its place on its file system.
+struct Looked<'a> {
+    /// The directory itself first, the root last.
+    above: Vec<Identity>,
+    location: Option<Location>,
+    mounts: &'a Mounts,
+}
+
+impl Looked<'_> {
+    fn at<'a>(directory: &OwnedFd, path: &Path, mounts: &'a Mounts) -> Result<Looked<'a>, DirectoryError> {
+        Ok(Looked { above: above(directory, path)?, location: mounts.location(directory), mounts })
+    }
+
+    fn place(&self, path: &Path) -> Option<(Identity, Option<Location>)> {
+        let open = File::open(path).ok()?;
+        Some((Identity::of(&open).ok()?, self.mounts.location(&open)))
+    }
+
+    fn lies_in(&self, place: &Path) -> bool {
+        let Some((identity, location)) = self.place(place) else { return false };
+        let by_location =
+            || self.location.as_ref().zip(location).is_some_and(|(own, place)| place.contains(own));
+        self.above.iter().any(|one| one.is(&identity)) || by_location()
+    }
+
+    fn contains(&self, place: &Path) -> bool {
+        let location = || self.place(place).and_then(|(_, location)| location);
+        let by_location =
+            || self.location.as_ref().zip(location()).is_some_and(|(own, place)| own.contains(&place));
+        let own = self.above.first();
+        all_above(place).iter().any(|one| own.is_some_and(|own| one.is(own))) || by_location()
+    }
+
+    fn is(&self, place: &Path) -> bool {
+        let identity = identity_of(place);
+        identity.is_some_and(|place| self.above.first().is_some_and(|own| place.is(own)))
+    }
+
+    /// Why it cannot be shown to an instance.
+    fn refusal(&self, home: &Home) -> Option<&'static str> {
+        // The home's parts by themselves, too: each may be a mount of its own, or be bound elsewhere.
+        let parts = [
+            home.root.clone(),
+            home.data(),
+            home.disks(),
+            home.logs(),
+            home.snapshots(),
+            home.run(),
+            home.cache(),
+            home.images(),
+            home.templates(),
+        ];
+        let workspaces = home.workspaces();
+        let in_workspace = self.lies_in(&workspaces) && !self.is(&workspaces);
+        if !in_workspace && parts.iter().any(|part| self.lies_in(part)) {
+            return Some("it is in the home of the daemon");
+        }
+        if parts.iter().any(|part| self.contains(part)) {
+            return Some("the home of the daemon is in it, with all instances and their secrets");
+        }
+        let near = |place: &Path| self.contains(place) || self.lies_in(place);
+        let boots =
+            home.assets.iter().flat_map(|assets| ["kernel", "base-rootfs"].map(|part| assets.join(part)));
+        if boots.into_iter().any(|part| near(&part)) {
+            return Some("what machines boot from is there");
+        }
+        let short = home.short_run();
+        if short.exists() && near(&short) {
+            return Some("the sockets of the daemon's machines are there");
+        }
+        let program = std::env::current_exe().ok();
+        let programs = program.as_deref().and_then(Path::parent);
+        programs.is_some_and(near).then_some("the daemon's own programs are there")
+    }
 }
 
 fn identity_of(path: &Path) -> Option<Identity> {

@@ -64,6 +64,7 @@ struct Data {
 pub(crate) struct Tree {
     pub(crate) nodes: Nodes,
     root: Rc<OwnedFd>,
+    root_key: Key,
     directories: LruCache<u64, Rc<OwnedFd>>,
     files: LruCache<u64, Data>,
     listings: LruCache<u64, Listing>,
@@ -92,6 +93,18 @@ pub(crate) fn status_of(fd: impl AsFd) -> Result<Found, Errno> {
 /// has happened to its name.
 pub(crate) fn path_of(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Whether the guest may have what is open there. Other file systems may be mounted below the directory; those that are
+/// no store of files, but an interface to the host's kernel, would give the guest what the daemon's user may do there.
+fn check_store(fd: impl AsFd, key: &Key, root: &Key) -> Result<(), Errno> {
+    if key.device == root.device {
+        return Ok(());
+    }
+    match aegis_paths::is_kernel_interface(fd) {
+        Ok(false) => Ok(()),
+        _ => Err(Errno::ACCESS),
+    }
 }
 
 /// Whether a status is that of a regular file.
@@ -125,6 +138,7 @@ impl Tree {
         Ok(Tree {
             nodes: Nodes::new(key),
             root: Rc::new(root),
+            root_key: key,
             directories: LruCache::new(MOST_OPEN),
             files: LruCache::new(MOST_OPEN),
             listings: LruCache::new(MOST_OPEN),
@@ -205,9 +219,11 @@ impl Tree {
         }
         while let Some(next) = missing.pop() {
             let fd = self.reference(next)?;
-            if FileType::from_raw_mode(status_of(&fd)?.status.stx_mode.into()) != FileType::Directory {
+            let Found { key, status } = status_of(&fd)?;
+            if FileType::from_raw_mode(status.stx_mode.into()) != FileType::Directory {
                 return Err(Errno::NOTDIR);
             }
+            check_store(&fd, &key, &self.root_key)?;
             self.directories.put(next, fd);
         }
         self.reference(id)
@@ -239,10 +255,11 @@ impl Tree {
             return Ok(Rc::clone(&data.fd));
         }
         let reference = self.reference(id)?;
-        let status = status_of(&reference)?.status;
+        let Found { key, status } = status_of(&reference)?;
         if !is_file(&status) {
             return Err(Errno::INVAL);
         }
+        check_store(&reference, &key, &self.root_key)?;
         let path = path_of(&reference);
         let (access, extra) =
             if write { (OFlags::RDWR, Mode::RUSR | Mode::WUSR) } else { (OFlags::RDONLY, Mode::RUSR) };
