@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aegis_sys::confine::{Confinement, Instruction, Kept, Step};
+use aegis_sys::namespace::ProgramPid;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
@@ -83,19 +84,20 @@ impl Jail {
     /// Confines what `command` executes, from its first instruction on. Other preparations of the command, such as
     /// placing its descriptors, have to be attached before: some of them are system calls that the filter forbids.
     ///
-    /// The profile has to allow `execve`, with which the program begins.
+    /// The profile has to allow `execve`, with which the program begins. Where it gets a namespace of processes, the
+    /// program is not the process that `spawn` returns, but the one of this number.
     ///
     /// # Errors
     /// If the kernel does not take the rules.
-    pub fn attach(self, command: &mut Command) -> Result<(), JailError> {
+    pub fn attach(self, command: &mut Command) -> Result<Option<ProgramPid>, JailError> {
         let instructions = |program: BpfProgram| {
             let one =
                 |op: seccompiler::sock_filter| Instruction { code: op.code, jt: op.jt, jf: op.jf, k: op.k };
             program.into_iter().map(one).collect()
         };
-        let isolated = match &self.profile.isolation {
+        let (isolated, program) = match &self.profile.isolation {
             Some(isolation) => isolate(command, &self.profile.files, isolation)?,
-            None => Isolated::Nothing,
+            None => (Isolated::Nothing, None),
         };
         let mut limits = self.profile.limits;
         if isolated != Isolated::WithUser {
@@ -113,7 +115,8 @@ impl Jail {
             own_process: filter::OWN_PROCESS,
             capabilities: self.profile.capabilities,
         };
-        Ok(aegis_sys::confine::confine(command, confinement)?)
+        aegis_sys::confine::confine(command, confinement)?;
+        Ok(program)
     }
 
     /// Confines this thread, and all that it starts from here on. To be done while there is no other.
@@ -150,19 +153,24 @@ pub enum Isolated {
 }
 
 /// Puts what `command` executes into namespaces of its own, with a root in which there is what these rules name and
-/// `/proc`; if this host allows that.
+/// `/proc`; if this host allows that. Returns how far, and the program's number, see [`Jail::attach`].
 ///
 /// # Errors
 /// If a path of a rule cannot be looked at.
-pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation) -> io::Result<Isolated> {
+pub fn isolate(
+    command: &mut Command,
+    files: &[FileRule],
+    isolation: &Isolation,
+) -> io::Result<(Isolated, Option<ProgramPid>)> {
     let Isolation { users, network, root, user, kept } = isolation.clone();
     let privileged = may_make_namespaces();
     let groups = device_groups(files);
     // Root's makes them without one of users, and then becomes the user that it is to be.
     let user = user.filter(|user| privileged && is_mapped(*user)).zip(groups);
     let users = users && user.is_none();
-    if !Support::of_host().namespaces || !(privileged || users) {
-        return Ok(Isolated::Nothing);
+    let support = Support::of_host();
+    if !support.namespaces || !(privileged || users) {
+        return Ok((Isolated::Nothing, None));
     }
     if let Some((user, _)) = &user {
         files.iter().try_for_each(|rule| give(rule, *user))?;
@@ -172,8 +180,9 @@ pub fn isolate(command: &mut Command, files: &[FileRule], isolation: &Isolation)
     let kept = kept.into_iter().map(|one| keep(one, &root, &mut steps)).collect::<io::Result<_>>()?;
     let isolated = if user.is_some() { Isolated::WithUser } else { Isolated::Namespaces };
     let root = Some((CString::new(root.into_os_string().into_vec())?, steps));
-    aegis_sys::confine::isolate(command, aegis_sys::confine::Isolation { users, network, root, kept, user });
-    Ok(isolated)
+    let processes = support.processes;
+    let namespaces = aegis_sys::confine::Isolation { users, network, processes, root, kept, user };
+    Ok((isolated, aegis_sys::confine::isolate(command, namespaces)?))
 }
 
 /// Where a directory that a program has open is shown in its root: below one that no rule names.

@@ -18,6 +18,7 @@ mod profile;
 mod root;
 mod support;
 
+pub use aegis_sys::namespace::ProgramPid;
 pub use filter::{Argument, Call, THREADS_ONLY};
 pub use jail::{Isolated, Jail, JailError, isolate};
 pub use profile::{

@@ -23,11 +23,9 @@ struct Shown {
 
 /// The steps that make a root with what these rules name. What is not there is left out.
 pub(crate) fn steps(files: &[FileRule]) -> io::Result<Vec<Step>> {
-    let mut all: Vec<Shown> = files.iter().filter_map(look).collect();
-    let proc = Path::new("/proc");
-    let (source, target) = (proc.to_owned(), proc.to_owned());
-    all.push(Shown { source, target, is_directory: true, is_device: false, read_only: false });
-    plan(all)
+    let mut steps = plan(files.iter().filter_map(look).collect())?;
+    steps.extend([Step::Directory(c"proc".to_owned()), Step::Processes(c"proc".to_owned())]);
+    Ok(steps)
 }
 
 fn look(rule: &FileRule) -> Option<Shown> {
@@ -108,7 +106,9 @@ mod tests {
             .map(|step| match step {
                 Step::Directory(path) => format!("dir {}", path.to_string_lossy()),
                 Step::File(path) => format!("file {}", path.to_string_lossy()),
-                Step::Bind { target, .. } => format!("bind {}", target.to_string_lossy()),
+                Step::Bind { target, .. } | Step::Processes(target) => {
+                    format!("bind {}", target.to_string_lossy())
+                }
             })
             .collect();
         assert_eq!(
@@ -137,7 +137,7 @@ mod tests {
                         prop_assert!(there.contains(path(one).parent().unwrap()));
                         there.insert(path(one));
                     }
-                    Step::Bind { target, .. } => prop_assert!(there.contains(&path(target))),
+                    Step::Bind { target, .. } | Step::Processes(target) => prop_assert!(there.contains(&path(target))),
                 }
             }
         }

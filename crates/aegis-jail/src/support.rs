@@ -62,6 +62,8 @@ pub struct Support {
     pub landlock: Option<u32>,
     /// Whether this user may make namespaces.
     pub namespaces: bool,
+    /// Whether this user may make one of processes, too.
+    pub processes: bool,
 }
 
 impl Support {
@@ -69,8 +71,15 @@ impl Support {
     #[must_use]
     pub fn of_host() -> Support {
         static FOUND: OnceLock<Support> = OnceLock::new();
-        let find =
-            || Support { seccomp: has_seccomp(), landlock: landlock_version(), namespaces: has_namespaces() };
+        let find = || {
+            let namespaces = has_namespaces(false);
+            Support {
+                seccomp: has_seccomp(),
+                landlock: landlock_version(),
+                namespaces,
+                processes: namespaces && has_namespaces(true),
+            }
+        };
         *FOUND.get_or_init(find)
     }
 
@@ -92,12 +101,14 @@ impl Support {
 }
 
 impl fmt::Display for Support {
-    /// One word for each mechanism: `seccomp, landlock 6, namespaces`; a dash behind one that is missing.
+    /// One word for each mechanism: `seccomp, landlock 6, namespaces`; a dash behind one that is missing, and what is
+    /// missing of one in parentheses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = |is_there: bool| if is_there { "" } else { " –" };
         let landlock = self.landlock.map_or_else(|| "–".to_owned(), |version| version.to_string());
         let (seccomp, namespaces) = (mark(self.seccomp), mark(self.namespaces));
-        write!(f, "seccomp{seccomp}, landlock {landlock}, namespaces{namespaces}")
+        let without = if self.namespaces && !self.processes { " (without pid)" } else { "" };
+        write!(f, "seccomp{seccomp}, landlock {landlock}, namespaces{namespaces}{without}")
     }
 }
 
@@ -109,8 +120,8 @@ fn has_seccomp() -> bool {
 }
 
 /// Found by trying, with a root of its own: hosts forbid namespaces in many ways, and some of them only what one would
-/// do in them.
-fn has_namespaces() -> bool {
+/// do in them. With one of processes it is not seen how the program ends, only that it begins.
+fn has_namespaces(processes: bool) -> bool {
     let Ok(root) = Path::new(EMPTY).canonicalize() else { return false };
     let Ok(at) = CString::new(root.as_os_str().as_bytes()) else { return false };
     let Some(program) = find_true() else { return false };
@@ -120,11 +131,14 @@ fn has_namespaces() -> bool {
     let users = !may_make_namespaces();
     let mut command = Command::new(&program);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    aegis_sys::confine::isolate(
-        &mut command,
-        Isolation { users, network: true, root: Some((at, steps)), kept: Vec::new(), user: None },
-    );
-    command.status().is_ok_and(|status| status.success())
+    let root = Some((at, steps));
+    let isolation = Isolation { users, network: true, processes, root, kept: Vec::new(), user: None };
+    let Ok(program) = aegis_sys::confine::isolate(&mut command, isolation) else { return false };
+    let begun = command.status().is_ok_and(|status| status.success());
+    if let Some(program) = program {
+        program.reap();
+    }
+    begun
 }
 
 /// The newest version whose rules the kernel takes whole, found by making rules of each; they are never applied.
@@ -153,10 +167,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let all = Support { seccomp: true, landlock: Some(6), namespaces: true };
+        let all = Support { seccomp: true, landlock: Some(6), namespaces: true, processes: true };
         assert_eq!(all.to_string(), "seccomp, landlock 6, namespaces");
+        let without = Support { processes: false, ..all };
+        assert_eq!(without.to_string(), "seccomp, landlock 6, namespaces (without pid)");
         assert_eq!(all.missing(&Layer::ALL), []);
-        let none = Support { seccomp: false, landlock: None, namespaces: false };
+        let none = Support { seccomp: false, landlock: None, namespaces: false, processes: false };
         assert_eq!(none.to_string(), "seccomp –, landlock –, namespaces –");
         assert_eq!(none.missing(&Layer::ALL), Layer::ALL);
     }

@@ -5,16 +5,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstatfs, makedev, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::lookup;
+use crate::mounts::file_system;
 
 /// Number of overlayfs (`linux/magic.h`). It tells the birth of whichever file is beneath, which is another one as soon
 /// as something is written.
-const OVERLAY: u64 = 0x794c_7630;
+const OVERLAY: u32 = 0x794c_7630;
 
 /// What distinguishes a file or directory from every other, also from one that gets its name or its number later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,8 +37,7 @@ impl Identity {
     pub fn of(fd: impl AsFd) -> io::Result<Identity> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME;
         let status = statx(&fd, OsStr::new(""), AtFlags::EMPTY_PATH, wanted)?;
-        // A number of 32 bits; some architectures have it in a signed word.
-        let steady = fstatfs(&fd)?.f_type as u64 & 0xffff_ffff != OVERLAY;
+        let steady = file_system(&fd)? != OVERLAY;
         let born = steady && status.stx_mask & StatxFlags::BTIME.bits() != 0;
         let (seconds, rest) = (status.stx_btime.tv_sec, i64::from(status.stx_btime.tv_nsec));
         Ok(Identity {

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
 
 /// File systems that are an interface to the kernel or to its processes, by the number that `statfs` tells
 /// (`linux/magic.h`). Whoever may write there may do with the host what the writer may.
-const KERNEL_INTERFACES: [u64; 19] = [
+const KERNEL_INTERFACES: [u32; 19] = [
     0x0000_9fa0, // proc
     0x6265_6572, // sysfs
     0x0027_e0eb, // cgroup
@@ -40,9 +40,14 @@ const DEVICES: &str = "devtmpfs";
 /// # Errors
 /// The system's.
 pub fn is_kernel_interface(fd: impl AsFd) -> io::Result<bool> {
-    // A number of 32 bits; some architectures have it in a signed word.
-    let kind = fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
-    Ok(KERNEL_INTERFACES.contains(&kind))
+    Ok(KERNEL_INTERFACES.contains(&file_system(fd)?))
+}
+
+/// The number of the file system that what is open is on.
+pub(crate) fn file_system(fd: impl AsFd) -> io::Result<u32> {
+    // 32 bits, which each C library has in a word of another type.
+    let number = i128::from(fstatfs(fd)?.f_type) & 0xffff_ffff;
+    u32::try_from(number).map_err(io::Error::other)
 }
 
 /// One line of `/proc/self/mountinfo`.

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::check;
+use crate::namespace::ProgramPid;
 
 /// One instruction of a filter, as `linux/filter.h` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,9 @@ pub enum Step {
         /// Whether it is a device.
         device: bool,
     },
+    /// Mount what tells of processes (`proc(5)`) on a directory that has been made: in a namespace of processes of its
+    /// own, of those in it only; else, or where the host does not allow that, the host's.
+    Processes(CString),
 }
 
 /// A directory that a child has open.
@@ -80,6 +84,8 @@ pub struct Isolation {
     pub users: bool,
     /// Whether it has a network of its own, with nothing in it.
     pub network: bool,
+    /// Whether it is the only process that it knows of.
+    pub processes: bool,
     /// A directory that is in nobody's way, on which its root is mounted, and how that is made.
     pub root: Option<(CString, Vec<Step>)>,
     /// Directories that it has open and keeps, with a root of its own: through a descriptor of the host's a process would
@@ -109,9 +115,14 @@ struct CapabilityData {
     inheritable: u32,
 }
 
-/// Makes `command` start in namespaces of its own. To be called before [`confine`].
-pub fn isolate(command: &mut Command, isolation: Isolation) {
-    let Isolation { users, network, root, kept, user } = isolation;
+/// Makes `command` start in namespaces of its own. To be called before [`confine`]. With one of processes, another process
+/// than the one that `spawn` returns becomes the program.
+///
+/// # Errors
+/// If there is no memory.
+pub fn isolate(command: &mut Command, isolation: Isolation) -> io::Result<Option<ProgramPid>> {
+    let Isolation { users, network, processes, root, kept, user } = isolation;
+    let program = processes.then(ProgramPid::new).transpose()?;
     let mut flags = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if users {
         flags |= libc::CLONE_NEWUSER;
@@ -122,6 +133,10 @@ pub fn isolate(command: &mut Command, isolation: Isolation) {
     if root.is_some() {
         flags |= libc::CLONE_NEWNS;
     }
+    if processes {
+        flags |= libc::CLONE_NEWPID;
+    }
+    let made = program.clone();
     // SAFETY: these take nothing and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let maps = [format!("{uid} {uid} 1"), format!("{gid} {gid} 1")];
@@ -134,6 +149,9 @@ pub fn isolate(command: &mut Command, isolation: Isolation) {
             write(c"/proc/self/uid_map", uids.as_bytes())?;
             write(c"/proc/self/gid_map", gids.as_bytes())?;
         }
+        if let Some(made) = &made {
+            made.pass_on()?;
+        }
         if let Some((at, steps)) = &root {
             change_root(at, steps, &kept)?;
         }
@@ -144,6 +162,7 @@ pub fn isolate(command: &mut Command, isolation: Isolation) {
     };
     // SAFETY: the closure is async-signal-safe, see the module's head.
     unsafe { command.pre_exec(setup) };
+    Ok(program)
 }
 
 /// Becomes a user for good: real, effective and saved ids.
@@ -271,6 +290,13 @@ fn make(step: &Step) -> io::Result<()> {
             let tries = [flags, flags | libc::MS_NOEXEC, flags | libc::MS_NOEXEC | libc::MS_NOATIME];
             let closed = tries.iter().any(|flags| mount(c"none", target, c"none", *flags, c"").is_ok());
             if closed || !*read_only { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+        }
+        Step::Processes(target) => {
+            let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            // Kernels before 5.8 know no subsets; and one that hides parts of the host's allows nobody to see more.
+            let own =
+                [c"subset=pid", c""].iter().any(|of| mount(c"proc", target, c"proc", flags, of).is_ok());
+            if own { Ok(()) } else { mount(c"/proc", target, c"none", libc::MS_BIND | libc::MS_REC, c"") }
         }
     }
 }

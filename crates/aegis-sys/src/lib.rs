@@ -9,6 +9,7 @@ pub mod child;
 pub mod confine;
 pub mod guest;
 pub mod listening;
+pub mod namespace;
 pub mod ready;
 pub mod ticks;
 

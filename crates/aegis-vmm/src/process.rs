@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aegis_jail::{FileRule, Isolation, Jail};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use aegis_jail::{FileRule, Isolation, Jail, ProgramPid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::watch;
@@ -79,25 +81,41 @@ impl Process {
     /// The system's.
     pub fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>, wall: Wall) -> io::Result<Process> {
         aegis_sys::child::detached(&mut command, fds);
-        match wall {
-            Wall::None => {}
-            Wall::Isolation(files, isolation) => {
-                // Where the host does not allow it the program confines itself all the same.
-                let _as_far = aegis_jail::isolate(&mut command, &files, &isolation)?;
-            }
+        let program = match wall {
+            Wall::None => None,
+            // Where the host does not allow it the program confines itself all the same.
+            Wall::Isolation(files, isolation) => aegis_jail::isolate(&mut command, &files, &isolation)?.1,
             Wall::Jail(jail) => jail.attach(&mut command)?,
-        }
-        let mut child = tokio::process::Command::from(command).spawn()?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound)?;
+        };
+        let spawned = tokio::process::Command::from(command).spawn();
+        let mut child = spawned.inspect_err(|_| {
+            // It has told why, and ends.
+            program.iter().for_each(ProgramPid::reap);
+        })?;
+        let pid = match &program {
+            None => child.id().and_then(|pid| i32::try_from(pid).ok()),
+            Some(program) => program.get(),
+        };
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
         let pidfd = open(pid)?;
         let (_, start_ticks) = stat(pid).ok_or(io::ErrorKind::NotFound)?;
         let executable = executable(pid).ok_or(io::ErrorKind::NotFound)?;
         let (tell, ended) = watch::channel(None);
+        let watched = match program {
+            None => None,
+            Some(_) => Some(aegis_sys::ready::watch(pidfd.try_clone()?, Interest::READABLE)?),
+        };
         // Owned by the process it waits for: it ends when that does.
         tokio::spawn(async move {
-            let end = match child.wait().await {
-                Ok(status) => end_of(status),
-                Err(_) => End::Gone,
+            // Of a program with a namespace of processes this is who made it, and has ended.
+            let status = child.wait().await;
+            let end = match (watched, status) {
+                (Some(watched), _) => {
+                    let _exit = watched.readable().await;
+                    end_of_child(watched.get_ref())
+                }
+                (None, Ok(status)) => end_of(status),
+                (None, Err(_)) => End::Gone,
             };
             tell.send_replace(Some(end));
         });
@@ -174,6 +192,18 @@ pub(crate) fn all() -> Vec<(ProcessId, Vec<String>)> {
 fn open(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// How a child has ended.
+fn end_of_child(pidfd: &OwnedFd) -> End {
+    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => End::Exited(code, String::new()),
+            (None, Some(signal)) => End::Killed(signal),
+            (None, None) => End::Gone,
+        },
+        _ => End::Gone,
+    }
 }
 
 fn end_of(status: std::process::ExitStatus) -> End {

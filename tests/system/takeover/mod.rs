@@ -383,13 +383,13 @@ fn a_helper_that_is_taken_over_writes_no_file_beyond_its_bound() {
     }
 }
 
-/// Who a process is (`proc_pid_status(5)`), and whether its namespaces are those of this one: users, mounts, network.
-fn identity(pid: i32) -> (u32, [bool; 3]) {
+/// Who a process is (`proc_pid_status(5)`), and whether its namespaces are those of this one: users, mounts, network, processes.
+fn identity(pid: i32) -> (u32, [bool; 4]) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse().ok());
     let namespace = |pid: &str, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
     let pid = pid.to_string();
-    (uid.unwrap(), ["user", "mnt", "net"].map(|name| namespace(&pid, name) == namespace("self", name)))
+    (uid.unwrap(), ["user", "mnt", "net", "pid"].map(|name| namespace(&pid, name) == namespace("self", name)))
 }
 
 #[test]
@@ -408,9 +408,9 @@ fn helpers_have_namespaces_of_their_own_and_under_root_users_of_their_own() {
     }
     // Root's have no use for a namespace of users: they are nobody that anything belongs to.
     let with_users = own != 0;
-    assert_eq!(machines[0].1, [!with_users, false, false]);
-    assert_eq!(gateway.1, [!with_users, false, true]);
-    assert_eq!(of(Kind::FileServer, &host.id).1, [!with_users, false, false]);
+    assert_eq!(machines[0].1, [!with_users, false, false, false]);
+    assert_eq!(gateway.1, [!with_users, false, true, false]);
+    assert_eq!(of(Kind::FileServer, &host.id).1, [!with_users, false, false, false]);
 }
 
 #[test]
