@@ -10,6 +10,7 @@ use serde_json::Value;
 mod builders;
 mod chance;
 mod layers;
+mod others;
 mod tars;
 
 /// Base64 of `tester:pass:word`, as `docker login` stores it.

@@ -226,12 +226,16 @@ pub async fn load(context: &Context, arguments: &ImageLoad) -> Result<i32, Failu
     let fed = tokio::task::spawn_blocking(move || feed(input.as_deref(), upload));
     let (loaded, fed) = tokio::join!(loaded, fed);
     let fed = fed.map_err(|_| Failure::new("the archive was not read"))?;
-    let images = match (loaded, fed) {
+    let loaded = match (loaded, fed) {
         // Whose reader has gone is told why by that reader.
         (Err(error), _) => return Err(error.into()),
         (Ok(_), Err(failure)) => return Err(failure),
-        (Ok(images), Ok(())) => images,
+        (Ok(loaded), Ok(())) => loaded,
     };
+    for what in &loaded.left {
+        output::say(&format!("left out: {what}"));
+    }
+    let images = loaded.images;
     if arguments.format.output == OutputFormat::Json {
         return output::json(&images);
     }

@@ -58,13 +58,16 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`], when the future is awaited.
-    pub fn load(&self) -> (Upload, impl Future<Output = Result<Vec<Image>, ClientError>> + use<>) {
+    pub fn load(&self) -> (Upload, impl Future<Output = Result<Loaded, ClientError>> + use<>) {
         let (upload, body) = Body::upload();
         let socket = self.socket.clone();
         (upload, async move {
             let mut connection = Connection::open(&socket).await?;
             let reply = connection.request(Method::POST, "/v1/images/load", body).await?;
-            Ok(serde_json::from_slice(&transport::whole(reply).await?)?)
+            let left = reply.headers().get("aegis-left-out").map(|told| told.as_bytes().to_vec());
+            let images = serde_json::from_slice(&transport::whole(reply).await?)?;
+            let left = left.map(|told| serde_json::from_slice(&told)).transpose()?.unwrap_or_default();
+            Ok(Loaded { images, left })
         })
     }
 
@@ -78,6 +81,15 @@ impl Client {
         let reply = connection.request(Method::GET, &path, Body::empty()).await?;
         Ok(Download { body: transport::checked(reply).await?.into_body(), _connection: connection })
     }
+}
+
+/// What was taken out of an archive.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The images.
+    pub images: Vec<Image>,
+    /// What else there was, and why it was left.
+    pub left: Vec<String>,
 }
 
 /// A pull's progress as it comes.

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use events::{Events, Told};
-pub use images::{Download, Pull};
+pub use images::{Download, Loaded, Pull};
 use lines::Lines;
 pub use logs::{JsonLines, LogLines, NetworkLines};
 pub use process::{ProcessReader, ProcessWriter};

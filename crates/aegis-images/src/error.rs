@@ -133,6 +133,19 @@ impl ImageError {
         ImageError::Invalid(text.into())
     }
 
+    /// Whether another image may be free of it: it is the fault of this one, and not of the host or a registry.
+    pub(crate) fn is_of_the_image(&self) -> bool {
+        matches!(
+            self,
+            ImageError::Invalid(_)
+                | ImageError::Platform { .. }
+                | ImageError::Mismatch { .. }
+                | ImageError::Layer { .. }
+                | ImageError::Digest(_)
+                | ImageError::NotFound { .. }
+        )
+    }
+
     pub(crate) fn layer(digest: &crate::Digest) -> impl Fn(&dyn std::fmt::Display) -> ImageError {
         let layer = digest.short().to_owned();
         move |cause| ImageError::Layer { layer: layer.clone(), cause: cause.to_string() }

@@ -5,7 +5,8 @@ use std::io::Read;
 use aegis_erofs::Limits;
 use aegis_fuzz::{Fence, Target, mend_archive};
 
-use crate::manifest::{self, Document, Packing};
+use crate::manifest::{self, Document};
+use crate::packing::Packing;
 use crate::record::Layout;
 use crate::registry::auth;
 use crate::{Digest, ImageName, ImageReference, Settings, archive, familiar, inflate};
@@ -22,7 +23,7 @@ pub fn documents(bytes: &[u8]) {
         Ok(Document::Image { layers, .. }) => assert!(layers.len() <= 512),
         Ok(Document::Index(choices)) => {
             for architecture in ["amd64", "arm64"] {
-                drop(manifest::choose(&choices, architecture, "an image"));
+                drop(manifest::candidates(&choices, architecture, "an image"));
             }
         }
         Err(_) => {}

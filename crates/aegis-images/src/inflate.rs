@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::ImageError;
-use crate::manifest::Packing;
+use crate::packing::Packing;
 use crate::pieces::Pieces;
 
 const READ_BUFFER: usize = 256 << 10;
@@ -24,6 +24,9 @@ pub(crate) fn decoder<'r>(packed: impl Read + 'r, packing: Packing) -> io::Resul
     let packed = BufReader::with_capacity(READ_BUFFER, packed);
     Ok(match packing {
         Packing::Plain => Box::new(packed),
+        Packing::Other(name) => {
+            return Err(io::Error::other(format!("it is packed with {name}, which is not unpacked here")));
+        }
         Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
         Packing::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;

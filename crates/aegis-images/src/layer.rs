@@ -1,7 +1,7 @@
 //! Layers: fetched, checked, unpacked.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use aegis_erofs::{Layer, Limits};
@@ -11,6 +11,7 @@ use crate::digest::{self, Digest, Hasher};
 use crate::error::ImageError;
 use crate::inflate;
 use crate::manifest::{LayerPart, Part};
+use crate::packing::{self, Packing};
 use crate::record::{BLOCK, Layout, sync_parent};
 use crate::registry::{Patience, Repository, Trouble};
 
@@ -175,9 +176,17 @@ pub(crate) fn unpack(
     if read_index(layout, diff_id).is_ok() {
         return Ok(());
     }
-    let failed = ImageError::layer(&layer.blob.digest);
+    let failed = |cause: &dyn std::fmt::Display| {
+        let error = ImageError::layer(&layer.blob.digest);
+        match &layer.unknown {
+            None => error(cause),
+            Some(name) => error(&format!("{name:?} is no layer of a file system: {cause}")),
+        }
+    };
     let path = layout.blob(&layer.blob.digest);
-    let blob = File::open(&path).map_err(ImageError::io("cannot read", path))?;
+    let mut blob = File::open(&path).map_err(ImageError::io("cannot read", &path))?;
+    let start = packing::first_bytes(&mut blob).map_err(ImageError::io("cannot read", &path))?;
+    blob.rewind().map_err(ImageError::io("cannot read", &path))?;
     let data = layout.temporary()?;
     let writer = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
 
@@ -188,7 +197,7 @@ pub(crate) fn unpack(
         io::copy(archive, &mut io::sink()).map_err(|error| failed(&error))?;
         Ok(index)
     };
-    let (unpacked, found) = inflate::inflated(blob, layer.packing, most, read)?;
+    let (unpacked, found) = inflate::inflated(blob, Packing::of(&start), most, read)?;
     diff_id.check(&found)?;
     layout.place(data, &layout.layer_data(diff_id))?;
     layout.write(&layout.layer_index(diff_id), &unpacked.encode())

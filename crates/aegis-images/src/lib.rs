@@ -22,6 +22,7 @@ pub mod fuzz;
 mod inflate;
 mod layer;
 mod manifest;
+mod packing;
 pub mod pieces;
 mod prepare;
 mod progress;
@@ -32,6 +33,7 @@ mod save;
 mod settings;
 mod store;
 
+pub use archive::Loaded;
 pub use digest::Digest;
 pub use error::ImageError;
 pub use progress::{LayerProgress, Progress, Stage};

@@ -61,8 +61,8 @@ impl Plan {
         layers: Vec<LayerPart>,
         (name, architecture): (&str, &str),
     ) -> Result<Plan, ImageError> {
-        let config = manifest::parse_config(config, layers.len())?;
-        manifest::check_platform(&config, architecture, name)?;
+        let mut config = manifest::parse_config(config, layers.len())?;
+        manifest::check_platform(&mut config, architecture, name)?;
         Ok(Plan { digest: Digest::of(manifest), config_part, config, layers })
     }
 }

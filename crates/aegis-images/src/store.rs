@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::archive::Loaded;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::flight::Flights;
@@ -211,34 +212,58 @@ impl Images {
     ) -> Result<Digest, ImageError> {
         let workshop = &self.0.workshop;
         let repository = Repository::open(reference, &workshop.settings).await?;
-        let architecture = &workshop.settings.architecture;
-        let (name, mut bytes) = (reference.familiar(), repository.manifest(reference.version()).await?);
-        let mut document = manifest::parse(&bytes)?;
-        if let Document::Index(choices) = &document {
-            let chosen = manifest::choose(choices, architecture, &name)?;
-            bytes = repository.manifest(&chosen.digest.to_string()).await?;
-            document = manifest::parse(&bytes)?;
-        }
-        let Document::Image { config, layers } = document else {
-            return Err(ImageError::invalid("its index leads to another index"));
-        };
-        let config_bytes = repository.small_blob(&config.digest).await?;
-        let plan = Plan::new(&bytes, config, &config_bytes, layers, (&name, architecture))?;
+        let (plan, documents) = self.look_for(reference, &repository).await?;
         let digest = plan.digest.clone();
-        let documents = [bytes, config_bytes];
         self.adopt(plan, documents, &[reference.to_string()], Some(repository), progress).await?;
         Ok(digest)
     }
 
-    /// Takes archives in without what it stores being removed; if it fails, nothing of it stays.
-    pub(crate) async fn while_loading<T>(
+    /// The image for the guest's processor that a name leads to, over however many indices.
+    async fn look_for(
         &self,
-        work: impl Future<Output = Result<T, ImageError>>,
-    ) -> Result<T, ImageError> {
+        reference: &ImageReference,
+        repository: &Repository,
+    ) -> Result<(Plan, [Vec<u8>; 2]), ImageError> {
+        let architecture = &self.0.workshop.settings.architecture;
+        let name = reference.familiar();
+        let (mut ahead, mut refused) = (vec![reference.version().to_owned()], None);
+        for _ in 0..manifest::MOST_LOOKED {
+            let Some(version) = ahead.pop() else { break };
+            let looked = async {
+                let bytes = repository.manifest(&version).await?;
+                match manifest::parse(&bytes)? {
+                    Document::Index(choices) => {
+                        let fitting = manifest::candidates(&choices, architecture, &name)?;
+                        Ok(Err(fitting.iter().map(|choice| choice.manifest.digest.to_string()).collect()))
+                    }
+                    Document::Image { config, layers } => {
+                        let config_bytes = repository.small_blob(&config.digest).await?;
+                        let plan = Plan::new(&bytes, config, &config_bytes, layers, (&name, architecture))?;
+                        Ok(Ok((plan, [bytes, config_bytes])))
+                    }
+                }
+            };
+            let looked: Result<Result<_, Vec<String>>, ImageError> = looked.await;
+            match looked {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(further)) => ahead.extend(further.into_iter().rev()),
+                Err(error) if !error.is_of_the_image() => return Err(error),
+                // The best one's reason is told.
+                Err(error) => drop(refused.get_or_insert(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| ImageError::invalid("its indices lead to no image")))
+    }
+
+    /// Takes archives in without what it stores being removed; of what is not taken nothing stays.
+    pub(crate) async fn while_loading(
+        &self,
+        work: impl Future<Output = Result<Loaded, ImageError>>,
+    ) -> Result<Loaded, ImageError> {
         let hold = self.hold(&mut self.0.lock(), vec![LOADING.to_owned()]);
         let outcome = work.await;
         drop(hold);
-        if outcome.is_err() {
+        if outcome.as_ref().map_or(true, |loaded| !loaded.left.is_empty()) {
             let this = self.clone();
             let swept = tokio::task::spawn_blocking(move || this.sweep_files(&this.0.lock(), false)).await;
             if let Ok(Err(error)) = swept {

@@ -15,7 +15,7 @@ use aegis_images::{
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::header;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -34,6 +34,11 @@ const REPORT_PERIOD: Duration = Duration::from_millis(100);
 const PIECES: usize = 8;
 /// Size of a piece of an archive that is saved, bytes.
 const PIECE: usize = 256 << 10;
+
+/// Where an answer says what else an archive had.
+const LEFT_OUT: HeaderName = HeaderName::from_static("aegis-left-out");
+/// Longest sentence there, characters.
+const MOST_SENTENCE: usize = 400;
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Failure {
@@ -272,7 +277,7 @@ fn report(app: &App, progress: &Progress) -> PullProgress {
 #[utoipa::path(post, path = "/v1/images/load",
     request_body(content = inline(Vec<u8>), content_type = "application/x-tar"),
     responses((status = 200, body = Vec<Image>), (status = 422, body = ErrorBody), (status = 507, body = ErrorBody)))]
-pub(super) async fn load(State(app): State<App>, mut body: Body) -> Result<Json<Vec<Image>>, Failure> {
+pub(super) async fn load(State(app): State<App>, mut body: Body) -> Result<Response, Failure> {
     app.instances.check_room()?;
     let (pieces, receiver) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     let feed = async move {
@@ -287,9 +292,22 @@ pub(super) async fn load(State(app): State<App>, mut body: Body) -> Result<Json<
     };
     let work = app.images.load(Pieces::new(receiver));
     let (loaded, ()) = tokio::join!(work, feed);
-    let images: Result<Vec<Image>, Failure> = loaded?.iter().map(|digest| image(&app, digest)).collect();
+    let loaded = loaded?;
+    let images: Result<Vec<Image>, Failure> =
+        loaded.images.iter().map(|digest| image(&app, digest)).collect();
     keep_budget(&app);
-    Ok(Json(images?))
+    let mut response = Json(images?).into_response();
+    if let Some(left) = left_out(&loaded.left) {
+        response.headers_mut().insert(LEFT_OUT, left);
+    }
+    Ok(response)
+}
+
+/// What else is in an archive, and why it was left: a JSON array of sentences.
+fn left_out(left: &[String]) -> Option<HeaderValue> {
+    let short = |text: &String| text.chars().take(MOST_SENTENCE).collect::<String>();
+    let text = serde_json::to_vec(&left.iter().map(short).collect::<Vec<_>>()).ok()?;
+    HeaderValue::from_bytes(&text).ok().filter(|_| !left.is_empty())
 }
 
 /// Which images.
