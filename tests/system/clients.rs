@@ -61,7 +61,7 @@ pub(crate) const KINDS: [Kind; 6] =
 
 impl Kind {
     /// Where it connects to.
-    fn port(self, info: &Value) -> u16 {
+    pub(crate) fn port(self, info: &Value) -> u16 {
         let public = |at: usize| info["endpoints"][at]["public_port"].as_u64().unwrap().try_into().unwrap();
         match self {
             Kind::Tcp => public(0),
@@ -101,12 +101,16 @@ impl Client {
     /// Connects, says something, and hears the answer.
     pub(crate) fn served(daemon: &Daemon, handle: &str, kind: Kind) -> Client {
         let port = kind.port(&daemon.info(handle).unwrap());
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Client::try_served(port, handle, kind).unwrap_or_else(|| panic!("{kind:?} was not served"))
+    }
+
+    /// The same, if that is possible at this moment.
+    pub(crate) fn try_served(port: u16, handle: &str, kind: Kind) -> Option<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let (first, again) = kind.words(handle);
         let mut client = Client { stream, kind, again };
-        assert!(client.says(&first.clone()), "{kind:?} was not served");
-        client
+        client.says(&first).then_some(client)
     }
 
     fn says(&mut self, words: &str) -> bool {
@@ -119,15 +123,26 @@ impl Client {
         let _gone = self.stream.write_all(self.again.as_bytes());
     }
 
+    /// Waits for an answer.
+    ///
+    /// # Errors
+    /// If there is none in time; if the connection ends.
+    pub(crate) fn listens(&mut self) -> std::io::Result<()> {
+        let mut answer = [0; 4096];
+        match self.stream.read(&mut answer)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is an answer, and not the end.
     pub(crate) fn hears(&mut self) -> bool {
-        let mut answer = [0; 4096];
-        matches!(self.stream.read(&mut answer), Ok(count) if count > 0)
+        self.listens().is_ok()
     }
 }
 
 /// What became of an instance, by its events.
-fn kinds(daemon: &Daemon, handle: &str) -> Vec<String> {
+pub(crate) fn kinds(daemon: &Daemon, handle: &str) -> Vec<String> {
     let events = daemon.ok(&["events", handle]);
     events.lines().filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned)).collect()
 }

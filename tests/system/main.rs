@@ -29,6 +29,7 @@ mod network;
 mod ports;
 mod recognition;
 mod resting;
+mod restoring;
 mod run;
 mod secrets;
 mod snapshots;

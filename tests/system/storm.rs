@@ -1,7 +1,8 @@
-//! Two minutes of everything at once, on real machines: connections, pauses, stops, disables, execs, idle timers, dead
-//! machines and dead daemons, in random order. SHORT=1 makes it twenty seconds.
+//! Two minutes of everything at once, on real machines: connections, pauses, stops, disables, execs, restores, forks, idle
+//! timers, dead machines and dead daemons, in random order, with clients of every kind that stay. SHORT=1 makes it twenty
+//! seconds.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,17 +10,8 @@ use std::time::{Duration, Instant};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
-const SERVER: &str = "
-import socket
-s = socket.socket()
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(('127.0.0.1', 80))
-s.listen(1024)
-while True:
-    c, _ = s.accept()
-    c.sendall(b'served')
-    c.close()
-";
+use crate::clients::{Client, KINDS, Kind, start};
+
 const NAMES: [&str; 2] = ["one", "two"];
 
 /// Numbers that look random and can be had again (Numerical Recipes' linear congruential generator).
@@ -36,9 +28,9 @@ impl Dice {
 fn served(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(70))).unwrap();
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Ok(_) => answer == b"served",
+    let mut answer = [0; 6];
+    match stream.write_all(b"served").and_then(|()| stream.read_exact(&mut answer)) {
+        Ok(()) => &answer == b"served",
         Err(error) => {
             assert_ne!(
                 error.kind(),
@@ -55,19 +47,68 @@ fn port_of(daemon: &Daemon, name: &str) -> u16 {
     port.try_into().unwrap()
 }
 
+/// A client that stays for a while, and sooner or later another one: each is answered, or its connection ends.
+fn stays(daemon: &Daemon, name: &str, kind: Kind, over: &AtomicBool, mut dice: Dice) {
+    let mut port = None;
+    while !over.load(Ordering::Relaxed) {
+        // The daemon may just be away; the number stays the same.
+        port = port.or_else(|| daemon.info(name).map(|info| kind.port(&info)));
+        let client = port.and_then(|port| Client::try_served(port, name, kind));
+        if client.is_none() && matches!(kind, Kind::KeptAliveByName | Kind::WebSocketByName) {
+            // The name router has another port after a crash.
+            port = None;
+        }
+        if let Some(mut client) = client {
+            client.stream.set_read_timeout(Some(Duration::from_secs(70))).unwrap();
+            for _ in 0..dice.roll(4) {
+                std::thread::sleep(Duration::from_millis(dice.roll(1500)));
+                client.says_more();
+                if let Err(error) = client.listens() {
+                    assert_ne!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock,
+                        "{kind:?}: neither answered nor ended"
+                    );
+                    break;
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Puts it back, or is told why not; in time.
+fn restore(daemon: &Daemon, name: &str) {
+    let marked = daemon.aegis(&["exec", name, "--", "sh", "-c", "echo x > /root/later; sync"]).code == 0;
+    let begun = Instant::now();
+    let done = daemon.aegis(&["snapshot", "restore", &format!("s-{name}")]);
+    assert!(begun.elapsed() < Duration::from_secs(90), "{:?}: {}", begun.elapsed(), done.err());
+    if done.code == 0 && marked {
+        let look = daemon.aegis(&["exec", name, "--", "sh", "-c", "ls /root/later 2>/dev/null || echo none"]);
+        assert!(look.code != 0 || look.out() == "none\n", "restored, and not as it was: {}", look.out());
+    }
+}
+
+/// Forks it, and deletes what comes of that.
+fn fork(daemon: &Daemon, name: &str) {
+    let _any = daemon.aegis(&["fork", name, "--name", "child"]);
+    let _any = daemon.aegis(&["instance", "delete", "child-1"]);
+}
+
 /// One thing that happens to an instance.
 fn happen(daemon: &Daemon, dice: &mut Dice, name: &str) -> &'static str {
     let act = |verb: &str| {
         // Whoever else acts at this moment may make it impossible; that is no failure.
         let _any = daemon.aegis(&["instance", verb, name]);
     };
-    match dice.roll(9) {
+    match dice.roll(13) {
         0 | 1 => {
             act("pause");
             "pause"
         }
         2 => {
-            act("stop");
+            let done = daemon.aegis(&["instance", "stop", name]);
+            assert_eq!(done.code, 0, "a stop that was not answered: {}", done.err());
             "stop"
         }
         3 => {
@@ -97,6 +138,18 @@ fn happen(daemon: &Daemon, dice: &mut Dice, name: &str) -> &'static str {
             }
             "death of a machine"
         }
+        8 | 9 => {
+            restore(daemon, name);
+            "restore"
+        }
+        10 => {
+            fork(daemon, name);
+            "fork"
+        }
+        11 => {
+            act("hibernate");
+            "hibernate"
+        }
         _ => {
             daemon.crash();
             daemon.up();
@@ -109,11 +162,12 @@ fn happen(daemon: &Daemon, dice: &mut Dice, name: &str) -> &'static str {
 fn whatever_happens_in_whatever_order_the_next_connection_is_served() {
     let long = std::env::var_os("SHORT").is_none();
     let until = Instant::now() + Duration::from_secs(if long { 120 } else { 20 });
-    let daemon = Daemon::start();
+    let daemon = Arc::new(Daemon::start());
     for name in NAMES {
-        let head = ["instance", "start", "--name", name, "--memory", "160", "--expose", "80/tcp"];
-        let rest = ["--idle-pause", "700ms", "--idle-stop", "700ms", "--", "python3", "-c", SERVER];
-        assert_eq!(daemon.aegis(&[&head[..], &rest[..]].concat()).code, 0);
+        let rest = ["--idle-pause", "700ms", "--idle-stop", "700ms", "--idle-connections-after", "300ms"];
+        start(&daemon, name, &rest);
+        drop(Client::served(&daemon, name, Kind::Tcp));
+        let _out = daemon.ok(&["snapshot", "create", name, &format!("s-{name}")]);
     }
     let ports = NAMES.map(|name| port_of(&daemon, name));
     let over = Arc::new(AtomicBool::new(false));
@@ -131,6 +185,13 @@ fn whatever_happens_in_whatever_order_the_next_connection_is_served() {
         })
         .collect();
     let seed = u64::from(std::process::id());
+    let staying = NAMES.into_iter().flat_map(|name| KINDS.map(|kind| (name, kind))).zip(seed..);
+    let staying: Vec<_> = staying
+        .map(|((name, kind), seed)| {
+            let (daemon, over) = (Arc::clone(&daemon), Arc::clone(&over));
+            std::thread::spawn(move || stays(&daemon, name, kind, &over, Dice(seed)))
+        })
+        .collect();
     let (mut dice, mut steps) = (Dice(seed), Vec::new());
     while Instant::now() < until {
         let name = NAMES[usize::try_from(dice.roll(2)).unwrap()];
@@ -143,7 +204,7 @@ fn whatever_happens_in_whatever_order_the_next_connection_is_served() {
         assert_eq!(port_of(&daemon, name), port, "seed {seed}, {steps:?}");
     }
     over.store(true, Ordering::Relaxed);
-    for client in clients {
+    for client in clients.into_iter().chain(staying) {
         client.join().expect("a client that never hung");
     }
     assert!(answers.load(Ordering::Relaxed) > 0 && steps.len() > 3, "{} steps", steps.len());

@@ -19,7 +19,7 @@ pub struct InstanceEvent {
     pub seq: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// What: `created`, `starting`, `machine_started`, `running`, `paused`, `stopping`, `stopped`, `disabled`,
+    /// What: `created`, `starting`, `machine_started`, `running`, `paused`, `stopping`, `stopped`, `restored`, `disabled`,
     /// `enabled`, `deleted`, `ports`, `network` (what it may reach was changed), `network_limited` (it has met a bound; told
     /// once a minute), `network_down` and `network_up` (its gateway was lost and replaced); more may come.
     pub kind: String,

@@ -7,6 +7,7 @@
 pub(crate) mod host_disk;
 mod perform;
 mod reach;
+pub(crate) mod replace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::rest::Lease;
 use crate::restart::{Attempts, Ended, RestartPolicy};
 use crate::usage::Usage;
 use crate::view::View;
+use replace::{Replaced, Replacement};
 
 /// How many messages may wait for an actor.
 pub(crate) const MAILBOX: usize = 64;
@@ -67,8 +69,10 @@ pub(crate) enum Message {
     Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
     /// Something happened to the network of this boot, with more about it.
     NetworkEvent(Boot, &'static str, Option<String>),
-    /// If it is stopped, its next machine is to go on from there, in place of booting.
-    GoOnFrom(Origin),
+    /// Its disk is to be replaced.
+    Replace(Box<Replacement>, oneshot::Sender<Reply>),
+    /// Its disk has been replaced, or has not.
+    Replaced(Replaced),
     /// The host's disk is full, how full, and this instance fills it; or, if absent, there is room again.
     HostDisk(Option<String>),
     /// It is to stay awake for a while; or no longer, if absent.
@@ -101,6 +105,8 @@ pub(crate) struct Actor {
     /// For tasks to report back; while the actor lives the mailbox stays open.
     own_mailbox: mpsc::Sender<Message>,
     waiters: HashMap<Waiter, oneshot::Sender<Reply>>,
+    /// What those of them have brought who want its disk replaced.
+    replacements: HashMap<Waiter, Replacement>,
     next_waiter: Waiter,
     live: watch::Sender<Option<Arc<Live>>>,
     view: watch::Sender<Arc<View>>,
@@ -130,6 +136,7 @@ impl Actor {
             mailbox,
             own_mailbox: own_mailbox.clone(),
             waiters: HashMap::new(),
+            replacements: HashMap::new(),
             next_waiter: 0,
             live: watch::Sender::new(None),
             view,
@@ -303,9 +310,8 @@ impl Actor {
             Message::Guest(boot, News::Goodbye) => self.step(Event::Died(boot, StopReason::stopped())).await,
             Message::Lease(lease) => self.lease(lease),
             Message::HostDisk(full) => self.host_disk(full).await,
-            Message::GoOnFrom(origin) => {
-                self.passing.origin = Some(origin).filter(|_| self.record.life.state() == State::Stopped);
-            }
+            Message::Replace(replacement, reply) => self.replace(*replacement, reply).await,
+            Message::Replaced(replaced) => self.after_replacement(replaced).await,
             Message::Network(change, reply) => {
                 let _gave_up = reply.send(self.change_network(change).await);
             }
@@ -414,6 +420,10 @@ impl Actor {
     }
 
     async fn step(&mut self, event: Event) {
+        // What comes may be what they have waited for.
+        while let Some(gone) = self.gave_up() {
+            let _nothing = self.step_once(gone).await;
+        }
         let mut next = Some(event);
         while let Some(event) = next {
             next = self.step_once(event).await;

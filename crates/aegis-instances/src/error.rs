@@ -122,6 +122,7 @@ impl InstanceError {
             Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
             Reply::NoRoom(text) => Err(InstanceError::NoRoom(text)),
             Reply::Refused(error) => Err(InstanceError::Refused(error)),
+            Reply::NotReplaced(error) => Err(InstanceError::NotCopied(error)),
         }
     }
 }

@@ -7,6 +7,7 @@ use aegis_store::logs::LogReader;
 use aegis_vmm::Resources;
 use tokio::sync::{oneshot, watch};
 
+use crate::actor::replace::Replacement;
 use crate::actor::{InstanceRef, Message};
 use crate::environment::Values;
 use crate::error::InstanceError;
@@ -118,6 +119,17 @@ impl InstanceHandle {
             Ok(reply) => InstanceError::from_reply(reply, word(self.view().state)),
             Err(_) => gone(),
         }
+    }
+
+    /// Has its disk replaced, unless whoever waits for that goes before it begins.
+    ///
+    /// # Errors
+    /// Why it is as it was.
+    pub(crate) async fn replace(&self, replacement: Replacement) -> Result<(), InstanceError> {
+        let (reply, outcome) = oneshot::channel();
+        self.tell(Message::Replace(Box::new(replacement), reply)).await?;
+        let reply = outcome.await.map_err(|_| InstanceError::Removed)?;
+        InstanceError::from_reply(reply, word(self.view().state))
     }
 
     /// Begins to start it, without waiting for the outcome.

@@ -13,24 +13,29 @@
 //! `Pausing` and `Resuming` stand between `Running` and `Paused` while the machine is asked; whoever arrives then
 //! waits for the outcome. From `Paused` a machine may go on disk (`Hibernating`, `Hibernated`) and come back from there
 //! to `Running` (`Waking`); if it cannot, it boots. `Stopping` remembers what comes after it: rest, another boot, or removal.
-//! Whoever comes while it stops waits for that boot, which begins when it has been stopped, and seen to be.
+//! Whoever comes while it stops waits for that boot, which begins when it has been stopped, and seen to be. Its disk may
+//! be replaced before (`Replacing`).
 //!
 //! The caller owns the state, is its only writer, performs the effects in order, and feeds their results back as
 //! events. It never loses a waiter: each one that goes in with an event comes out with exactly one reply.
 
 mod held;
+mod replacing;
 mod standing;
 mod words;
 
 pub use words::{Boot, Effect, Event, Manner, Reply, Request, Rung, State, Waiter};
 
 use crate::reason::StopReason;
+use replacing::Replacement;
 
-/// What comes after `Stopping`.
+/// What comes after `Stopping`, and `Replacing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Rest,
     Boot,
+    /// Its disk is replaced by another one.
+    Replace,
     Remove,
 }
 
@@ -46,6 +51,8 @@ enum Phase {
     Hibernated,
     Waking,
     Stopping(Next),
+    /// Without a machine, while its disk is replaced.
+    Replacing(Next),
     Removing,
     Gone,
 }
@@ -67,6 +74,8 @@ pub struct Lifecycle {
     daemon_ends: bool,
     boot: Boot,
     reason: Option<StopReason>,
+    /// What its disk is to be replaced by, or is being.
+    replacement: Option<Replacement>,
     /// Wait until it runs, and want it to.
     for_running: Vec<Waiter>,
     /// Wait until it goes on, which they do not ask for: what they carry came while somebody had it paused.
@@ -97,6 +106,7 @@ impl Lifecycle {
             daemon_ends: false,
             boot,
             reason,
+            replacement: None,
             for_running: vec![],
             for_going_on: vec![],
             for_pause: vec![],
@@ -124,7 +134,7 @@ impl Lifecycle {
     #[must_use]
     pub fn state(&self) -> State {
         match self.phase {
-            Phase::Stopped | Phase::Removing | Phase::Gone => State::Stopped,
+            Phase::Stopped | Phase::Replacing(_) | Phase::Removing | Phase::Gone => State::Stopped,
             Phase::Starting => State::Starting,
             Phase::Running | Phase::Pausing => State::Running,
             Phase::Paused | Phase::Resuming | Phase::Hibernating => State::Paused,
@@ -226,6 +236,8 @@ impl Lifecycle {
                 self.stop_with(reason, Manner::AtOnce, Next::Rest, &mut out);
             }
             Event::TornDown(boot) if boot == self.boot => self.torn_down(&mut out),
+            Event::Replaced(result) => self.replaced(result, &mut out),
+            Event::GaveUp(waiter) => self.gave_up(waiter, &mut out),
             Event::Next if self.phase == Phase::Stopped => self.serve_whoever_came(&mut out),
             Event::Removed if self.phase == Phase::Removing => {
                 self.phase = Phase::Gone;
@@ -278,11 +290,14 @@ impl Lifecycle {
                 | Phase::Hibernating
                 | Phase::Waking
                 | Phase::Stopping(Next::Boot)
-        )
+        ) || self.runs_when_replaced()
     }
 
     fn is_doomed(&self) -> bool {
-        matches!(self.phase, Phase::Stopping(Next::Remove) | Phase::Removing | Phase::Gone)
+        matches!(
+            self.phase,
+            Phase::Stopping(Next::Remove) | Phase::Replacing(Next::Remove) | Phase::Removing | Phase::Gone
+        )
     }
 
     fn wanted(&mut self, request: Request, waiter: Waiter, out: &mut Vec<Effect>) {
@@ -295,7 +310,12 @@ impl Lifecycle {
             return;
         }
         match request {
-            Request::Start | Request::Restart | Request::Ensure | Request::Wake | Request::WakeAgain
+            Request::Start
+            | Request::Restart
+            | Request::Ensure
+            | Request::Wake
+            | Request::WakeAgain
+            | Request::Replace { .. }
                 if self.daemon_ends =>
             {
                 out.push(Effect::Reply(waiter, Reply::DaemonEnds));
@@ -312,6 +332,7 @@ impl Lifecycle {
             }
             Request::WakeAgain => self.wake(waiter, out),
             Request::GoOn => self.go_on(waiter, out),
+            Request::Replace { runs } => self.replace(runs, waiter, out),
             Request::Pause => self.pause(waiter, out),
             Request::Hibernate => self.hibernate(waiter, out),
             Request::Stop => self.stop(waiter, StopReason::stopped(), out),
@@ -338,6 +359,8 @@ impl Lifecycle {
                 self.for_running.push(waiter);
                 match self.phase {
                     Phase::Stopped => self.begin_boot(out),
+                    // It is stopped for that already.
+                    Phase::Stopping(Next::Replace) | Phase::Replacing(_) => {}
                     Phase::Stopping(_) => self.phase = Phase::Stopping(Next::Boot),
                     _ => {
                         let others = std::mem::take(&mut self.for_running);
@@ -353,6 +376,7 @@ impl Lifecycle {
                 self.for_removal.push(waiter);
                 match self.phase {
                     Phase::Stopped => self.remove(out),
+                    Phase::Replacing(_) => self.rest_when_replaced(Next::Remove, &StopReason::deleted(), out),
                     _ => self.stop_with(StopReason::deleted(), Manner::AtOnce, Next::Remove, out),
                 }
             }
@@ -372,6 +396,10 @@ impl Lifecycle {
                 self.phase = Phase::Stopping(Next::Boot);
             }
             Phase::Stopping(Next::Boot) => self.for_running.push(waiter),
+            Phase::Stopping(Next::Replace) | Phase::Replacing(_) => {
+                self.enabled = true;
+                self.for_running.push(waiter);
+            }
             Phase::Paused
             | Phase::Pausing
             | Phase::Resuming
@@ -407,16 +435,23 @@ impl Lifecycle {
 
     /// Whether somebody asked for its end, which whoever was there before does not undo.
     fn is_stopped_on_request(&self) -> bool {
-        matches!(self.phase, Phase::Stopped | Phase::Stopping(Next::Rest))
+        matches!(
+            self.phase,
+            Phase::Stopped | Phase::Stopping(Next::Rest | Next::Replace) | Phase::Replacing(_)
+        ) && !self.runs_when_replaced()
             && (self.ended_on_request || self.reason.as_ref().is_some_and(StopReason::is_requested))
     }
 
     fn wake(&mut self, waiter: Waiter, out: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Stopped | Phase::Stopping(Next::Rest) if !self.enabled => {
+            Phase::Stopped | Phase::Stopping(Next::Rest | Next::Replace) | Phase::Replacing(_)
+                if !self.enabled =>
+            {
                 out.push(Effect::Reply(waiter, Reply::Disabled));
             }
-            Phase::Stopped | Phase::Stopping(Next::Rest) => self.start(waiter, out),
+            Phase::Stopped | Phase::Stopping(Next::Rest | Next::Replace) | Phase::Replacing(_) => {
+                self.start(waiter, out);
+            }
             _ => self.ensure(waiter, out),
         }
     }
@@ -427,6 +462,10 @@ impl Lifecycle {
             Phase::Stopped => {
                 self.dismiss(&Reply::Failed(reason), out);
                 out.push(Effect::Reply(waiter, Reply::Done));
+            }
+            Phase::Replacing(_) => {
+                self.for_stop.push(waiter);
+                self.rest_when_replaced(Next::Rest, &reason, out);
             }
             _ => {
                 self.for_stop.push(waiter);
@@ -440,6 +479,9 @@ impl Lifecycle {
         let resting = self.for_pause.drain(..).chain(self.for_hibernation.drain(..));
         let waiting = self.for_running.drain(..).chain(self.for_going_on.drain(..)).chain(resting);
         self.failed.extend(waiting.map(|waiter| (waiter, Reply::Failed(reason.clone()))));
+        if next != Next::Replace {
+            self.give_up_replacement(&reason);
+        }
         let first = !matches!(self.phase, Phase::Stopping(_));
         self.held = false;
         if first {
@@ -493,16 +535,14 @@ impl Lifecycle {
             }
             // That it is stopped is seen before it is anything else: somebody may have waited for just that.
             Next::Boot => out.push(Effect::Next),
+            Next::Replace => self.begin_replacement(out),
             Next::Remove => self.remove(out),
         }
     }
 
     /// It is stopped, and whoever came meanwhile wants it.
     fn serve_whoever_came(&mut self, out: &mut Vec<Effect>) {
-        if self.for_running.is_empty() {
-            return;
-        }
-        if self.enabled && !self.daemon_ends {
+        if !self.for_running.is_empty() && self.enabled && !self.daemon_ends {
             self.begin_boot(out);
         } else {
             self.dismiss(&Reply::Stopped, out);

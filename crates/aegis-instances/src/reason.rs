@@ -72,6 +72,10 @@ impl StopReason {
         ["stopped", "disabled", "daemon_stopped", "timeout", "lifetime"].contains(&self.code.as_str())
     }
 
+    pub(crate) fn replaced() -> StopReason {
+        StopReason::new("restored", "stopped to be put back to a snapshot")
+    }
+
     pub(crate) fn deleted() -> StopReason {
         StopReason::new("deleted", "deleted on request")
     }

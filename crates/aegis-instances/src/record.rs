@@ -88,6 +88,7 @@ impl Record {
             attempts: passing.attempts,
             timings: passing.timings.clone(),
             held: self.life.is_held(),
+            replacing: self.life.is_replacing(),
             filled: passing.filled.clone(),
             usage: Arc::clone(usage),
             since_ms: self.since_ms,

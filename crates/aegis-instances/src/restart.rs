@@ -50,7 +50,8 @@ pub struct Ended<'a> {
 
 /// Whether somebody, or a rule, wanted the end. Nothing of that kind is ever taken back by a restart.
 fn was_wanted(reason: &StopReason) -> bool {
-    let wanted = ["stopped", "disabled", "deleted", "restarted", "daemon_stopped", "timeout", "lifetime"];
+    let wanted =
+        ["stopped", "disabled", "deleted", "restarted", "restored", "daemon_stopped", "timeout", "lifetime"];
     reason.is_idle() || wanted.contains(&reason.code.as_str())
 }
 

@@ -54,6 +54,8 @@ pub struct View {
     pub lease: Option<Lease>,
     /// How its command fares, and when it is executed again.
     pub attempts: Attempts,
+    /// Whether its disk is just being replaced, and is no business of anybody else's.
+    pub replacing: bool,
     /// Whether it stands still until the host's disk has room.
     pub held: bool,
     /// That it was paused because the host's disk was full, and how full.

@@ -47,6 +47,7 @@ impl Actor {
                 });
             }
             Effect::Wake(boot) => drop(self.wake(boot)),
+            Effect::Replace(waiter) => self.begin_replacement(waiter),
             Effect::Remove => self.remove().await,
             Effect::Reply(waiter, reply) => self.answer(waiter, reply),
             // The caller's.
@@ -55,6 +56,7 @@ impl Actor {
     }
 
     fn answer(&mut self, waiter: Waiter, reply: Reply) {
+        self.replacements.remove(&waiter);
         if let Some(waiting) = self.waiters.remove(&waiter) {
             let _gave_up = waiting.send(reply);
         }

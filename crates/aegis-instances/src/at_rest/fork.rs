@@ -8,7 +8,7 @@ use aegis_store::disk;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::at_rest::moment::{self, Moment};
+use crate::at_rest::moment::{self, GivenUp, Moment};
 use crate::error::InstanceError;
 use crate::lifecycle::Request;
 use crate::manager::{InstanceHandle, Instances};
@@ -82,17 +82,25 @@ impl Instances {
     /// [`InstanceError::NotShared`] for what is not to be shared; as of [`Instances::create`].
     pub async fn fork(&self, parent: &InstanceHandle, fork: Fork) -> Result<Forked, InstanceError> {
         let (this, parent) = (self.clone(), parent.clone());
-        // Whoever asked may go away; what is begun is done whole.
-        let forked = tokio::spawn(async move { this.fork_whole(&parent, &fork).await });
+        let given_up = GivenUp::default();
+        let _asked = given_up.when_dropped();
+        // Whoever asked may go away; a parent that stands still goes on all the same.
+        let forked = tokio::spawn(async move { this.fork_whole(&parent, &fork, &given_up).await });
         forked.await.unwrap_or(Err(InstanceError::ShuttingDown))
     }
 
-    async fn fork_whole(&self, parent: &InstanceHandle, fork: &Fork) -> Result<Forked, InstanceError> {
+    async fn fork_whole(
+        &self,
+        parent: &InstanceHandle,
+        fork: &Fork,
+        given_up: &GivenUp,
+    ) -> Result<Forked, InstanceError> {
         self.check_room()?;
         let view = parent.view();
         fork.sharing.check(&view.spec, true)?;
         let wanted = moment::Wanted { cause: Cause::Fork, machine: true };
-        let (moment, stood) = self.take_awake(parent, &view, wanted).await?;
+        let (moment, stood) = self.take_awake(parent, &view, wanted, given_up).await?;
+        given_up.check()?;
         let prefix = fork.prefix.as_ref().or(view.handle.as_ref());
         let handles: Vec<Option<String>> = match prefix {
             Some(prefix) => {
@@ -102,6 +110,11 @@ impl Instances {
             None => vec![None; fork.count as usize],
         };
         let children = self.bear(Arc::new(moment), &view.spec, handles, &fork.ports).await?;
+        if let Err(error) = given_up.check() {
+            // Nobody knows of them.
+            delete_all(children).await;
+            return Err(error);
+        }
         Ok(Forked { children, stood })
     }
 
@@ -137,10 +150,7 @@ impl Instances {
         children.sort_by_key(|(index, _)| *index);
         let children: Vec<InstanceHandle> = children.into_iter().map(|(_, child)| child).collect();
         let Some(failure) = failure else { return Ok(children) };
-        for child in children {
-            // One that cannot be deleted is listed, and can be deleted by hand.
-            let _left = child.request(Request::Delete).await;
-        }
+        delete_all(children).await;
         Err(failure)
     }
 
@@ -168,6 +178,13 @@ impl Instances {
                 Err(error)
             }
         }
+    }
+}
+
+async fn delete_all(children: Vec<InstanceHandle>) {
+    for child in children {
+        // One that cannot be deleted is listed, and can be deleted by hand.
+        let _left = child.request(Request::Delete).await;
     }
 }
 

@@ -13,6 +13,7 @@ use aegis_guest_protocol::messages::{Cause, Freeze, Sync};
 use aegis_store::disk::{self, DiskError};
 use aegis_store::home::Home;
 use aegis_vmm::{Draft, Machine, Saved};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::at_rest::Version;
 use crate::error::{InstanceError, chain};
@@ -188,6 +189,41 @@ pub(crate) fn directory(home: &Home) -> io::Result<PathBuf> {
     Ok(dir)
 }
 
+/// Whether somebody still waits for what he asked for. What has not begun when he goes does not begin.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GivenUp(CancellationToken);
+
+impl GivenUp {
+    /// Held by whoever waits.
+    pub(crate) fn when_dropped(&self) -> DropGuard {
+        self.0.clone().drop_guard()
+    }
+
+    /// Does something, unless he goes before it is done.
+    ///
+    /// # Errors
+    /// If he does.
+    pub(crate) async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, InstanceError> {
+        tokio::select! {
+            biased;
+            () = self.0.cancelled() => Err(gone()),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Whether he is still there.
+    ///
+    /// # Errors
+    /// If he is not.
+    pub(crate) fn check(&self) -> Result<(), InstanceError> {
+        if self.0.is_cancelled() { Err(gone()) } else { Ok(()) }
+    }
+}
+
+fn gone() -> InstanceError {
+    InstanceError::NotCopied("whoever asked for it has gone".to_owned())
+}
+
 /// How an instance is to be taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
@@ -198,15 +234,16 @@ pub(crate) struct Wanted {
 }
 
 impl Instances {
-    /// Takes an instance as it stands, waking it for that if need be, and lets it go on. Returns for how long its
-    /// processes stood still.
+    /// Takes an instance as it stands, waking it for that if need be, and lets it go on, unless that is given up before.
+    /// Returns for how long its processes stood still.
     pub(crate) async fn take_awake(
         &self,
         of: &InstanceHandle,
         view: &View,
         wanted: Wanted,
+        given_up: &GivenUp,
     ) -> Result<(Moment, Duration), InstanceError> {
-        let (_stay, _session) = of.awake().await?;
+        let (_stay, _session) = given_up.unless(of.awake()).await??;
         let live = of.live().ok_or(InstanceError::Stopped)?;
         let taken = take(self.context(), &view.id, &view.spec, &live, wanted).await;
         taken.map_err(InstanceError::Refused)

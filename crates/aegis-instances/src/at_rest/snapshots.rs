@@ -18,12 +18,12 @@ use aegis_guest_protocol::messages::Cause;
 use aegis_store::saved::{Key, SavedError};
 use serde::{Deserialize, Serialize};
 
-use crate::actor::Message;
+use crate::actor::replace::Replacement;
 use crate::at_rest;
 use crate::at_rest::fork::Sharing;
-use crate::at_rest::moment::{self, Moment, Standing};
+use crate::at_rest::moment::{self, GivenUp, Moment, Standing};
 use crate::error::{InstanceError, chain};
-use crate::lifecycle::{Request, State};
+use crate::lifecycle::State;
 use crate::manager::{InstanceHandle, Instances};
 use crate::now_ms;
 use crate::ports;
@@ -261,8 +261,10 @@ impl Instances {
         take: Take,
     ) -> Result<(Snapshot, Option<Duration>), InstanceError> {
         let (this, of) = (self.clone(), of.clone());
-        // Whoever asked may go away; what is begun is done whole.
-        let taken = tokio::spawn(async move { this.take_whole(&of, take).await });
+        let given_up = GivenUp::default();
+        let _asked = given_up.when_dropped();
+        // Whoever asked may go away; an instance that stands still goes on all the same.
+        let taken = tokio::spawn(async move { this.take_whole(&of, take, &given_up).await });
         taken.await.unwrap_or(Err(InstanceError::ShuttingDown))
     }
 
@@ -270,6 +272,7 @@ impl Instances {
         &self,
         of: &InstanceHandle,
         take: Take,
+        given_up: &GivenUp,
     ) -> Result<(Snapshot, Option<Duration>), InstanceError> {
         self.check_room()?;
         let view = of.view();
@@ -281,7 +284,8 @@ impl Instances {
         if snapshots.join(&name).exists() {
             return Err(InstanceError::SnapshotExists(name));
         }
-        let (moment, stood) = self.moment_of(of, &view, machine).await?;
+        let (moment, stood) = self.moment_of(of, &view, machine, given_up).await?;
+        given_up.check()?;
         let note = Note {
             instance: view.id.clone(),
             handle: view.handle.clone(),
@@ -303,15 +307,23 @@ impl Instances {
         of: &InstanceHandle,
         view: &View,
         machine: bool,
+        given_up: &GivenUp,
     ) -> Result<(Moment, Option<Duration>), InstanceError> {
         if view.state == State::Stopped {
             let mut now = of.watch();
             let _in_use = tokio::select! {
-                in_use = of.disk().begin() => in_use,
+                in_use = given_up.unless(of.disk().begin()) => in_use?,
                 _ = now.wait_for(|now| now.state != State::Stopped) => {
                     return Err(InstanceError::AlreadyRunning(crate::view::word(of.view().state)));
                 }
             };
+            let now = of.view();
+            if now.replacing {
+                return Err(InstanceError::NotCopied("it is just being put back to a snapshot".to_owned()));
+            }
+            if now.state != State::Stopped {
+                return Err(InstanceError::AlreadyRunning(crate::view::word(now.state)));
+            }
             let (home, id) = (self.context().home.clone(), view.id.clone());
             if !home.disk(&id).exists() {
                 return Err(InstanceError::NotCopied(
@@ -323,7 +335,7 @@ impl Instances {
             return Ok((moment, None));
         }
         let wanted = moment::Wanted { cause: Cause::Snapshot, machine };
-        let (moment, stood) = self.take_awake(of, view, wanted).await?;
+        let (moment, stood) = self.take_awake(of, view, wanted, given_up).await?;
         Ok((moment, Some(stood)))
     }
 
@@ -362,41 +374,19 @@ impl Instances {
     }
 
     /// Puts the instance that a snapshot was taken of back to where it was then. What it has done since is lost. It runs
-    /// afterwards if it did then, and is stopped otherwise.
+    /// afterwards if it did then, and is stopped otherwise. Given up, it does so only if it has begun to.
     ///
     /// # Errors
+    /// [`InstanceError::NotCopied`] if its disk is in use, or cannot be replaced;
     /// [`InstanceError::NoSnapshot`]; [`InstanceError::NotFound`] if there is no such instance any more.
     pub async fn restore_snapshot(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
-        let (this, name) = (self.clone(), name.to_owned());
-        let restored = tokio::spawn(async move { this.restore_whole(&name).await });
-        restored.await.unwrap_or(Err(InstanceError::ShuttingDown))
-    }
-
-    async fn restore_whole(&self, name: &str) -> Result<InstanceHandle, InstanceError> {
         self.check_room()?;
         let (moment, note) = self.load(name).await?;
         let instance = self.find(&note.instance)?;
-        instance.request(Request::Stop).await?;
-        {
-            let _in_use = instance.disk().begin().await;
-            let state = instance.view().state;
-            if state != State::Stopped {
-                return Err(InstanceError::AlreadyRunning(crate::view::word(state)));
-            }
-            let (home, id) = (self.context().home.clone(), note.instance.clone());
-            let placed = tokio::task::spawn_blocking(move || moment.replace(&home, &id)).await;
-            let origin = placed.map_err(|_| InstanceError::ShuttingDown)?.map_err(InstanceError::Disk)?;
-            if let Some(origin) = origin {
-                instance.tell(Message::GoOnFrom(origin)).await?;
-            }
-        }
-        if note.running {
-            match instance.request(Request::Start).await {
-                // Somebody has come to its ports before this.
-                Err(InstanceError::AlreadyRunning(_)) => instance.request(Request::Ensure).await?,
-                started => started?,
-            }
-        }
+        let given_up = GivenUp::default();
+        let _asked = given_up.when_dropped();
+        let (name, runs) = (name.to_owned(), note.running);
+        instance.replace(Replacement { name, moment, runs, given_up }).await?;
         Ok(instance)
     }
 }

@@ -7,7 +7,9 @@ use super::*;
 
 mod world;
 
-const REQUESTS: [Request; 19] = [
+const REQUESTS: [Request; 21] = [
+    Request::Replace { runs: true },
+    Request::Replace { runs: false },
     // Clients come and write at any moment.
     Request::GoOn,
     Request::GoOn,
@@ -329,4 +331,57 @@ fn what_was_on_its_way_does_not_undo_a_pause_and_what_comes_after_it_does() {
     life.step(Event::Idle(Rung::Pause));
     assert_eq!(life.step(Event::Wanted(Request::GoOn, 4)), []);
     assert_eq!(life.step(Event::PauseEnded(1, Ok(()))), [Effect::Resume(1)]);
+}
+
+#[test]
+fn whoever_comes_while_it_is_put_back_is_served_by_what_comes_of_that() {
+    let mut life = running();
+    let replace = Event::Wanted(Request::Replace { runs: true }, 1);
+    assert_eq!(life.step(replace), [Effect::TearDown(1, Manner::Graceful)]);
+    for (waiter, request) in [(2, Request::Wake), (3, Request::Ensure), (4, Request::WakeAgain)] {
+        assert_eq!(life.step(Event::Wanted(request, waiter)), []);
+    }
+    assert_eq!(life.step(Event::TornDown(1)), [Effect::Replace(1)]);
+    assert_eq!(life.step(Event::Wanted(Request::Wake, 5)), []);
+    // A second one is refused, and at once.
+    let second = life.step(Event::Wanted(Request::Replace { runs: true }, 6));
+    assert!(matches!(replies(&second)[..], [Reply::NotReplaced(_)]), "{second:?}");
+    assert_eq!(life.step(Event::Replaced(Ok(()))), [Effect::Boot(2)]);
+    assert_eq!(replies(&life.step(Event::Booted(2))), [&Reply::Done; 5]);
+}
+
+#[test]
+fn one_who_does_not_wait_any_more_has_nothing_replaced_later() {
+    let mut life = running();
+    life.step(Event::Wanted(Request::Replace { runs: true }, 1));
+    assert_eq!(life.asked_for_later().collect::<Vec<_>>(), [1]);
+    life.step(Event::GaveUp(1));
+    assert_eq!(life.step(Event::TornDown(1)), []);
+    assert_eq!(life.state(), State::Stopped);
+    // The same for what was to be when it runs.
+    let mut life = Lifecycle::stopped(true, 1, None);
+    life.step(Event::Wanted(Request::Start, 1));
+    life.step(Event::Wanted(Request::Hibernate, 2));
+    life.step(Event::Wanted(Request::Pause, 3));
+    life.step(Event::GaveUp(2));
+    life.step(Event::GaveUp(3));
+    assert_eq!(life.step(Event::Booted(2)), [Effect::Reply(1, Reply::Done)]);
+    assert_eq!(life.state(), State::Running);
+}
+
+#[test]
+fn a_stop_while_its_disk_is_replaced_leaves_it_stopped_and_replaced() {
+    let mut life = Lifecycle::stopped(true, 1, None);
+    assert_eq!(ask(&mut life, Request::Replace { runs: true }), [Effect::Replace(1)]);
+    assert_eq!(life.step(Event::Wanted(Request::Stop, 2)), []);
+    let effects = life.step(Event::Replaced(Ok(())));
+    assert_eq!(replies(&effects), [&Reply::Done, &Reply::Done]);
+    assert_eq!(life.step(Event::Next), []);
+    assert_eq!(life.state(), State::Stopped);
+    // Before it has begun the stop goes before it.
+    let mut life = running();
+    ask(&mut life, Request::Replace { runs: true });
+    life.step(Event::Wanted(Request::Stop, 2));
+    let effects = life.step(Event::TornDown(1));
+    assert!(matches!(replies(&effects)[..], [Reply::Done, Reply::NotReplaced(_)]), "{effects:?}");
 }

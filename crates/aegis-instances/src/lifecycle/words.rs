@@ -28,6 +28,8 @@ pub enum Reply {
     Failed(StopReason),
     /// The host's disk has no room for it.
     NoRoom(String),
+    /// Its disk is not replaced; why.
+    NotReplaced(String),
     /// The machine refused to pause.
     Refused(String),
 }
@@ -45,6 +47,11 @@ pub enum Request {
     WakeAgain,
     /// Run, for a connection that leads to its machine: go on if that stands still, and never boot.
     GoOn,
+    /// Have its disk replaced, stopped for that, and run afterwards or stay stopped.
+    Replace {
+        /// Whether it runs.
+        runs: bool,
+    },
     /// Stand still.
     Pause,
     /// Stand still on disk.
@@ -94,6 +101,10 @@ pub enum Event {
     Died(Boot, StopReason),
     /// Nothing is left of the machine.
     TornDown(Boot),
+    /// Its disk has been replaced; or has not, and why.
+    Replaced(Result<(), String>),
+    /// Somebody does not wait any more for what he asked for.
+    GaveUp(Waiter),
     /// It is stopped, everybody has seen that, and what was wanted meanwhile may begin.
     Next,
     /// Nothing is left of the instance.
@@ -135,6 +146,8 @@ pub enum Effect {
     Hibernate(Boot),
     /// Make the machine again from what is on disk, and let it go on.
     Wake(Boot),
+    /// Replace its disk by what this one has brought, if he still wants it.
+    Replace(Waiter),
     /// Remove all that is stored of the instance.
     Remove,
     /// Feed [`Event::Next`] back, as soon as it is known that it is stopped.

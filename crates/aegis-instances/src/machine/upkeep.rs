@@ -89,6 +89,12 @@ impl Instances {
             if !view.borrow().enabled {
                 return Err(InstanceError::Disabled);
             }
+            // It may be on its way there, and its disk another one's business.
+            let at_rest = |view: &View| match view.state {
+                State::Stopped => !view.replacing,
+                _ => view.reason.is_none(),
+            };
+            view.wait_for(|view| at_rest(view)).await.map_err(|_| InstanceError::Removed)?;
             let disk = instance.disk();
             let guard = tokio::select! {
                 biased;
@@ -96,7 +102,7 @@ impl Instances {
                 _ = view.wait_for(|view| view.state != State::Stopped) => continue,
             };
             let now = instance.view();
-            if now.state == State::Stopped && now.enabled {
+            if now.state == State::Stopped && now.enabled && !now.replacing {
                 return self.hold(instance, &now, exec, guard).await;
             }
         }

@@ -17,6 +17,10 @@ pub(super) struct World {
     pub(super) waking: bool,
     /// The boot whose machine is on disk.
     pub(super) on_disk: Option<Boot>,
+    /// Who has its disk replaced.
+    pub(super) replacing: Option<Waiter>,
+    /// Those who do not wait any more for what has not begun.
+    pub(super) gone: BTreeSet<Waiter>,
     pub(super) removing: bool,
     pub(super) removed: bool,
     /// Whether the machine stands still, as it is and not as anybody believes.
@@ -40,6 +44,9 @@ pub(super) struct World {
 impl World {
     pub(super) fn feed(&mut self, life: &mut Lifecycle, event: Event) {
         let mut pruned = false;
+        if let Event::GaveUp(waiter) = event {
+            self.gone.insert(waiter);
+        }
         if let Event::Wanted(request, waiter) = event {
             assert!(self.waiting.insert(waiter));
             if matches!(request, Request::Ensure | Request::Wake | Request::WakeAgain) {
@@ -89,7 +96,9 @@ impl World {
     /// Notes who asks for what.
     pub(super) fn ask(&mut self, request: Request, waiter: Waiter, life: &Lifecycle) {
         match request {
-            Request::Start | Request::Restart | Request::Wake => self.rest_wanted = false,
+            Request::Start | Request::Restart | Request::Wake | Request::Replace { runs: true } => {
+                self.rest_wanted = false;
+            }
             // It costs nothing there.
             Request::DaemonStop if life.state() == State::Hibernated => {}
             Request::Stop | Request::DaemonStop | Request::TimeUp | Request::Disable | Request::LifeOver => {
@@ -105,6 +114,7 @@ impl World {
         match effect {
             Effect::Boot(boot) => {
                 assert_eq!((self.machine, self.on_disk), (None, None), "a second machine beside the first");
+                assert_eq!(self.replacing, None, "a machine whose disk is being replaced");
                 assert!(!self.removed && !self.removing, "a boot after removal");
                 self.machine = Some(boot);
                 self.booting = Some(boot);
@@ -142,10 +152,17 @@ impl World {
             }
             Effect::Remove => {
                 assert_eq!((self.machine, self.on_disk), (None, None), "removal under a machine");
+                assert_eq!(self.replacing, None, "removal of a disk that is being replaced");
                 assert!(!self.removing);
                 self.removing = true;
             }
             Effect::Reply(waiter, _) => assert!(self.waiting.remove(&waiter), "a second reply"),
+            Effect::Replace(waiter) => {
+                assert_eq!((self.machine, self.on_disk), (None, None), "another disk under a machine");
+                assert!(self.replacing.is_none() && !self.removing && !self.removed);
+                assert!(!self.gone.contains(&waiter), "what somebody gave up strikes");
+                self.replacing = Some(waiter);
+            }
             Effect::Next => {}
         }
     }
@@ -162,6 +179,10 @@ impl World {
         if self.next_is_due {
             all.push(Event::Next);
         }
+        if self.replacing.is_some() {
+            all.push(Event::Replaced(if ok { Ok(()) } else { Err("no".to_owned()) }));
+        }
+        all.extend(life.asked_for_later().map(Event::GaveUp));
         let result = || if ok { Ok(()) } else { Err("no".to_owned()) };
         if let Some(boot) = self.machine {
             if self.booting.is_some() {
@@ -251,6 +272,7 @@ impl World {
             }
             Event::Removed => self.removed = true,
             Event::Next => self.next_is_due = false,
+            Event::Replaced(_) => self.replacing = None,
             _ => {}
         }
     }
@@ -262,6 +284,7 @@ impl World {
         self.stoppers.clear();
         self.clients.clear();
         (self.daemon_ends, self.rest_wanted, self.next_is_due) = (false, false, false);
+        self.replacing = None;
         self.frozen |= self.pausing && paused_in_time;
         self.frozen &= !(self.resuming && paused_in_time);
         if self.hibernating && paused_in_time {
@@ -288,8 +311,14 @@ impl World {
     pub(super) fn settle(&mut self, life: &mut Lifecycle) {
         for _ in 0..100 {
             let next = self.news(life, true).into_iter().find(|event| {
-                !matches!(event, Event::Exited(..) | Event::Died(..) | Event::Idle(_) | Event::HostHasRoom)
-                    && !is_late(event, life)
+                !matches!(
+                    event,
+                    Event::Exited(..)
+                        | Event::Died(..)
+                        | Event::Idle(_)
+                        | Event::HostHasRoom
+                        | Event::GaveUp(_)
+                ) && !is_late(event, life)
             });
             let Some(event) = next else { return };
             self.note(&event);
