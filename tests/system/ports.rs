@@ -290,6 +290,52 @@ fn an_explicit_pause_keeps_connections_open_and_the_next_byte_wakes_it() {
     }
 }
 
+/// Asks and hears, over and over, until it is told to end; returns how often.
+fn chat(port: u16, over: &std::sync::atomic::AtomicBool) -> u64 {
+    let mut client = connect(port);
+    let mut count = 0u64;
+    while !over.load(std::sync::atomic::Ordering::Relaxed) {
+        let mut answer = [0; 8];
+        client.write_all(&count.to_le_bytes()).unwrap();
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(u64::from_le_bytes(answer), count);
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn a_pause_in_the_middle_of_requests_says_who_waits_stays_one_and_they_are_answered_when_it_goes_on() {
+    let daemon = daemon();
+    let guest = server(echo);
+    start(&daemon, "web", &[format!("{guest}/tcp")]);
+    let port = public_port(&daemon, "web", 0);
+    let over = std::sync::Arc::default();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let over = std::sync::Arc::clone(&over);
+            std::thread::spawn(move || chat(port, &over))
+        })
+        .collect();
+    eventually("they are connected", DEADLINE, || daemon.info("web").unwrap()["active_connections"] == 4);
+    for _ in 0..5 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let before = count(&daemon, "web", "running");
+        let said = daemon.ok(&["instance", "pause", "web"]);
+        assert_eq!(said, "Instance web paused; 4 clients are connected and wait until it goes on\n");
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let info: Value = daemon.info("web").unwrap();
+        assert_eq!((&info["state"], count(&daemon, "web", "running")), (&Value::from("paused"), before));
+        assert_eq!((&info["kept_awake_by"], &info["next_step"]), (&serde_json::json!([]), &Value::Null));
+        assert!(info["condition"].as_str().unwrap().starts_with("paused with 4 connections open"), "{info}");
+        assert_eq!(daemon.ok(&["instance", "resume", "web"]), "Instance web resumed\n");
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    for client in clients {
+        assert!(client.join().unwrap() > 5);
+    }
+}
+
 /// What a client sees of a connection: the bytes, and how it ended.
 fn witness(port: u16, act: fn(&mut TcpStream)) -> (Vec<u8>, Option<ErrorKind>) {
     let mut client = connect(port);
@@ -502,6 +548,10 @@ fn a_silent_connection_may_stop_counting_and_its_next_byte_wakes_the_instance() 
         "500ms",
         "--idle-connections-after",
         "500ms",
+        "--idle-hibernate",
+        "never",
+        "--idle-stop",
+        "500ms",
         "--",
         "sleep",
         "1000",
@@ -516,6 +566,14 @@ fn a_silent_connection_may_stop_counting_and_its_next_byte_wakes_the_instance() 
         eventually("it rests with the connection open", DEADLINE, || daemon.state("web") == "paused");
         assert_eq!(daemon.info("web").unwrap()["active_connections"], 1);
     }
+    // It rests no deeper while the connection is open, and when that ends nothing is booted for it.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(daemon.state("web"), "paused");
+    assert_eq!(count(&daemon, "web", "stopping"), 0);
+    drop(client);
+    eventually("it is stopped", DEADLINE, || daemon.state("web") == "stopped");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!((daemon.state("web").as_str(), count(&daemon, "web", "starting")), ("stopped", 1));
 }
 
 #[test]

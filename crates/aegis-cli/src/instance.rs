@@ -1,6 +1,7 @@
 //! `aegis instance`.
 
 use aegis_api::instance::{CreateInstance, Instance, State};
+use aegis_client::Client;
 
 use crate::Context;
 use crate::arguments::{Expose, Info, List, Names, OutputFormat, Prune, Start, Unexpose};
@@ -109,6 +110,16 @@ pub async fn unexpose(context: &Context, arguments: &Unexpose) -> Result<i32, Fa
     Ok(code)
 }
 
+/// Who is connected to one that has been paused, and waits.
+async fn waiting(client: &mut Client, name: &str) -> String {
+    // Paused it is, whether or not this can be asked.
+    match client.describe(name).await.map(|instance| instance.active_connections) {
+        Ok(1) => "; 1 client is connected and waits until it goes on".to_owned(),
+        Ok(count) if count > 1 => format!("; {count} clients are connected and wait until it goes on"),
+        _ => String::new(),
+    }
+}
+
 /// Does the same to each instance. All are tried.
 ///
 /// # Errors
@@ -117,7 +128,9 @@ pub async fn act(context: &Context, names: &Names, verb: &str, done: &str) -> Re
     let mut client = context.client();
     output::each(&names.instances, async |name| {
         let acted = if verb == "delete" { client.delete(name).await } else { client.act(name, verb).await };
-        acted.map(|_| format!("Instance {name} {done}"))
+        acted?;
+        let waiting = if verb == "pause" { waiting(&mut client, name).await } else { String::new() };
+        Ok(format!("Instance {name} {done}{waiting}"))
     })
     .await
 }

@@ -48,7 +48,7 @@ pub struct RestSpec {
     pub hibernate: Option<After>,
     /// From the pause to the stop.
     pub stop: Option<After>,
-    /// From a connection's last byte until it does not count as use any more.
+    /// From a connection's last byte until it keeps the instance awake no more.
     pub connections: Option<After>,
 }
 
@@ -85,7 +85,7 @@ pub struct Rest {
     pub hibernate_ms: Option<u64>,
     /// From the pause to the stop, or, if it is never paused, from the last use; milliseconds.
     pub stop_ms: Option<u64>,
-    /// From a connection's last byte until it counts no more, milliseconds.
+    /// From a connection's last byte until it keeps the instance awake no more, milliseconds.
     pub silent_ms: Option<u64>,
 }
 
@@ -156,7 +156,8 @@ pub struct Due {
     pub at_ms: i64,
 }
 
-/// The next step, and when; `None` while somebody uses it, or if it never rests.
+/// The next step, and when; `None` while somebody uses it, or if it never rests. Connections that are open, though they are
+/// silent, outlive a pause and nothing else: with them it rests no deeper.
 #[must_use]
 pub fn next(rest: &Rest, state: State, usage: &Use) -> Option<Due> {
     if usage.counts.execs > 0 || usage.counts.terminals > 0 {
@@ -179,6 +180,9 @@ pub fn next(rest: &Rest, state: State, usage: &Use) -> Option<Due> {
         (State::Running, None) | (State::Hibernated, _) => (Rung::Stop, rest.stop_ms?),
         (State::Stopped | State::Starting, _) => return None,
     };
+    if rung != Rung::Pause && usage.counts.connections > 0 {
+        return None;
+    }
     Some(Due { rung, at_ms: later(idle_since, after) })
 }
 
@@ -186,13 +190,16 @@ fn later(from: i64, by: u64) -> i64 {
     from.saturating_add(i64::try_from(by).unwrap_or(i64::MAX))
 }
 
-/// What keeps it awake at this moment, for people.
+/// What keeps it awake at this moment, for people; nothing, if it is not.
 #[must_use]
-pub fn reasons(rest: &Rest, usage: &Use, lease_reason: &str, now_ms: i64) -> Vec<String> {
+pub fn reasons(rest: &Rest, state: State, usage: &Use, lease_reason: &str, now_ms: i64) -> Vec<String> {
     let Counts { connections, execs, terminals } = usage.counts;
     let several =
         |count: u32, one: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") };
     let mut found = Vec::new();
+    if !matches!(state, State::Running | State::Starting) {
+        return found;
+    }
     let silent = rest.silent_ms.is_some_and(|after| later(usage.last_byte_ms, after) <= now_ms);
     if connections > 0 && !silent {
         found.push(several(connections, "connection"));
@@ -270,8 +277,24 @@ mod tests {
         assert_eq!(next(&LADDER, State::Running, &usage), None);
         let impatient = Rest { silent_ms: Some(30), ..LADDER };
         assert_eq!(next(&impatient, State::Running, &usage), Some(Due { rung: Rung::Pause, at_ms: 590 }));
-        assert_eq!(reasons(&impatient, &usage, "", 529), ["3 connections"]);
-        assert!(reasons(&impatient, &usage, "", 530).is_empty());
+        assert_eq!(reasons(&impatient, State::Running, &usage, "", 529), ["3 connections"]);
+        assert!(reasons(&impatient, State::Running, &usage, "", 530).is_empty());
+        // Nothing keeps awake what stands still.
+        assert!(reasons(&impatient, State::Paused, &usage, "", 529).is_empty());
+    }
+
+    #[test]
+    fn silent_connections_are_held_by_a_pause_and_ended_by_nothing_deeper() {
+        let counts = Counts { connections: 1, ..Counts::default() };
+        let usage = Use { counts, last_byte_ms: 500, ..idle(100) };
+        let never_deeper = Rest { hibernate_ms: None, silent_ms: Some(30), ..LADDER };
+        for rest in [Rest { silent_ms: Some(30), ..LADDER }, never_deeper] {
+            assert_eq!(next(&rest, State::Paused, &usage), None);
+            assert_eq!(next(&rest, State::Hibernated, &usage), None);
+            let unpaused = Rest { pause_ms: None, ..rest };
+            assert_eq!(next(&unpaused, State::Running, &usage), None);
+            assert!(next(&rest, State::Paused, &idle(100)).is_some());
+        }
     }
 
     proptest! {
@@ -287,13 +310,14 @@ mod tests {
         fn nobody_who_uses_it_is_paused_and_nobody_else_keeps_it(
             connections in 0u32..3, execs in 0u32..2, terminals in 0u32..2,
             active in -1000i64..1000, lease in proptest::option::of(-1000i64..1000), byte in -1000i64..1000,
-            running in any::<bool>(),
+            running in any::<bool>(), silent_ms in proptest::option::of(0u64..100),
         ) {
             let counts = Counts { connections, execs, terminals };
             let usage = Use { counts, last_byte_ms: byte, lease_until_ms: lease, active_ms: active };
             let state = if running { State::Running } else { State::Paused };
-            let due = next(&LADDER, state, &usage);
-            prop_assert_eq!(due.is_none(), connections + execs + terminals > 0);
+            let due = next(&Rest { silent_ms, ..LADDER }, state, &usage);
+            let held = connections > 0 && !(running && silent_ms.is_some());
+            prop_assert_eq!(due.is_none(), held || execs + terminals > 0);
             if let Some(due) = due {
                 prop_assert!(due.at_ms > active && lease.is_none_or(|until| due.at_ms > until));
             }

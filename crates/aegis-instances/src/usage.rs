@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -9,6 +10,11 @@ use crate::now_ms;
 
 /// Most connections of one instance at a time: each takes a stream in its guest.
 pub const MOST_CONNECTIONS: u32 = 4000;
+
+/// How long connections have to be silent before what comes is an answer to nothing that was on its way.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long that is waited for.
+const LONGEST_SETTLING: Duration = Duration::from_millis(500);
 
 /// Who uses an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,6 +113,22 @@ impl Usage {
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
         (self.to_guest.load(Ordering::Relaxed), self.from_guest.load(Ordering::Relaxed))
+    }
+
+    /// Returns when what was on its way on connections is over: nothing has come for a moment, or so much that it is of no
+    /// use to wait. Only then what comes is something new.
+    pub(crate) async fn quiet(&self) {
+        let until = tokio::time::Instant::now() + LONGEST_SETTLING;
+        while self.counts().connections > 0 && tokio::time::Instant::now() < until {
+            let silent_ms = u64::try_from(now_ms().saturating_sub(self.last_byte_ms())).unwrap_or(0);
+            let Some(left) =
+                QUIET.checked_sub(Duration::from_millis(silent_ms)).filter(|left| !left.is_zero())
+            else {
+                return;
+            };
+            // That nothing comes no event tells.
+            tokio::time::sleep(left).await;
+        }
     }
 
     fn leave(&self, user: User) {

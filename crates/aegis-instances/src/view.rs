@@ -98,14 +98,26 @@ impl View {
     #[must_use]
     pub fn condition(&self) -> Option<String> {
         let filled = self.filled.as_ref().map(|text| format!("paused: {text}"));
-        filled.or_else(|| self.attempts.condition())
+        filled.or_else(|| self.held_by_clients()).or_else(|| self.attempts.condition())
+    }
+
+    /// Who is connected to one that stands still: it rests no deeper, and why should be known.
+    fn held_by_clients(&self) -> Option<String> {
+        let count = self.usage.counts().connections;
+        let open = if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") };
+        (self.state == State::Paused && count > 0).then(|| {
+            format!(
+                "paused with {open} open: it rests no deeper, and goes on when one carries something or ends, or by: \
+                 aegis instance resume"
+            )
+        })
     }
 
     /// What keeps it awake at this moment, for people.
     #[must_use]
     pub fn kept_awake_by(&self) -> Vec<String> {
         let reason = self.lease.as_ref().map_or("", |lease| &lease.reason);
-        rest::reasons(&self.rest, &self.in_use(), reason, crate::now_ms())
+        rest::reasons(&self.rest, self.state, &self.in_use(), reason, crate::now_ms())
     }
 }
 

@@ -22,12 +22,16 @@ impl Actor {
             Effect::Pause(boot) => {
                 // Until all its processes stood still, one that fills the host's disk would go on doing so.
                 let at_once = self.record.life.is_held();
+                let usage = Arc::clone(&self.usage);
                 self.with_machine(boot, move |live| async move {
                     let Some(machine) = live.machine() else { return };
                     let result = match at_once {
                         true => machine.pause().await.map_err(|error| error.to_string()),
                         false => pause(&live, &*machine).await,
                     };
+                    if result.is_ok() {
+                        usage.quiet().await;
+                    }
                     live.tell(Message::Happened(Event::PauseEnded(live.boot, result))).await;
                 });
             }
