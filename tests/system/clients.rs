@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
@@ -235,4 +237,83 @@ fn whoever_comes_while_it_is_being_stopped_is_served_after_the_stop() {
     let since = kinds(&daemon, "s").split_off(before);
     assert_eq!(since[..3], ["stopping", "stopped", "starting"], "{since:?}");
     becomes(&daemon, "s", "running");
+}
+
+/// Clients of every kind, which wait for the end, and say something to it.
+fn waiting_clients(daemon: &Daemon) -> Vec<std::thread::JoinHandle<()>> {
+    let clients: Vec<Client> = KINDS.into_iter().map(|kind| Client::served(daemon, "s", kind)).collect();
+    let wait = |mut client: Client| {
+        std::thread::spawn(move || {
+            while client.hears() {}
+            // By name this would be a request of its own.
+            if client.kind != Kind::KeptAliveByName {
+                client.says_more();
+            }
+        })
+    };
+    clients.into_iter().map(wait).collect()
+}
+
+#[test]
+fn clients_of_a_machine_that_ends_by_itself_dies_or_goes_to_disk_wake_nothing() {
+    let daemon = Daemon::start();
+    start(&daemon, "s", &[]);
+    drop(Client::served(&daemon, "s", Kind::Tcp));
+    let end = |way: &str| match way {
+        "by itself" => drop(daemon.aegis(&["exec", "s", "--", "pkill", "-o", "python3"])),
+        "to disk" => drop(daemon.ok(&["instance", "hibernate", "s"])),
+        _ => daemon.machines().into_iter().for_each(|pid| {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }),
+    };
+    for (way, state) in [("to disk", "hibernated"), ("by itself", "stopped"), ("killed", "stopped")] {
+        let clients = waiting_clients(&daemon);
+        end(way);
+        becomes(&daemon, "s", state);
+        for client in clients {
+            client.join().unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(daemon.state("s"), state, "{:?}", kinds(&daemon, "s"));
+        eventually("nobody is counted any more", DEADLINE, || connections(&daemon, "s") == 0);
+        drop(Client::served(&daemon, "s", Kind::Tcp));
+        assert_eq!(daemon.state("s"), "running");
+    }
+}
+
+#[test]
+fn a_pause_of_a_real_machine_under_requests_stays_one_and_loses_none_of_them() {
+    let daemon = Daemon::start();
+    start(&daemon, "s", &[]);
+    let over = Arc::new(AtomicBool::new(false));
+    let chats: Vec<_> = [Kind::Tcp, Kind::Tcp, Kind::KeptAlive, Kind::WebSocketByName]
+        .into_iter()
+        .map(|kind| {
+            let (mut client, over) = (Client::served(&daemon, "s", kind), Arc::clone(&over));
+            std::thread::spawn(move || {
+                let mut count = 0;
+                while !over.load(Ordering::Relaxed) {
+                    client.says_more();
+                    assert!(client.hears(), "{kind:?}: no answer to request {count}");
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(300));
+        let before = kinds(&daemon, "s").iter().filter(|kind| *kind == "running").count();
+        let said = daemon.ok(&["instance", "pause", "s"]);
+        assert_eq!(said, "Instance s paused; 4 clients are connected and wait until it goes on\n");
+        std::thread::sleep(Duration::from_secs(2));
+        let after = kinds(&daemon, "s").iter().filter(|kind| *kind == "running").count();
+        assert_eq!((daemon.state("s").as_str(), after), ("paused", before));
+        let _out = daemon.ok(&["instance", "resume", "s"]);
+    }
+    over.store(true, Ordering::Relaxed);
+    for chat in chats {
+        assert!(chat.join().unwrap() > 3);
+    }
 }

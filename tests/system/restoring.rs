@@ -120,3 +120,28 @@ fn a_restore_of_a_stopped_instance_whose_files_are_being_copied_is_refused_in_ti
     let _out = daemon.ok(&["snapshot", "restore", "m"]);
     assert_eq!(daemon.state("s"), "running");
 }
+
+#[test]
+fn a_fork_or_a_snapshot_that_was_given_up_leaves_nothing() {
+    let daemon = Daemon::start();
+    start(&daemon, "s", &[]);
+    drop(Client::served(&daemon, "s", Kind::Tcp));
+    let children = || daemon.ok(&["instance", "list"]).contains("child-");
+    let mut fork = daemon.spawn(&["fork", "s", "--count", "6", "--name", "child"]);
+    eventually("children come", DEADLINE, children);
+    fork.kill().unwrap();
+    let _killed = fork.wait().unwrap();
+    eventually("none is left", DEADLINE, || !children() && daemon.machines().len() == 1);
+    // One that would be taken of an instance that is just starting, by somebody who has gone.
+    let _out = daemon.ok(&["instance", "restart", "s"]);
+    let _out = daemon.ok(&["instance", "hibernate", "s"]);
+    let mut snapshot = daemon.spawn(&["snapshot", "create", "s", "m"]);
+    std::thread::sleep(Duration::from_millis(20));
+    snapshot.kill().unwrap();
+    let _killed = snapshot.wait().unwrap();
+    drop(Client::served(&daemon, "s", Kind::Tcp));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(daemon.ok(&["snapshot", "list"]), "No snapshots.\n");
+    let left = std::fs::read_dir(daemon.root().join("data/snapshots")).map_or(0, Iterator::count);
+    assert_eq!(left, 0);
+}
