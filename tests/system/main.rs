@@ -7,6 +7,7 @@ mod bounds;
 mod cleanliness;
 mod clients;
 mod commands;
+mod control_groups;
 mod copies;
 mod crashes;
 mod differential;

@@ -341,7 +341,7 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kit: Option<String>,
     /// What holds the processes of its machines on this host, should a guest take one over; a dash behind what the host
-    /// does not have, e.g. `seccomp, landlock 6, namespaces –`.
+    /// does not have, e.g. `seccomp, landlock 6, namespaces –, cgroup –`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confinement: Option<String>,
 }

@@ -171,7 +171,7 @@ mod tests {
             network: NetworkPolicy::default(),
             secret_keys: vec![],
             kit: None,
-            confinement: Some("seccomp, landlock 6, namespaces –".into()),
+            confinement: Some("seccomp, landlock 6, namespaces –, cgroup –".into()),
         }
     }
 
@@ -230,7 +230,7 @@ Awake for:   -
 Restart:     no
 Lives until: -
 Condition:   -
-Confinement: seccomp, landlock 6, namespaces –";
+Confinement: seccomp, landlock 6, namespaces –, cgroup –";
         assert_eq!(info(&sample()), expected);
     }
 }

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::profile::{Access, FileRule, Isolation, Limits, Profile};
 use crate::support::Support;
-use crate::{files, filter, root};
+use crate::{cgroup, files, filter, root};
 
 /// A process cannot be confined.
 #[derive(Debug, Error)]
@@ -79,6 +79,12 @@ impl Jail {
     pub fn new(profile: Profile) -> Result<Jail, JailError> {
         let filters = filter::programs(&profile.calls)?;
         Ok(Jail { profile, filters })
+    }
+
+    /// The namespaces that it begins with.
+    #[must_use]
+    pub fn isolation(&self) -> Option<&Isolation> {
+        self.profile.isolation.as_ref()
     }
 
     /// Confines what `command` executes, from its first instruction on. Other preparations of the command, such as
@@ -162,7 +168,10 @@ pub fn isolate(
     files: &[FileRule],
     isolation: &Isolation,
 ) -> io::Result<(Isolated, Option<ProgramPid>)> {
-    let Isolation { users, network, root, user, kept } = isolation.clone();
+    let Isolation { users, network, root, user, kept, group } = isolation.clone();
+    if let Some(joined) = cgroup::join(&group.name, group.bounds) {
+        aegis_sys::confine::join_group(command, joined);
+    }
     let privileged = may_make_namespaces();
     let groups = device_groups(files);
     // Root's makes them without one of users, and then becomes the user that it is to be.

@@ -8,9 +8,12 @@
 //!   Jail::enter()           to this process: our own helpers, as the first thing that they do
 //! ```
 //!
+//! What its processes take together is bounded by a control group, where one is delegated ([`claim`]).
+//!
 //! What the kernel of this host can enforce is found by trying ([`Support::of_host`]) and reported, never assumed: see
 //! `landlock(7)`, `seccomp(2)`, `capabilities(7)` and `getrlimit(2)`.
 
+mod cgroup;
 mod files;
 mod filter;
 mod jail;
@@ -19,9 +22,10 @@ mod root;
 mod support;
 
 pub use aegis_sys::namespace::ProgramPid;
+pub use cgroup::{Controllers, GroupBounds, claim, controllers, remove_empty_groups, remove_group};
 pub use filter::{Argument, Call, THREADS_ONLY};
 pub use jail::{Isolated, Jail, JailError, isolate};
 pub use profile::{
-    Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Isolation, Limits, Profile, instance_user, program,
+    Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Group, Isolation, Limits, Profile, instance_user, program,
 };
 pub use support::{Layer, Support};

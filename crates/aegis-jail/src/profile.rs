@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::GroupBounds;
 use crate::filter::Call;
 
 /// To act as the owner of files needs no ownership (`CAP_FOWNER` of `linux/capability.h`).
@@ -122,6 +123,17 @@ pub struct Isolation {
     /// Directories that it has open, by the numbers of their descriptors, and where they are on the host: they are shown in
     /// its root and opened there anew, so that nothing leads up and out from them.
     pub kept: Vec<(i32, PathBuf)>,
+    /// The control group that it is in together with others of its instance, where one can be made.
+    pub group: Group,
+}
+
+/// A control group of an instance's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name, unique on this host among those of one daemon.
+    pub name: String,
+    /// What all in it take at most, if this process is the one to say.
+    pub bounds: Option<GroupBounds>,
 }
 
 /// A confinement.

@@ -11,6 +11,7 @@ use aegis_sys::confine::Isolation;
 use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{self, Controllers};
 use crate::jail::may_make_namespaces;
 use crate::profile::{self, FileRule};
 use crate::root;
@@ -36,11 +37,13 @@ pub enum Layer {
     Landlock,
     /// Namespaces of a process's own: users, mounts, network, IPC and names.
     Namespaces,
+    /// A control group that bounds memory, processes and processors.
+    Cgroup,
 }
 
 impl Layer {
     /// All there are.
-    pub const ALL: [Layer; 3] = [Layer::Seccomp, Layer::Landlock, Layer::Namespaces];
+    pub const ALL: [Layer; 4] = [Layer::Seccomp, Layer::Landlock, Layer::Namespaces, Layer::Cgroup];
 }
 
 impl fmt::Display for Layer {
@@ -49,6 +52,7 @@ impl fmt::Display for Layer {
             Layer::Seccomp => "seccomp",
             Layer::Landlock => "landlock",
             Layer::Namespaces => "namespaces",
+            Layer::Cgroup => "cgroup",
         })
     }
 }
@@ -64,10 +68,12 @@ pub struct Support {
     pub namespaces: bool,
     /// Whether this user may make one of processes, too.
     pub processes: bool,
+    /// What can be bounded by the control group that is delegated to this process; `None` if none is.
+    pub cgroup: Option<Controllers>,
 }
 
 impl Support {
-    /// Asks the kernel, once: what is found holds as long as it runs.
+    /// Asks the kernel, once: what is found holds as long as it runs. A control group is there from [`crate::claim`] on.
     #[must_use]
     pub fn of_host() -> Support {
         static FOUND: OnceLock<Support> = OnceLock::new();
@@ -78,9 +84,10 @@ impl Support {
                 landlock: landlock_version(),
                 namespaces,
                 processes: namespaces && has_namespaces(true),
+                cgroup: None,
             }
         };
-        *FOUND.get_or_init(find)
+        Support { cgroup: cgroup::claimed(), ..*FOUND.get_or_init(find) }
     }
 
     /// Whether a mechanism is there.
@@ -90,6 +97,7 @@ impl Support {
             Layer::Seccomp => self.seccomp,
             Layer::Landlock => self.landlock.is_some(),
             Layer::Namespaces => self.namespaces,
+            Layer::Cgroup => self.cgroup.is_some_and(Controllers::are_all),
         }
     }
 
@@ -101,14 +109,19 @@ impl Support {
 }
 
 impl fmt::Display for Support {
-    /// One word for each mechanism: `seccomp, landlock 6, namespaces`; a dash behind one that is missing, and what is
+    /// One word for each mechanism: `seccomp, landlock 6, namespaces, cgroup –`; a dash behind one that is missing, and what is
     /// missing of one in parentheses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = |is_there: bool| if is_there { "" } else { " –" };
         let landlock = self.landlock.map_or_else(|| "–".to_owned(), |version| version.to_string());
         let (seccomp, namespaces) = (mark(self.seccomp), mark(self.namespaces));
         let without = if self.namespaces && !self.processes { " (without pid)" } else { "" };
-        write!(f, "seccomp{seccomp}, landlock {landlock}, namespaces{namespaces}{without}")
+        write!(f, "seccomp{seccomp}, landlock {landlock}, namespaces{namespaces}{without}, cgroup ")?;
+        match self.cgroup {
+            Some(all) if all.are_all() => f.write_str("memory pids cpu"),
+            Some(some) => write!(f, "({some})"),
+            None => f.write_str("–"),
+        }
     }
 }
 
@@ -167,13 +180,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let all = Support { seccomp: true, landlock: Some(6), namespaces: true, processes: true };
-        assert_eq!(all.to_string(), "seccomp, landlock 6, namespaces");
+        let all =
+            Support { seccomp: true, landlock: Some(6), namespaces: true, processes: true, cgroup: None };
+        assert_eq!(all.to_string(), "seccomp, landlock 6, namespaces, cgroup –");
+        assert_eq!(all.missing(&Layer::ALL), [Layer::Cgroup]);
+        let some = Support { cgroup: Some(Controllers::default()), ..all };
+        assert_eq!(some.to_string(), "seccomp, landlock 6, namespaces, cgroup (none)");
+        assert_eq!(some.missing(&Layer::ALL), [Layer::Cgroup]);
         let without = Support { processes: false, ..all };
-        assert_eq!(without.to_string(), "seccomp, landlock 6, namespaces (without pid)");
-        assert_eq!(all.missing(&Layer::ALL), []);
-        let none = Support { seccomp: false, landlock: None, namespaces: false, processes: false };
-        assert_eq!(none.to_string(), "seccomp –, landlock –, namespaces –");
+        assert_eq!(without.to_string(), "seccomp, landlock 6, namespaces (without pid), cgroup –");
+        let none =
+            Support { seccomp: false, landlock: None, namespaces: false, processes: false, cgroup: None };
+        assert_eq!(none.to_string(), "seccomp –, landlock –, namespaces –, cgroup –");
         assert_eq!(none.missing(&Layer::ALL), Layer::ALL);
     }
 }

@@ -165,6 +165,17 @@ pub fn isolate(command: &mut Command, isolation: Isolation) -> io::Result<Option
     Ok(program)
 }
 
+/// Makes `command` start in a control group, whose `cgroup.procs` is open here for writing. To be called before [`isolate`].
+pub fn join_group(command: &mut Command, group: OwnedFd) {
+    let setup = move || {
+        // SAFETY: the byte outlives the call; the descriptor is owned by this closure and open.
+        let written = unsafe { libc::write(group.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+        if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure is async-signal-safe, see the module's head.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Becomes a user for good: real, effective and saved ids.
 fn become_user(user: u32, groups: &[u32]) -> io::Result<()> {
     // SAFETY: these take integers, and a list that outlives the call, with its length.

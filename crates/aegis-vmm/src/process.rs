@@ -65,6 +65,18 @@ pub enum Wall {
     Jail(Box<Jail>),
 }
 
+impl Wall {
+    /// The name of the control group that the process is in, where there are such.
+    fn group(&self) -> Option<String> {
+        let isolation = match self {
+            Wall::None => None,
+            Wall::Isolation(_, isolation) => Some(isolation),
+            Wall::Jail(jail) => jail.isolation(),
+        };
+        isolation.map(|isolation| isolation.group.name.clone())
+    }
+}
+
 /// A living or just ended process.
 #[derive(Debug)]
 pub struct Process {
@@ -81,6 +93,7 @@ impl Process {
     /// The system's.
     pub fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>, wall: Wall) -> io::Result<Process> {
         aegis_sys::child::detached(&mut command, fds);
+        let group = wall.group();
         let program = match wall {
             Wall::None => None,
             // Where the host does not allow it the program confines itself all the same.
@@ -117,6 +130,9 @@ impl Process {
                 (None, Ok(status)) => end_of(status),
                 (None, Err(_)) => End::Gone,
             };
+            if let Some(group) = group {
+                aegis_jail::remove_group(&group);
+            }
             tell.send_replace(Some(end));
         });
         Ok(Process { id: ProcessId { pid, start_ticks, executable }, pidfd, ended })

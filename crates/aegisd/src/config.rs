@@ -43,6 +43,8 @@ pub struct Config {
     pub spare: Duration,
     /// Without which of these the daemon does not start.
     pub require: Vec<Layer>,
+    /// The control group below which each instance gets one; that of the daemon, if it is delegated, unless set.
+    pub cgroup: Option<PathBuf>,
     /// What is kept free on the host's disk.
     pub disk: DiskSettings,
 }
@@ -93,6 +95,7 @@ struct Disk {
 #[serde(default, deny_unknown_fields)]
 struct Confinement {
     require: Vec<Layer>,
+    cgroup: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -236,6 +239,7 @@ impl Config {
             templates: budget.unwrap_or(templates::DEFAULT_BUDGET),
             spare,
             require: confinement.require,
+            cgroup: confinement.cgroup,
             disk: DiskSettings {
                 floor: bytes("disk.floor", disk.floor.as_deref())?,
                 overcommit: disk.overcommit,
@@ -266,7 +270,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
-            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\"]\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\", \"cgroup\"]\ncgroup = \"/sys/fs/cgroup/aegis\"\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = RestDefaults {
             pause: After::Ms(5000),
@@ -292,6 +296,7 @@ mod tests {
                 templates: 1 << 30,
                 spare: Duration::from_secs(3600),
                 require: Layer::ALL.to_vec(),
+                cgroup: Some("/sys/fs/cgroup/aegis".into()),
                 disk: DiskSettings { floor: Some(1 << 30), overcommit: true },
             }
         );

@@ -29,7 +29,7 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
     let mut findings = vec![architecture(guest), monitor(&qemu, guest), accelerator(&qemu, guest)];
     findings.extend(assets(home, guest));
     findings.extend([
-        confinement(),
+        confinement(environment),
         gateway(),
         filesystem_tools(home),
         memory(),
@@ -95,8 +95,9 @@ fn assets(home: &Home, guest: Architecture) -> [Finding; 3] {
 
 /// What holds a machine's processes when a guest has taken one over. Less than all of it is no reason not to work, unless
 /// the configuration says so.
-fn confinement() -> Finding {
-    let support = Support::of_host();
+fn confinement(environment: &Environment) -> Finding {
+    let cgroup = aegis_jail::controllers(environment.cgroup.as_deref());
+    let support = Support { cgroup, ..Support::of_host() };
     let mut found = finding("confinement", Ok(support.to_string()));
     let remedy = support.missing(&Layer::ALL).first().map(|layer| match layer {
         Layer::Seccomp => "boot a kernel that filters system calls (CONFIG_SECCOMP_FILTER)",
@@ -104,6 +105,10 @@ fn confinement() -> Finding {
         Layer::Namespaces => {
             "allow this user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
              kernel.apparmor_restrict_unprivileged_userns"
+        }
+        Layer::Cgroup => {
+            "delegate it a control group: start it as a service with Delegate=yes, or name one in config.toml: \
+             [confinement] cgroup"
         }
     });
     found.remedy = remedy.map(str::to_owned);

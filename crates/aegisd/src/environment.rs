@@ -44,6 +44,8 @@ pub struct Environment {
     pub keyring: bool,
     /// Without which of these the daemon does not start.
     pub require: Vec<Layer>,
+    /// The control group below which each instance gets one, if it is not the daemon's own.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Environment {
@@ -90,6 +92,7 @@ impl Environment {
             proxy,
             keyring: file.keyring,
             require: file.require,
+            cgroup: file.cgroup,
             images: file.images.settings(guest.oci_name()),
         })
     }

@@ -80,6 +80,9 @@ pub enum DaemonError {
     /// Files cannot be served to a guest.
     #[error(transparent)]
     Files(#[from] aegis_workspace::ServerError),
+    /// The control group of the configuration cannot be used.
+    #[error("config.toml: [confinement] cgroup: {0}")]
+    Cgroup(#[source] std::io::Error),
     /// This host does not confine processes as it is wanted.
     #[error("config.toml: [confinement] require: this host has no {0}; see: aegis doctor")]
     Unconfined(String),
@@ -244,9 +247,11 @@ fn check_confinement(required: &[Layer]) -> Result<(), DaemonError> {
 
 async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let home = &environment.home;
-    check_confinement(&environment.require)?;
     home.create()?;
     let lock = DaemonLock::acquire(home)?;
+    aegis_jail::claim(environment.cgroup.as_deref()).map_err(DaemonError::Cgroup)?;
+    check_confinement(&environment.require)?;
+    aegis_jail::remove_empty_groups();
     let reserve = aegis_store::reserve::in_data(&home.data());
     if reserve.release_if_full().map_err(DaemonError::io("give up the reserve"))? {
         tracing::warn!("the disk is full: starting with the reserve; delete what is not needed");

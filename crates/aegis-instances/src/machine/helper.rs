@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aegis_jail::{Access, FileRule, Isolation};
+use aegis_jail::{Access, FileRule, Group, Isolation};
 use aegis_vmm::{Machine, Process, Wall};
 use async_trait::async_trait;
 
@@ -69,7 +69,11 @@ impl Traces {
             Ok((*number, std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?))
         };
         let kept = fds.iter().map(place).collect::<io::Result<_>>()?;
-        let isolation = Isolation { users, network, user, root: self.record.with_extension("root"), kept };
+        let instance = self.record.parent().and_then(Path::file_name).unwrap_or_default();
+        // Its bounds are the machine's affair.
+        let group = Group { name: instance.to_string_lossy().into_owned(), bounds: None };
+        let root = self.record.with_extension("root");
+        let isolation = Isolation { users, network, user, root, kept, group };
         let wall = Wall::Isolation(files.collect(), isolation);
         command.env_clear().envs(FRUGAL.map(|name| (name, LARGE))).current_dir("/").stderr(log);
         let process = Process::spawn(command, fds, wall)?;

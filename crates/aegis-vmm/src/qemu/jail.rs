@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use aegis_jail::{
-    Access, Argument, Call, FileRule, Isolation, Jail, JailError, Limits, Profile, THREADS_ONLY,
+    Access, Argument, Call, FileRule, Group, GroupBounds, Isolation, Jail, JailError, Limits, Profile,
+    THREADS_ONLY,
 };
 
 use super::{Accelerator, arguments};
@@ -31,6 +32,11 @@ const ADDRESSES: u64 = 16 << 30;
 const DESCRIPTORS: u64 = 512;
 /// Threads beside its processors, the gateway's included: one for each request of a disk that is under way.
 const THREADS: u64 = 256;
+/// What an instance's processes take together, beside its guest's memory, bytes, beside QEMU's threads, and beside its
+/// processors: QEMU's own needs, and those of the file server and the gateway.
+const GROUP_MEMORY: u64 = 4 << 30;
+const GROUP_TASKS: u64 = 64;
+const GROUP_CPUS: u64 = 2;
 /// Largest file beside its disk and its memory, bytes: its log.
 const LEAST_FILE: u64 = 16 << 20;
 
@@ -50,6 +56,14 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
             user: Some(aegis_jail::instance_user(&spec.name)),
             root: spec.run_dir.join(ROOT),
             kept: Vec::new(),
+            group: Group {
+                name: spec.name.clone(),
+                bounds: Some(GroupBounds {
+                    memory: memory.saturating_add(GROUP_MEMORY),
+                    tasks: THREADS + u64::from(spec.vcpus) + GROUP_TASKS,
+                    cpus: u64::from(spec.vcpus) + GROUP_CPUS,
+                }),
+            },
         }),
         tcp: false,
         calls: calls(),
