@@ -96,7 +96,7 @@ impl fmt::Display for Because {
             Because::Resolver => f.write_str("rules judge names: no other resolver"),
             Because::Unnamed => f.write_str("allowed for a name that the connection does not give"),
             Because::Unrecognised => {
-                f.write_str("neither TLS nor HTTP/1, where names are judged: takes a rule WHAT:PORT/raw")
+                f.write_str("neither TLS nor HTTP, where names are judged: takes a rule WHAT:PORT/raw")
             }
             Because::HostPort => f.write_str("a port of the host that is open to this instance"),
             Because::Limit(text) => write!(f, "limit: {text}"),

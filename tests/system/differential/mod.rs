@@ -2,6 +2,7 @@
 //! `good.example` is allowed that one of them serves as `evil.example`.
 
 mod corpus;
+mod http2;
 mod servers;
 mod tls;
 
@@ -9,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::Duration;
 
-use aegis_gateway::fuzz::passes;
+use aegis_gateway::fuzz::{passes, relay};
 use servers::{Server, Servers};
 
 /// The only name that is allowed, and its neighbour at the same address.
@@ -75,4 +76,70 @@ fn what_any_server_takes_for_a_request_to_a_name_that_is_not_allowed_does_not_pa
     }
     assert!(lenient.iter().all(|count| *count > 5), "{:?} {lenient:?}", servers.names());
     assert!(passed > 100 && whole > 20, "{passed} {whole}");
+}
+
+/// A client of HTTP/2, which keeps its side open while it listens.
+struct Client(TcpStream, Vec<u8>);
+
+impl Client {
+    fn connect(server: &Server) -> Client {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE / 4)).unwrap();
+        Client(stream, Vec::new())
+    }
+
+    /// Says this, and returns what the server says until it says no more for a while.
+    fn say(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let (mut part, before) = ([0; 4096], self.1.len());
+        let _refused = self.0.write_all(bytes);
+        while let Ok(count @ 1..) = self.0.read(&mut part) {
+            self.1.extend_from_slice(&part[..count]);
+        }
+        self.1.get(before..).unwrap_or_default().to_vec()
+    }
+}
+
+/// What a server of HTTP/2 says to these bytes.
+fn answer_to_all(server: &Server, bytes: &[u8]) -> Vec<u8> {
+    Client::connect(server).say(bytes)
+}
+
+/// What it says to what passes of them, in pieces of this size.
+fn answer_through(server: &Server, bytes: &[u8], piece: usize) -> Vec<u8> {
+    let mut client = Client::connect(server);
+    relay(bytes, piece, GOOD, &mut |pass| client.say(pass));
+    client.1
+}
+
+#[test]
+fn what_any_server_of_http_2_takes_for_a_request_to_a_name_that_is_not_allowed_does_not_pass() {
+    let servers = Servers::start(&servers::HTTP2);
+    let is_served = |said: &[u8], host: &[u8]| said.windows(host.len()).any(|part| part == host);
+    std::thread::scope(|scope| {
+        for server in &servers.all {
+            scope.spawn(move || {
+                assert!(
+                    is_served(&answer_to_all(server, &http2::ask(EVIL)), SERVED),
+                    "{} serves both",
+                    server.name
+                );
+                let good = answer_through(server, &http2::ask(GOOD), usize::MAX);
+                assert!(
+                    !is_served(&good, SERVED) && good.len() > 60,
+                    "{} serves what is allowed",
+                    server.name
+                );
+                let mut without = 0;
+                for bytes in http2::corpus(GOOD, EVIL) {
+                    without += usize::from(is_served(&answer_to_all(server, &bytes), SERVED));
+                    for piece in [usize::MAX, 11] {
+                        let said = answer_through(server, &bytes, piece);
+                        let text = String::from_utf8_lossy(&bytes);
+                        assert!(!is_served(&said, SERVED), "{} serves {text:?}", server.name);
+                    }
+                }
+                assert!(without > 3, "{} {without}", server.name);
+            });
+        }
+    });
 }

@@ -14,6 +14,11 @@ http.createServer({ insecureHTTPParser: true, requireHostHeader: false, keepAliv
   request.resume(); response.end('served:' + (request.headers.host || '').trim() + ' served:' + (target ? target[1].split('@').pop() : ''));
 }).listen(+process.argv[2], '127.0.0.1');";
 
+const NODE_HTTP2: &str = "const http2 = require('http2');
+http2.createServer({}, (request, response) => {
+  request.resume(); response.end('served:' + (request.authority || '') + ' served:' + (request.headers.host || ''));
+}).listen(+process.argv[2], '127.0.0.1');";
+
 const PYTHON: &str = "import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
@@ -59,20 +64,29 @@ pub(super) fn write(dir: &Path, name: &str, text: &str) -> String {
 pub(super) type Start = (&'static str, &'static str, Vec<String>);
 
 fn nginx(dir: &Path, port: u16) -> Start {
+    nginx_with(dir, port, "")
+}
+
+/// Speaks nothing else.
+fn nginx_http2(dir: &Path, port: u16) -> Start {
+    nginx_with(dir, port, "http2")
+}
+
+fn nginx_with(dir: &Path, port: u16, protocol: &str) -> Start {
     let at = dir.display();
     let text = format!(
         "daemon off; pid {at}/nginx.pid; error_log {at}/nginx.log; worker_processes 1; events {{}}
         http {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
         ignore_invalid_headers off; underscores_in_headers on; keepalive_requests 100;
-        server {{ listen 127.0.0.1:{port} default_server; server_name good.example; return 200 \"served:$host\"; }}
-        server {{ listen 127.0.0.1:{port}; server_name evil.example; return 200 \"served:evil.example\"; }} }}"
+        server {{ listen 127.0.0.1:{port} {protocol} default_server; server_name good.example; return 200 \"served:$host\"; }}
+        server {{ listen 127.0.0.1:{port} {protocol}; server_name evil.example; return 200 \"served:evil.example\"; }} }}"
     );
     ("nginx", "nginx", vec!["-c".into(), write(dir, "nginx.conf", &text)])
 }
 
 fn apache(dir: &Path, port: u16) -> Start {
     let at = dir.display();
-    let modules: String = ["mpm_event", "authz_core", "alias"]
+    let modules: String = ["mpm_event", "authz_core", "alias", "http2"]
         .iter()
         .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
         .collect();
@@ -85,7 +99,7 @@ fn apache(dir: &Path, port: u16) -> Start {
     };
     let text = format!(
         "ServerRoot {at}\nPidFile {at}/apache.pid\nErrorLog {at}/apache.log\nListen 127.0.0.1:{port}\n{modules}ServerName good.example
-        HttpProtocolOptions Unsafe LenientMethods Allow0.9\nUser nobody\nGroup nogroup\nDefaultRuntimeDir {at}\n{}{}",
+        Protocols h2c http/1.1\n        HttpProtocolOptions Unsafe LenientMethods Allow0.9\nUser nobody\nGroup nogroup\nDefaultRuntimeDir {at}\n{}{}",
         host("good.example"),
         host("evil.example")
     );
@@ -133,6 +147,10 @@ fn node(dir: &Path, port: u16) -> Start {
     ("node", "node", vec![write(dir, "server.js", NODE), port.to_string()])
 }
 
+fn node_http2(dir: &Path, port: u16) -> Start {
+    ("node http2", "node", vec![write(dir, "http2.js", NODE_HTTP2), port.to_string()])
+}
+
 fn python(dir: &Path, port: u16) -> Start {
     ("python http.server", "python3", vec![write(dir, "server.py", PYTHON), port.to_string()])
 }
@@ -142,6 +160,9 @@ pub(super) type Make = fn(&Path, u16) -> Start;
 
 /// Those that speak HTTP.
 pub(super) const WEB: [Make; 8] = [nginx, apache, lighttpd, caddy, haproxy, busybox, node, python];
+
+/// Those that speak HTTP/2 without TLS.
+pub(super) const HTTP2: [Make; 5] = [nginx_http2, apache, caddy, haproxy, node_http2];
 
 impl Servers {
     /// Starts them.

@@ -52,10 +52,7 @@ fn what_is_not_recognised_is_refused_and_the_log_says_what_it_takes() {
         assert!(matches!(stream.read(&mut [0; 9]), Ok(0) | Err(_)), "{bytes:?}");
         let last = guest.bench.last();
         assert_eq!((last.action, last.port), (Action::Deny, 9418));
-        assert_eq!(
-            last.because,
-            "neither TLS nor HTTP/1, where names are judged: takes a rule WHAT:PORT/raw"
-        );
+        assert_eq!(last.because, "neither TLS nor HTTP, where names are judged: takes a rule WHAT:PORT/raw");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a connection calls the other end: the name in a TLS handshake, or the host of each HTTP/1 request.
+//! What a connection calls the other end: the name in a TLS handshake, or the host of each HTTP request.
 //!
 //! Bytes of the guest pass through here when a policy judges names. Nothing passes before the name that it belongs to
 //! has been judged, and nothing passes that a server might understand in another way than this does.
@@ -6,16 +6,20 @@
 //! ```text
 //!   first bytes ──► TLS: one ClientHello ──► its server's answer ──► open, or another ClientHello
 //!               ──► HTTP/1: each request ──► an upgrade or a tunnel that the server agrees to ──► open, or from the start
+//!               ──► HTTP/2 by prior knowledge: the server's settings ──► each request
 //!               ──► anything else: open where that may be, or the end
 //! ```
 
 mod http;
+mod http2;
 mod tls;
 
 use std::time::Duration;
 
 use aegis_policy::Name;
 use http::{Agreed, Requests};
+pub(crate) use http2::PREFACE;
+use http2::Streams;
 
 /// Most bytes that are held back until a name is known.
 const MOST_HELD: usize = 64 << 10;
@@ -67,6 +71,8 @@ enum State {
     NoTls,
     /// Requests, one after the other.
     Http(Requests),
+    /// Requests, side by side.
+    Http2(Streams),
     /// All that follows passes.
     Open,
 }
@@ -78,20 +84,26 @@ pub(crate) struct Inspector {
     /// Whether what is not recognised ends.
     strict: bool,
     held: Vec<u8>,
+    /// What the server has said before it was spoken to, as far as it matters.
+    greeting: Vec<u8>,
 }
+
+/// Most that matters of it, bytes: the header of a frame.
+const MOST_GREETING: usize = 9;
 
 /// What the first bytes are.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Tls,
     Http,
+    Http2,
     Other,
     Unknown,
 }
 
 impl Inspector {
     pub(crate) fn new(strict: bool) -> Inspector {
-        Inspector { state: State::Begin, strict, held: Vec::new() }
+        Inspector { state: State::Begin, strict, held: Vec::new(), greeting: Vec::new() }
     }
 
     /// Whether all that follows passes, so that nobody has to ask any more.
@@ -108,6 +120,7 @@ impl Inspector {
             State::Begin if kind(&self.held, self.strict) == Kind::Unknown => Some(Wait::Kind),
             State::Begin | State::Retry(_) => Some(Wait::Name),
             State::Http(requests) => requests.waits_for(),
+            State::Http2(streams) => streams.waits_for(),
             // The server has its own patience.
             State::Greeted(..) | State::NoTls | State::Open => None,
         }
@@ -138,7 +151,11 @@ impl Inspector {
     ) -> Result<(), Refusal> {
         self.held.extend_from_slice(bytes);
         self.advance(pass, approve)?;
-        if self.held.len() > MOST_HELD {
+        let most = match &self.state {
+            State::Http2(streams) => streams.most_held(),
+            _ => MOST_HELD,
+        };
+        if self.held.len() > most {
             return Err(Refusal::Malformed("no name in the first 64 KiB"));
         }
         Ok(())
@@ -152,11 +169,13 @@ impl Inspector {
                     return Ok(());
                 }
                 State::Http(requests) => return requests.advance(&mut self.held, pass, approve),
+                State::Http2(streams) => return streams.advance(&mut self.held, pass, approve),
                 State::Begin => match kind(&self.held, self.strict) {
                     Kind::Unknown => return Ok(()),
                     Kind::Other if self.strict => return Err(Refusal::Unrecognised),
                     Kind::Other => self.state = State::Open,
                     Kind::Http => self.state = State::Http(Requests::new()),
+                    Kind::Http2 => self.state = State::Http2(Streams::new(&self.greeting)),
                     Kind::Tls => match tls::server_name(&self.held).map_err(Refusal::Malformed)? {
                         None => return Ok(()),
                         Some((claim, length)) if approve(claim.clone()) => {
@@ -199,7 +218,12 @@ impl Inspector {
                     None | Some(tls::Answer::Other) => self.state = State::NoTls,
                 }
             }
-            State::Begin | State::Retry(_) | State::NoTls | State::Open => {}
+            State::Http2(streams) => streams.answered(bytes),
+            State::Begin => {
+                let room = MOST_GREETING.saturating_sub(self.greeting.len()).min(bytes.len());
+                self.greeting.extend_from_slice(bytes.get(..room).unwrap_or_default());
+            }
+            State::Retry(_) | State::NoTls | State::Open => {}
         }
     }
 }
@@ -208,6 +232,9 @@ impl Inspector {
 fn kind(held: &[u8], strict: bool) -> Kind {
     match held {
         [] => Kind::Unknown,
+        _ if held.starts_with(PREFACE) => Kind::Http2,
+        // A request of HTTP/1 that begins like that is told from it by its first bytes.
+        _ if PREFACE.starts_with(held) => Kind::Unknown,
         // Whatever version its record gives: some servers do not care.
         [0x16, ..] => Kind::Tls,
         // Alerts and the like that some servers pass over, and the greeting of SSL 2, are nothing that may begin.

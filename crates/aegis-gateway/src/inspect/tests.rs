@@ -232,7 +232,7 @@ pub(super) fn doubtful(host: &str) -> Vec<String> {
         "GET / HTTP/ 1.1",
         "GET / HTTP/1.1x",
         "GET / FOO/1.1",
-        "PRI * HTTP/2.0",
+        "PRI * HTTP/2.0 ",
         "GET * HTTP/1.1",
         "GET x HTTP/1.1",
         "GET http:/x HTTP/1.1",

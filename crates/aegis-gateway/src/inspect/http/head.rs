@@ -70,7 +70,7 @@ fn first_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
     let is_old = match version {
         "HTTP/1.1" => false,
         "HTTP/1.0" => true,
-        "HTTP/2.0" => return Err(Refusal::Malformed("HTTP/2 without TLS, whose names are not followed")),
+        "HTTP/2.0" => return Err(Refusal::Malformed("HTTP/2 that does not begin as such")),
         _ => return Err(Refusal::Unrecognised),
     };
     if method.is_empty() || target.is_empty() {
@@ -86,7 +86,7 @@ pub(super) fn check_first_line(line: &[u8]) -> Result<(), Refusal> {
 }
 
 /// The name in `HOST[:PORT]`; an address is none. Nothing stands around it or in it.
-fn host(text: &str) -> Option<Claim> {
+pub(in super::super) fn host(text: &str) -> Option<Claim> {
     let is_port =
         |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(rest) = text.strip_prefix('[') {
@@ -160,7 +160,7 @@ impl Fields {
                 }
                 self.upgrade = true;
             }
-            "http2-settings" => return Err("HTTP/2 without TLS, whose names are not followed"),
+            "http2-settings" => return Err("an upgrade to something whose names are not followed"),
             // Whoever passes it on takes these headers off.
             "connection" => {
                 let mut named = value.split(',').map(|word| word.trim().to_ascii_lowercase());

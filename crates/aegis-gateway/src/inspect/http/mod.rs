@@ -6,7 +6,9 @@ mod head;
 
 use answers::{Answers, Granted};
 use framing::Framing;
+pub(super) use framing::{content_length, is_critical};
 use head::Wish;
+pub(super) use head::host;
 
 use super::{Claim, Refusal, Wait};
 
