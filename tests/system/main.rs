@@ -35,6 +35,7 @@ mod run;
 mod secrets;
 mod snapshots;
 mod spares;
+mod standing;
 mod storm;
 mod streams;
 mod takeover;

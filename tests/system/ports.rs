@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use serde_json::Value;
 
-fn daemon() -> Daemon {
+pub(crate) fn daemon() -> Daemon {
     Daemon::start_with(&[
         ("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest")),
         ("AEGIS_LOG", "info,aegis_router=debug"),
@@ -17,7 +17,7 @@ fn daemon() -> Daemon {
 }
 
 /// Starts an instance that sleeps, with these ports.
-fn start(daemon: &Daemon, handle: &str, exposes: &[String]) {
+pub(crate) fn start(daemon: &Daemon, handle: &str, exposes: &[String]) {
     let mut arguments = vec!["instance", "start", "--name", handle, "--workdir", "/tmp"];
     for expose in exposes {
         arguments.extend(["--expose", expose]);
@@ -27,7 +27,7 @@ fn start(daemon: &Daemon, handle: &str, exposes: &[String]) {
 }
 
 /// A server in the place of the guest's: serves each connection by `serve`, in a thread of its own.
-fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     // A short queue that overflows makes the kernel reset connections, and that is nothing to be tested here.
     rustix::net::listen(&listener, 4096).unwrap();
@@ -42,18 +42,18 @@ fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     port
 }
 
-fn echo(mut client: TcpStream) {
+pub(crate) fn echo(mut client: TcpStream) {
     let mut reading = client.try_clone().unwrap();
     let _gone = std::io::copy(&mut reading, &mut client);
     let _gone = client.shutdown(Shutdown::Write);
 }
 
-fn public_port(daemon: &Daemon, handle: &str, at: usize) -> u16 {
+pub(crate) fn public_port(daemon: &Daemon, handle: &str, at: usize) -> u16 {
     let info: Value = daemon.info(handle).unwrap();
     info["endpoints"][at]["public_port"].as_u64().unwrap().try_into().unwrap()
 }
 
-fn connect(port: u16) -> TcpStream {
+pub(crate) fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
@@ -75,7 +75,7 @@ fn kinds(daemon: &Daemon, handle: &str) -> Vec<String> {
     events.map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
 }
 
-fn count(daemon: &Daemon, handle: &str, kind: &str) -> usize {
+pub(crate) fn count(daemon: &Daemon, handle: &str, kind: &str) -> usize {
     kinds(daemon, handle).iter().filter(|one| *one == kind).count()
 }
 
@@ -273,69 +273,6 @@ fn random_ports_stay_over_stop_crash_and_restart_and_a_lost_one_is_shown_and_not
     assert_eq!(daemon.info("web").unwrap()["endpoints"][1]["problem"], Value::Null);
 }
 
-#[test]
-fn an_explicit_pause_keeps_connections_open_and_the_next_byte_wakes_it() {
-    let daemon = daemon();
-    let guest = server(echo);
-    start(&daemon, "web", &[format!("{guest}/tcp")]);
-    let mut client = connect(public_port(&daemon, "web", 0));
-    let mut answer = [0; 1];
-    for round in 0..3u8 {
-        client.write_all(&[round]).unwrap();
-        client.read_exact(&mut answer).unwrap();
-        assert_eq!(answer, [round]);
-        assert_eq!(daemon.aegis(&["instance", "pause", "web"]).code, 0);
-        assert_eq!(daemon.state("web"), "paused");
-        assert_eq!(daemon.info("web").unwrap()["active_connections"], 1);
-    }
-}
-
-/// Asks and hears, over and over, until it is told to end; returns how often.
-fn chat(port: u16, over: &std::sync::atomic::AtomicBool) -> u64 {
-    let mut client = connect(port);
-    let mut count = 0u64;
-    while !over.load(std::sync::atomic::Ordering::Relaxed) {
-        let mut answer = [0; 8];
-        client.write_all(&count.to_le_bytes()).unwrap();
-        client.read_exact(&mut answer).unwrap();
-        assert_eq!(u64::from_le_bytes(answer), count);
-        count += 1;
-    }
-    count
-}
-
-#[test]
-fn a_pause_in_the_middle_of_requests_says_who_waits_stays_one_and_they_are_answered_when_it_goes_on() {
-    let daemon = daemon();
-    let guest = server(echo);
-    start(&daemon, "web", &[format!("{guest}/tcp")]);
-    let port = public_port(&daemon, "web", 0);
-    let over = std::sync::Arc::default();
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let over = std::sync::Arc::clone(&over);
-            std::thread::spawn(move || chat(port, &over))
-        })
-        .collect();
-    eventually("they are connected", DEADLINE, || daemon.info("web").unwrap()["active_connections"] == 4);
-    for _ in 0..5 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let before = count(&daemon, "web", "running");
-        let said = daemon.ok(&["instance", "pause", "web"]);
-        assert_eq!(said, "Instance web paused; 4 clients are connected and wait until it goes on\n");
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        let info: Value = daemon.info("web").unwrap();
-        assert_eq!((&info["state"], count(&daemon, "web", "running")), (&Value::from("paused"), before));
-        assert_eq!((&info["kept_awake_by"], &info["next_step"]), (&serde_json::json!([]), &Value::Null));
-        assert!(info["condition"].as_str().unwrap().starts_with("paused with 4 connections open"), "{info}");
-        assert_eq!(daemon.ok(&["instance", "resume", "web"]), "Instance web resumed\n");
-    }
-    over.store(true, std::sync::atomic::Ordering::Relaxed);
-    for client in clients {
-        assert!(client.join().unwrap() > 5);
-    }
-}
-
 /// What a client sees of a connection: the bytes, and how it ended.
 fn witness(port: u16, act: fn(&mut TcpStream)) -> (Vec<u8>, Option<ErrorKind>) {
     let mut client = connect(port);
@@ -529,51 +466,6 @@ fn a_gigabyte_to_a_slow_reader_arrives_whole_and_costs_the_daemon_no_memory() {
     assert_eq!(total as u64, PIECES * PIECE as u64);
     assert!(seen.finalize() == expected.finalize(), "the bytes differ");
     assert!(most < before + (32 << 10), "the daemon grew from {before} to {most} KiB");
-}
-
-#[test]
-fn a_silent_connection_may_stop_counting_and_its_next_byte_wakes_the_instance() {
-    let daemon = daemon();
-    let guest = server(echo);
-    let line = [
-        "instance",
-        "start",
-        "--name",
-        "web",
-        "--workdir",
-        "/tmp",
-        "--expose",
-        &format!("{guest}/tcp"),
-        "--idle-pause",
-        "500ms",
-        "--idle-connections-after",
-        "500ms",
-        "--idle-hibernate",
-        "never",
-        "--idle-stop",
-        "500ms",
-        "--",
-        "sleep",
-        "1000",
-    ];
-    assert_eq!(daemon.aegis(&line).code, 0);
-    let mut client = connect(public_port(&daemon, "web", 0));
-    let mut answer = [0; 1];
-    for round in 0..2u8 {
-        client.write_all(&[round]).unwrap();
-        client.read_exact(&mut answer).unwrap();
-        assert_eq!(answer, [round]);
-        eventually("it rests with the connection open", DEADLINE, || daemon.state("web") == "paused");
-        assert_eq!(daemon.info("web").unwrap()["active_connections"], 1);
-    }
-    // It rests no deeper while the connection is open, and when that ends nothing is booted for it.
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    assert_eq!(daemon.state("web"), "paused");
-    assert_eq!(count(&daemon, "web", "stopping"), 0);
-    drop(client);
-    eventually("it is stopped", DEADLINE, || daemon.state("web") == "stopped");
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    assert_eq!((daemon.state("web").as_str(), count(&daemon, "web", "starting")), ("stopped", 1));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aegis_router::Names;
 use bytes::Bytes;
@@ -20,6 +21,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{Host, Only};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+/// How long anything may take.
+const WAIT: Duration = Duration::from_secs(10);
+/// Long enough for what is on its way.
+const SHORT: Duration = Duration::from_millis(100);
 
 type Reply = Response<BoxBody<Bytes, Infallible>>;
 
@@ -244,4 +250,47 @@ async fn a_server_that_is_not_there_is_a_bad_gateway() {
     let response = one(&names).await.send_request(get("/")).await.unwrap();
     assert_eq!(response.status(), 502);
     assert!(text(response).await.contains("\"port_refused\""));
+}
+
+#[tokio::test]
+async fn a_machine_that_stands_still_in_the_middle_of_a_request_goes_on_for_what_comes_of_it() {
+    let host = Host::awake(server().await);
+    let names = router(&host);
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connect(&names).await))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://web.localhost:8099/echo").body(body).unwrap();
+    let response = tokio::spawn(client.send_request(request));
+    sender.send_data(Bytes::from_static(b"one ")).await.unwrap();
+    let connected = async {
+        while host.connections.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, connected).await.unwrap();
+    for (piece, wakes) in [("two ", 1), ("three", 2)] {
+        tokio::time::sleep(SHORT).await;
+        host.awake.store(false, Ordering::SeqCst);
+        sender.send_data(Bytes::from_static(piece.as_bytes())).await.unwrap();
+        tokio::time::sleep(SHORT).await;
+        assert_eq!(host.wakes.load(Ordering::SeqCst), wakes - 1, "it decides when it goes on");
+        host.may_wake.notify_one();
+        let woken = async {
+            while host.wakes.load(Ordering::SeqCst) < wakes {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(WAIT, woken).await.unwrap();
+    }
+    // The end is told, too.
+    tokio::time::sleep(SHORT).await;
+    host.awake.store(false, Ordering::SeqCst);
+    host.may_wake.notify_one();
+    drop(sender);
+    let response = tokio::time::timeout(WAIT, response).await.unwrap().unwrap().unwrap();
+    assert_eq!(text(response).await, "one two three");
+    assert_eq!(host.wakes.load(Ordering::SeqCst), 3);
 }

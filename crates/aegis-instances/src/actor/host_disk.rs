@@ -34,7 +34,7 @@ impl Actor {
         let boots = match request {
             Request::Restart => true,
             Request::Start => life.state() == State::Stopped,
-            Request::Wake => life.state() == State::Stopped && life.enabled(),
+            Request::Wake | Request::WakeAgain => life.state() == State::Stopped && life.enabled(),
             Request::Ensure => life.enabled() && life.reason().is_some_and(StopReason::is_idle),
             _ => false,
         };

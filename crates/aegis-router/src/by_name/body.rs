@@ -1,5 +1,6 @@
 //! Bodies on their way through.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,12 +30,41 @@ enum Towards {
 }
 
 /// A body that is counted, and that keeps its visit until it has ended.
-#[derive(Debug)]
 pub(super) struct Counted {
     body: Incoming,
     visit: Arc<dyn Visit>,
     towards: Towards,
     broken: Broken,
+    held: Option<Waiting>,
+}
+
+/// What came of a body: a piece of it, or its end.
+type Polled = Option<Result<Frame<Bytes>, hyper::Error>>;
+
+/// Something for a guest that stands still, until it goes on.
+struct Waiting {
+    what: Polled,
+    going_on: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Waiting {
+    fn new(what: Polled, visit: &Arc<dyn Visit>) -> Waiting {
+        let visit = Arc::clone(visit);
+        let going_on = Box::pin(async move {
+            // Where the machine is no more, the connection to it tells.
+            let _gone = visit.go_on().await;
+        });
+        Waiting { what, going_on }
+    }
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Counted")
+            .field("visit", &self.visit)
+            .field("towards", &self.towards)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whether a body broke off, or made no sense, on its side.
@@ -50,12 +80,13 @@ impl Broken {
 impl Counted {
     pub(super) fn to_guest(body: Incoming, visit: &Arc<dyn Visit>, broken: &Broken) -> Body {
         let (visit, broken) = (Arc::clone(visit), broken.clone());
-        Counted { body, visit, towards: Towards::Guest, broken }.boxed_unsync()
+        Counted { body, visit, towards: Towards::Guest, broken, held: None }.boxed_unsync()
     }
 
     pub(super) fn to_client(body: Incoming, visit: &Arc<dyn Visit>) -> Body {
         let visit = Arc::clone(visit);
-        Counted { body, visit, towards: Towards::Client, broken: Broken::default() }.boxed_unsync()
+        let (towards, broken) = (Towards::Client, Broken::default());
+        Counted { body, visit, towards, broken, held: None }.boxed_unsync()
     }
 }
 
@@ -100,7 +131,32 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.held.is_none() {
+            let came = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            if self.towards == Towards::Client || self.visit.is_awake() {
+                return Poll::Ready(self.count(came));
+            }
+            // One that was paused with the request under way goes on for what comes.
+            self.held = Some(Waiting::new(came, &self.visit));
+        }
+        if let Some(held) = &mut self.held {
+            ready!(held.going_on.as_mut().poll(cx));
+        }
+        let came = self.held.take().and_then(|held| held.what);
+        Poll::Ready(self.count(came))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Counted {
+    fn count(&self, frame: Polled) -> Polled {
         if let Some(Ok(frame)) = &frame {
             let count = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
             match self.towards {
@@ -111,14 +167,6 @@ impl HttpBody for Counted {
         if matches!(frame, Some(Err(_))) {
             self.broken.0.store(true, Ordering::Relaxed);
         }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        frame
     }
 }
