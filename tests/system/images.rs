@@ -11,6 +11,7 @@ mod builders;
 mod chance;
 mod layers;
 mod others;
+mod roots;
 mod tars;
 
 /// Base64 of `tester:pass:word`, as `docker login` stores it.

@@ -9,6 +9,9 @@ use std::path::Path;
 use aegis_guest_protocol::messages::{AUTHORITIES, Network};
 use aegis_sys::card::Card;
 
+use crate::machine::say;
+use crate::places;
+
 /// The only card that a machine has.
 const NAME: &str = "eth0";
 /// Where programs look for the resolver.
@@ -54,16 +57,15 @@ pub(crate) fn set_up(network: &Network) -> io::Result<()> {
         card.set_alias(slot, *address, *prefix)?;
     }
     if let Some(authorities) = &network.authorities {
-        let place = Path::new(AUTHORITIES);
-        fs::create_dir_all(place.parent().unwrap_or(place))?;
-        fs::write(place, authorities)?;
+        told(AUTHORITIES, places::put(Path::new(AUTHORITIES), authorities.as_ref()));
     }
     let mut text = format!("nameserver {}\n", network.gateway_v4);
     if !network.search.is_empty() {
         // Into a string.
         let _written = writeln!(text, "search {}", network.search.join(" "));
     }
-    write_resolver(&text)
+    write_resolver(&text);
+    Ok(())
 }
 
 /// Takes the card down. It loses its routes and all addresses but one, which is replaced when it is set up again.
@@ -71,12 +73,22 @@ pub(crate) fn take_down() -> io::Result<()> {
     Card::open(NAME)?.down()
 }
 
-/// Says who answers for names.
-pub(crate) fn write_resolver(text: &str) -> io::Result<()> {
-    if fs::read(RESOLVER).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(());
+/// Says who answers for names, as far as the root allows it: the network is there without.
+pub(crate) fn write_resolver(text: &str) {
+    let resolver = Path::new(RESOLVER);
+    if places::read(resolver).is_ok_and(|old| old == text.as_bytes()) {
+        return;
     }
     // A link to a resolver's run-time file would dangle.
-    let _absent = fs::remove_file(RESOLVER);
-    fs::write(RESOLVER, text)
+    if fs::symlink_metadata(resolver).is_ok_and(|meta| meta.is_symlink()) {
+        let _stays = fs::remove_file(resolver);
+    }
+    told(RESOLVER, places::put(resolver, text.as_bytes()));
+}
+
+/// Says what the root did not take, where whoever looks for it will find it.
+pub(crate) fn told(what: &str, done: io::Result<()>) {
+    if let Err(error) = done {
+        say(&format!("aegis-harness: {what} stays as it is: {error}"));
+    }
 }

@@ -1,6 +1,11 @@
 //! Who a process runs as: `--user` against the guest's `/etc/passwd` and `/etc/group`.
 //!
-//! Both files come from an image, so their contents are anybody's: bad lines are skipped.
+//! Both files come from an image, so their contents are anybody's, or there are none: bad lines are skipped, and `root` is
+//! number 0 whatever they say.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 
 use aegis_sys::child::Identity;
 use thiserror::Error;
@@ -27,6 +32,11 @@ pub enum UnknownUser {
     Group(String),
 }
 
+/// The one user and group that every system has.
+const ROOT: &str = "root";
+/// Longest account file that is read, bytes.
+const MOST_READ: u64 = 4 << 20;
+
 struct Account<'a> {
     name: &'a str,
     uid: u32,
@@ -37,7 +47,8 @@ struct Account<'a> {
 fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
+        let [name, _, uid, gid, rest @ ..] = fields.as_slice() else { return None };
+        let home = rest.get(1).copied().unwrap_or_default();
         Some(Account { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
     })
 }
@@ -46,9 +57,23 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
 fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, gid, members, ..] = fields.as_slice() else { return None };
-        Some((*name, gid.parse().ok()?, *members))
+        let [name, _, gid, rest @ ..] = fields.as_slice() else { return None };
+        Some((*name, gid.parse().ok()?, rest.first().copied().unwrap_or_default()))
     })
+}
+
+/// A guest's account file; what is missing, or no file, is empty.
+#[must_use]
+pub fn account_file(path: &str) -> String {
+    let mut bytes = Vec::new();
+    // Whoever opens a pipe would wait for its other end.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    if let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(path)
+        && file.metadata().is_ok_and(|meta| meta.is_file())
+    {
+        let _part = file.take(MOST_READ).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Resolves `NAME`, `UID`, `NAME:GROUP`, … A number need not have an entry; a name must.
@@ -60,8 +85,11 @@ pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, UnknownUse
         Some((who, wanted)) => (who, Some(wanted)),
         None => (user, None),
     };
-    let number: Option<u32> = who.parse().ok();
-    let account = accounts(passwd).find(|account| account.name == who || Some(account.uid) == number);
+    let number: Option<u32> = if who == ROOT { Some(0) } else { who.parse().ok() };
+    let named = |account: &Account<'_>| account.name == who && (who != ROOT || account.uid == 0);
+    let account = accounts(passwd)
+        .find(|account| named(account))
+        .or_else(|| accounts(passwd).find(|account| Some(account.uid) == number));
     let (uid, own_gid, name, home) = match (&account, number) {
         (Some(account), _) => (account.uid, account.gid, account.name, account.home),
         (None, Some(uid)) => (uid, 0, who, "/"),
@@ -72,7 +100,7 @@ pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, UnknownUse
         Some(wanted) => groups(group)
             .find(|(group_name, _, _)| *group_name == wanted)
             .map(|(_, gid, _)| gid)
-            .or_else(|| wanted.parse().ok())
+            .or_else(|| if wanted == ROOT { Some(0) } else { wanted.parse().ok() })
             .ok_or_else(|| UnknownUser::Group(wanted.to_owned()))?,
     };
     let member_of = groups(group).filter(|(_, _, members)| members.split(',').any(|member| member == name));
@@ -111,6 +139,31 @@ mod tests {
     fn unknown_names_are_refused() {
         assert_eq!(resolve("eve", PASSWD, GROUP), Err(UnknownUser::User("eve".into())));
         assert_eq!(resolve("ann:nobody", PASSWD, GROUP), Err(UnknownUser::Group("nobody".into())));
+    }
+
+    #[test]
+    fn root_is_number_0_whatever_the_files_say() {
+        let root = |user: &str, passwd: &str| resolve(user, passwd, "").unwrap();
+        for user in ["root", "0", "root:root", "0:0"] {
+            let found = root(user, "");
+            assert_eq!(found.identity, Identity { uid: 0, gid: 0, groups: vec![] }, "{user}");
+            assert_eq!(found.home, "/");
+        }
+        assert_eq!(root("root", "root:x:7:7::/root:").identity.uid, 0);
+        assert_eq!(root("root", "toor:x:0:0::/toor:\nroot:x:0:0::/root:").home, "/root");
+        assert_eq!(root("root", PASSWD).home, "/root");
+    }
+
+    #[test]
+    fn short_lines_and_other_encodings_are_read() {
+        assert_eq!(resolve("ann", "ann:x:5:6", "").unwrap().home, "/");
+        assert_eq!(resolve("ann:staff", "ann:x:5:6", "staff:x:7").unwrap().identity.gid, 7);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"j\xf6rg:x:8:8::/:\nann:x:5:6::/home/ann:\n").unwrap();
+        let text = account_file(file.path().to_str().unwrap());
+        assert_eq!(resolve("ann", &text, "").unwrap().identity.uid, 5);
+        assert_eq!(account_file("/nowhere"), "");
+        assert_eq!(account_file("/dev/zero"), "");
     }
 
     proptest! {

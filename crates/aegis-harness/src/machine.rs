@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aegis_guest_protocol::messages::{Network, Share, code};
@@ -20,8 +19,10 @@ use crate::card;
 use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
 use crate::names;
+use crate::places;
 use crate::shares;
 use crate::stage;
+use crate::volatile;
 
 /// Number of the control port: the host's `nr=`.
 pub(crate) const CONTROL: u32 = 1;
@@ -61,7 +62,7 @@ fn plain() -> MountFlags {
 }
 
 fn mount_at(kind: &str, at: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(at)?;
+    places::directory(at)?;
     let options = std::ffi::CString::new(options)?;
     Ok(mount(kind, at, kind, flags, Some(options.as_c_str()))?)
 }
@@ -155,12 +156,13 @@ const LOWER: &str = "/mnt/lower";
 /// Where an instance's workspace is.
 const WORKSPACE: &str = "/workspace";
 
-/// Gives a directory of root to somebody else; what anybody else has made of it stays.
+/// Gives a directory of root to somebody else; what anybody else has made of it stays. A link of the image leads nowhere
+/// out of its root.
 fn own(path: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let status = fs::symlink_metadata(path)?;
+    let status = fs::metadata(path)?;
     if status.is_dir() && status.uid() == 0 {
-        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
     }
     Ok(())
 }
@@ -198,6 +200,7 @@ impl Guest {
         for dir in ["root", "work"] {
             fs::create_dir_all(upper.join(dir)).map_err(failed("prepare the instance's disk"))?;
         }
+        volatile::empty(&upper.join("root"));
         let options = c"lowerdir=/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work";
         mount("overlay", root, "overlay", MountFlags::NOATIME, Some(options))
             .map_err(|error| failed("join the disks")(error.into()))?;
@@ -210,30 +213,36 @@ impl Guest {
     }
 }
 
-/// Mounts the kernel's file systems and the volatile ones below `root`.
-fn mount_system(root: &Path) -> io::Result<()> {
+/// Mounts the kernel's file systems and the volatile ones in the root, which has been entered: links of an image lead
+/// nowhere else.
+fn mount_system() -> io::Result<()> {
     let hard = plain() | MountFlags::NOEXEC;
-    mount_at("proc", &root.join("proc"), hard, "")?;
-    mount_at("sysfs", &root.join("sys"), hard, "")?;
-    mount_at("devtmpfs", &root.join("dev"), MountFlags::NOSUID, "mode=0755")?;
-    mount_at(
-        "devpts",
-        &root.join("dev/pts"),
-        MountFlags::NOSUID | MountFlags::NOEXEC,
-        "mode=0620,ptmxmode=0666",
-    )?;
-    mount_at("tmpfs", &root.join("dev/shm"), plain(), "mode=1777")?;
-    mount_at("tmpfs", &root.join("tmp"), plain(), "mode=1777")?;
-    mount_at("tmpfs", &root.join("run"), plain(), "mode=0755")?;
-    mount_at("cgroup2", &root.join("sys/fs/cgroup"), hard, "")?;
+    let [run, shm] = ["/run", "/dev/shm"].map(volatile::open);
+    mount_at("proc", Path::new("/proc"), hard, "")?;
+    mount_at("sysfs", Path::new("/sys"), hard, "")?;
+    mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
+    let terminals = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount_at("devpts", Path::new("/dev/pts"), terminals, "mode=0620,ptmxmode=0666")?;
+    mount_at("tmpfs", Path::new("/dev/shm"), plain(), "mode=1777")?;
+    mount_at("tmpfs", Path::new("/run"), plain(), "mode=0755")?;
+    mount_at("cgroup2", Path::new("/sys/fs/cgroup"), hard, "")?;
     for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
-        match std::os::unix::fs::symlink(target, root.join("dev").join(link)) {
+        match std::os::unix::fs::symlink(target, Path::new("/dev").join(link)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
     }
-    fs::create_dir_all(root.join("workspace"))
+    // A machine whose disk is full, or whose image has too much there, comes up all the same.
+    for (at, done) in [
+        ("/run", volatile::copy(run, Path::new("/run"))),
+        ("/dev/shm", volatile::copy(shm, Path::new("/dev/shm"))),
+        ("/tmp", volatile::share(Path::new("/tmp"))),
+        (WORKSPACE, places::directory(Path::new(WORKSPACE))),
+    ] {
+        card::told(at, done);
+    }
+    Ok(())
 }
 
 /// Makes `root` the root of this process and all it will start. The initramfs is gone for good.
@@ -247,9 +256,9 @@ fn enter(root: &Path) -> io::Result<()> {
 impl Platform for Guest {
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError> {
         self.mount_root()?;
-        mount_system(Path::new("/mnt/root")).map_err(failed("mount the system's file systems"))?;
         enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
-        names::give(hostname).map_err(failed("name the machine"))?;
+        mount_system().map_err(failed("mount the system's file systems"))?;
+        names::give(hostname).map_err(failed("give the machine its host name"))?;
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
@@ -303,7 +312,7 @@ impl Platform for Guest {
     fn mount_shares(&self, all: &[Share], owner: (u32, u32)) -> Result<(), RpcError> {
         self.shares.set(!all.is_empty());
         if owner.0 != 0 && all.iter().all(|share| share.at != WORKSPACE) {
-            own(WORKSPACE, owner).map_err(failed("give the workspace to the user"))?;
+            card::told(WORKSPACE, own(WORKSPACE, owner));
         }
         shares::mount_all(all, owner)
     }

@@ -5,9 +5,11 @@ mod disks;
 mod freezer;
 mod machine;
 mod names;
+mod places;
 mod shares;
 mod stage;
 mod tool;
+mod volatile;
 
 use std::process::ExitCode;
 use std::rc::Rc;

@@ -1,16 +1,17 @@
 //! What a machine is called, and the numbers by which its programs know it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 
 use crate::card;
+use crate::places;
 
 const HOSTNAME: &str = "/etc/hostname";
 const HOSTS: &str = "/etc/hosts";
+const RESOLVER: &str = "/etc/resolv.conf";
 /// See `machine-id(5)`: 32 hexadecimal digits and a newline.
 const MACHINE_ID: &str = "/etc/machine-id";
 /// A number that the kernel makes once per boot, when it is first asked for it.
@@ -26,23 +27,13 @@ fn hosts(hostname: &str) -> String {
     format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 }
 
-/// Gives a small file these contents. Its blocks stay what they are: for a file that is made empty first ext4 allocates
-/// others, and begins to write them when it is closed, which in a fork takes half of the time of its new names.
-fn overwrite(path: &str, text: &[u8]) -> io::Result<()> {
-    let file = File::options().write(true).create(true).truncate(false).open(path)?;
-    let before = file.metadata()?.len();
-    file.write_all_at(text, 0)?;
-    let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
-    if length < before { file.set_len(length) } else { Ok(()) }
-}
-
-/// Names the machine when it has just come up.
+/// Names the machine when it has just come up: the kernel always, its files as far as the root allows it.
 pub(crate) fn give(hostname: &str) -> io::Result<()> {
     rustix::system::sethostname(hostname.as_bytes())?;
-    overwrite(HOSTNAME, format!("{hostname}\n").as_bytes())?;
-    overwrite(HOSTS, hosts(hostname).as_bytes())?;
-    if fs::read("/etc/resolv.conf").map_or(true, |old| old.is_empty()) {
-        card::write_resolver("# This instance has no network.\n")?;
+    card::told(HOSTNAME, places::put(Path::new(HOSTNAME), format!("{hostname}\n").as_bytes()));
+    card::told(HOSTS, places::put(Path::new(HOSTS), hosts(hostname).as_bytes()));
+    if places::read(Path::new(RESOLVER)).map_or(true, |old| old.is_empty()) {
+        card::write_resolver("# This instance has no network.\n");
     }
     Ok(())
 }
@@ -56,14 +47,15 @@ fn renamed(table: &str, from: &str, to: &str) -> String {
 pub(crate) fn change(hostname: &str) -> io::Result<()> {
     let before = rustix::system::uname().nodename().to_string_lossy().into_owned();
     rustix::system::sethostname(hostname.as_bytes())?;
-    overwrite(HOSTNAME, format!("{hostname}\n").as_bytes())?;
+    card::told(HOSTNAME, places::put(Path::new(HOSTNAME), format!("{hostname}\n").as_bytes()));
     // A guest without the table has none to change.
-    if let Ok(table) = fs::read_to_string(HOSTS) {
-        overwrite(HOSTS, renamed(&table, &before, hostname).as_bytes())?;
+    if let Some(table) = places::read(Path::new(HOSTS)).ok().and_then(|table| String::from_utf8(table).ok()) {
+        let table = renamed(&table, &before, hostname);
+        card::told(HOSTS, places::put(Path::new(HOSTS), table.as_bytes()));
     }
-    if fs::read(MACHINE_ID).is_ok_and(|id| !id.is_empty()) {
+    if places::read(Path::new(MACHINE_ID)).is_ok_and(|id| !id.is_empty()) {
         let id: String = fs::read_to_string(ANY_ID)?.chars().filter(char::is_ascii_hexdigit).collect();
-        overwrite(MACHINE_ID, format!("{id}\n").as_bytes())?;
+        card::told(MACHINE_ID, places::put(Path::new(MACHINE_ID), format!("{id}\n").as_bytes()));
     }
     change_boot_id()
 }
@@ -86,7 +78,7 @@ pub(crate) fn prepare() {
 fn change_boot_id() -> io::Result<()> {
     let id = fs::read(ANY_ID)?;
     if Path::new(OWN_BOOT_ID).exists() {
-        overwrite(OWN_BOOT_ID, &id)?;
+        places::overwrite(Path::new(OWN_BOOT_ID), &id)?;
     }
     // Whoever is root here may have undone it.
     if fs::read(BOOT_ID)? == id { Ok(()) } else { hide_boot_id(&id) }
@@ -107,16 +99,6 @@ fn hide_boot_id(id: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_that_is_overwritten_has_the_new_text_and_no_more() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("name");
-        for text in ["long-name\n", "x\n", "longer-name\n"] {
-            overwrite(path.to_str().unwrap(), text.as_bytes()).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        }
-    }
 
     #[test]
     fn a_table_of_hosts_changes_where_the_machine_is_named_and_nowhere_else() {

@@ -144,17 +144,13 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RpcError {
     move |error| RpcError::new(code::SYSTEM, format!("cannot {what}: {error}"))
 }
 
-/// A guest's account files; a missing one is an empty one.
-fn account_file(path: &str) -> String {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-}
-
 /// A user of this guest.
 ///
 /// # Errors
 /// [`code::NO_SUCH_USER`].
 pub fn user(name: &str) -> Result<User, RpcError> {
-    identity::resolve(name, &account_file("/etc/passwd"), &account_file("/etc/group"))
+    let file = identity::account_file;
+    identity::resolve(name, &file("/etc/passwd"), &file("/etc/group"))
         .map_err(|error| RpcError::new(code::NO_SUCH_USER, error.to_string()))
 }
 

@@ -61,7 +61,7 @@ fn place(target: &Path, user: &str) -> Result<(), String> {
 
 fn unpack_to(target: Result<Target, CopyError>, user: &str) -> Result<(), String> {
     let target = target.map_err(|error| error.to_string())?;
-    let file = |path| fs::read_to_string(path).unwrap_or_default();
+    let file = identity::account_file;
     let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
     let identity = user.map_err(|error| error.to_string())?.identity;
     let owner = Owner { uid: identity.uid, gid: identity.gid };

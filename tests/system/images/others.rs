@@ -57,7 +57,12 @@ fn described(media_type: &str, bytes: &[u8], more: &str) -> String {
 
 /// Copies blobs to a registry as they are: the usual tools would pack or refuse them. `image` describes the manifest.
 fn push(registry: &Registry, blobs: &Path, name: &str, image: &str) {
-    let (repository, tag) = name.split_once(':').unwrap();
+    push_blobs(registry, blobs, name);
+    push_manifest(registry, blobs, name, image, "manifest");
+}
+
+fn push_blobs(registry: &Registry, blobs: &Path, name: &str) {
+    let repository = name.split(':').next().unwrap();
     let base = format!("http://{}/v2/{repository}", registry.name);
     for blob in fs::read_dir(blobs).unwrap() {
         let blob = blob.unwrap();
@@ -69,10 +74,14 @@ fn push(registry: &Registry, blobs: &Path, name: &str, image: &str) {
         let kind = "Content-Type: application/octet-stream";
         let _done = tool("curl", &["-sSf", "-X", "PUT", "-H", kind, "--data-binary", &bytes, &url]);
     }
+}
+
+fn push_manifest(registry: &Registry, blobs: &Path, name: &str, image: &str, kind: &str) {
+    let (repository, tag) = name.split_once(':').unwrap();
     let manifest = image.split_once("sha256:").unwrap().1.split('"').next().unwrap();
     let bytes = format!("@{}", blobs.join(manifest).display());
-    let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json";
-    let url = format!("{base}/manifests/{tag}");
+    let kind = &format!("Content-Type: application/vnd.oci.image.{kind}.v1+json");
+    let url = format!("http://{}/v2/{repository}/manifests/{tag}", registry.name);
     let _done = tool("curl", &["-sSf", "-X", "PUT", "-H", kind, "--data-binary", &bytes, &url]);
 }
 
@@ -181,6 +190,61 @@ fn platforms_side_by_side_and_below_each_other_are_found() {
         let inner = mixed.blob(kind, index(&images.join(",")).as_bytes(), "");
         vec![mixed.blob(kind, index(&inner).as_bytes(), "")]
     });
+}
+
+#[test]
+fn an_index_that_does_not_say_what_its_images_are_for_is_looked_into() {
+    let (registry, dir) = (Registry::start(Protection::None), tempfile::tempdir().unwrap());
+    let (mixed, layer) = (Mixed(dir.path()), layer());
+    let foreign =
+        mixed.image(&config(r#""architecture":"s390x","os":"linux","#, &[&layer]), &[(PLAIN, &layer)], "");
+    let ours = mixed.image(&config("", &[&layer]), &[(PLAIN, &layer)], r#","platform":null"#);
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = |manifests: &[&str]| {
+        let text =
+            format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{}]}}"#, manifests.join(","));
+        mixed.blob(kind, text.as_bytes(), "")
+    };
+    let (inner, only_foreign) = (index(&[&foreign, &ours]), index(&[&foreign]));
+    let outer = index(&[&only_foreign, &inner]);
+    let blobs = dir.path().join("blobs/sha256");
+    push_blobs(&registry, &blobs, "it");
+    for (number, image) in [&foreign, &ours].into_iter().enumerate() {
+        push_manifest(&registry, &blobs, &format!("it:part{number}"), image, "manifest");
+    }
+    for (tag, image) in [("foreign", &only_foreign), ("inner", &inner), ("outer", &outer)] {
+        push_manifest(&registry, &blobs, &format!("it:{tag}"), image, "index");
+    }
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    for tag in ["inner", "outer"] {
+        let pulled = daemon.aegis(&["image", "pull", "--quiet", &registry.reference(&format!("it:{tag}"))]);
+        assert_eq!(pulled.code, 0, "{tag}: {}", pulled.err());
+    }
+    let told = refused(&daemon, &["image", "pull", &registry.reference("it:foreign")]);
+    assert!(told.contains("no version for linux/") && told.contains("linux/s390x"), "{told}");
+}
+
+#[test]
+fn of_several_images_that_docker_saved_those_for_this_processor_are_taken() {
+    let (dir, layer) = (tempfile::tempdir().unwrap(), layer());
+    let at = |name: &str| dir.path().join(name);
+    let ours = config(&format!(r#""architecture":"{}","os":"linux","#, own_architecture()), &[&layer]);
+    fs::write(at("layer.tar"), &layer).unwrap();
+    fs::write(at("ours.json"), ours).unwrap();
+    fs::write(at("foreign.json"), config(r#""architecture":"s390x","os":"linux","#, &[&layer])).unwrap();
+    let saved = r#"[{"Config":"foreign.json","RepoTags":["example.com/foreign:1"],"Layers":["layer.tar"]},
+        {"Config":"gone.json","RepoTags":["example.com/gone:1"],"Layers":["layer.tar"]},
+        {"Config":"ours.json","RepoTags":null,"Layers":["layer.tar"]},
+        {"Config":"ours.json","RepoTags":["example.com/ours:1"],"Layers":["layer.tar"],"LayerSources":null}]"#;
+    fs::write(at("manifest.json"), saved).unwrap();
+    let daemon = Daemon::start();
+    let loaded = daemon.aegis(&["image", "load", "--input", dir.path().to_str().unwrap()]);
+    assert_eq!(loaded.code, 0, "{}", loaded.err());
+    assert!(loaded.out().contains("Loaded: example.com/ours:1\n"), "{}", loaded.out());
+    for left in ["example.com/foreign:1", "linux/s390x", "example.com/gone:1", "gone.json"] {
+        assert!(loaded.err().contains(left), "{left}: {}", loaded.err());
+    }
+    assert_eq!(images(&daemon).len(), 1);
 }
 
 #[test]
