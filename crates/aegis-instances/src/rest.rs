@@ -200,7 +200,9 @@ pub fn reasons(rest: &Rest, state: State, usage: &Use, lease_reason: &str, now_m
     if !matches!(state, State::Running | State::Starting) {
         return found;
     }
-    let silent = rest.silent_ms.is_some_and(|after| later(usage.last_byte_ms, after) <= now_ms);
+    // One that is never paused is kept by silent ones, too.
+    let silent = rest.silent_ms.filter(|_| rest.pause_ms.is_some());
+    let silent = silent.is_some_and(|after| later(usage.last_byte_ms, after) <= now_ms);
     if connections > 0 && !silent {
         found.push(several(connections, "connection"));
     }
@@ -279,6 +281,8 @@ mod tests {
         assert_eq!(next(&impatient, State::Running, &usage), Some(Due { rung: Rung::Pause, at_ms: 590 }));
         assert_eq!(reasons(&impatient, State::Running, &usage, "", 529), ["3 connections"]);
         assert!(reasons(&impatient, State::Running, &usage, "", 530).is_empty());
+        let unpaused = Rest { pause_ms: None, ..impatient };
+        assert_eq!(reasons(&unpaused, State::Running, &usage, "", 530), ["3 connections"]);
         // Nothing keeps awake what stands still.
         assert!(reasons(&impatient, State::Paused, &usage, "", 529).is_empty());
     }
