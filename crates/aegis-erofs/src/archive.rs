@@ -34,7 +34,7 @@ pub enum ArchiveError {
     #[error("the archive is truncated")]
     Truncated,
     /// The checksum of a header does not fit: no tar archive, or a damaged one.
-    #[error("the checksum of a tar header is wrong")]
+    #[error("it is damaged, or no tar archive: the checksum of a header is wrong")]
     Checksum,
     /// A header has a field with no valid value; the text names it.
     #[error("the field {0} of a tar header is not valid")]
@@ -46,7 +46,7 @@ pub enum ArchiveError {
     #[error("an extension header has more than {0} bytes")]
     ExtensionTooLarge(usize),
     /// A kind of entry that has no place in an image, by its tar type.
-    #[error("{path:?} has the unsupported type {kind:?}")]
+    #[error("{path:?} is of tar's type {kind:?}, which no image can have")]
     UnsupportedType {
         /// Path of the entry.
         path: String,

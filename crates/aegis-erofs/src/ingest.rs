@@ -11,6 +11,7 @@ use crate::xattr;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+const SYMLINK_MODE: u16 = 0o777;
 /// Other names with this prefix are bookkeeping of aufs.
 const AUFS: &[u8] = b".wh..wh.";
 
@@ -129,6 +130,8 @@ fn put_file(
     contents: impl FnOnce(&mut FileTree) -> Result<Extent, Refusal>,
 ) -> Result<(), Refusal> {
     let Member { kind, link, mode, uid, gid, mtime, major, minor, xattrs, .. } = member;
+    // Linux knows no other mode of symbolic links, whatever their archives say.
+    let mode = if kind == Kind::Symlink { SYMLINK_MODE } else { mode };
     let metadata = Metadata { mode, uid, gid, mtime, xattrs };
     let content = match kind {
         Kind::Directory => return Ok(tree.put_directory(path, metadata)?),

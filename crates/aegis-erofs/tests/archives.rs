@@ -204,3 +204,9 @@ fn global_records_are_skipped() {
     let archive = [global, archive_of(&[("a", Entry::file(b"1"))])].concat();
     assert_eq!(read(&archive).keys().collect::<Vec<_>>(), [b"a"]);
 }
+
+#[test]
+fn symbolic_links_have_the_mode_that_they_have_on_every_disk() {
+    let link = Entry { mode: 0o4755, ..Entry::symlink("x") };
+    assert_eq!(read(&archive_of(&[("s", link)]))[&b"s"[..]], Entry::symlink("x"));
+}

@@ -139,9 +139,15 @@ impl Archive {
     /// What `manifest.json` says.
     fn saved_images(&self) -> Result<Vec<Saved>, ImageError> {
         if self.tree.lookup(b"manifest.json").is_none() {
-            return Err(ImageError::invalid(
-                "it is no archive of images: it has neither index.json nor manifest.json",
-            ));
+            let files = [&b"etc"[..], b"bin", b"usr"].iter().any(|path| self.tree.lookup(path).is_some());
+            let hint = if files {
+                "; of files alone, as `docker export` writes them, `docker save` makes none"
+            } else {
+                ""
+            };
+            let text =
+                format!("it is no archive of images: it has neither index.json nor manifest.json{hint}");
+            return Err(ImageError::invalid(text));
         }
         let saved: Vec<Saved> = serde_json::from_slice(&self.document("manifest.json")?)
             .map_err(|error| ImageError::invalid(format!("manifest.json: {error}")))?;

@@ -176,7 +176,7 @@ impl Maker<'_> {
             let ids = [0, 1, 1000, 65_534, 65_535, 100_000, 2_000_000];
             item.owner = (*self.chance.of(&ids).unwrap(), *self.chance.of(&ids).unwrap());
         }
-        if item.kind != b'2' && self.chance.one_in(2) {
+        if self.chance.one_in(2) {
             item.mode =
                 *self.chance.of(&[0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o700, 0o000, 0o444, 0o555]).unwrap();
         }
