@@ -80,21 +80,26 @@ struct Held {
 }
 
 impl Held {
-    /// Passes all on, as often as it takes until the guest runs afterwards, too.
+    /// Passes all on, and returns when the guest has had the time to see it: it runs, or is about to end.
     async fn pass(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         visit: &dyn Visit,
     ) -> io::Result<Result<(), Refusal>> {
+        let mut told_end = false;
         loop {
             if let Err(refusal) = self.wait(from, visit).await? {
                 return Ok(Err(refusal));
+            }
+            if self.bytes.is_empty() && self.ended == told_end {
+                return Ok(Ok(()));
             }
             carry(&self.bytes, to, visit).await?;
             self.bytes.clear();
             if self.ended {
                 to.shutdown().await?;
+                told_end = true;
             }
             if visit.is_awake() {
                 return Ok(Ok(()));

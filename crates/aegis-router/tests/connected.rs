@@ -120,3 +120,21 @@ async fn bytes_that_are_held_arrive_in_order_and_whole_when_it_goes_on() {
     assert_eq!(host.wakes.load(Ordering::SeqCst), 1);
     drop(writer.await.unwrap());
 }
+
+#[tokio::test]
+async fn a_machine_that_is_being_ended_hears_its_clients_and_is_not_asked_over_and_over() {
+    let Pair { host, mut client, mut server, .. } = connected().await;
+    host.awake.store(false, Ordering::SeqCst);
+    host.ending.store(true, Ordering::SeqCst);
+    client.write_all(b"last words").await.unwrap();
+    let mut heard = [0; 10];
+    tokio::time::timeout(WAIT, server.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, b"last words");
+    client.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    tokio::time::timeout(WAIT, server.read_to_end(&mut rest)).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(host.asked.load(Ordering::SeqCst) <= 6, "asked {} times", host.asked.load(Ordering::SeqCst));
+    drop(server);
+    nobody_is_left(&host).await;
+}

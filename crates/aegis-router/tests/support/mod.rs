@@ -24,6 +24,10 @@ pub(crate) struct Host {
     pub(crate) connections: AtomicUsize,
     /// Visits that have not ended.
     pub(crate) visits: AtomicUsize,
+    /// Whether its machine is about to end, and hears what is said to it all the same.
+    pub(crate) ending: AtomicBool,
+    /// How often somebody asked for it to go on.
+    pub(crate) asked: AtomicUsize,
     /// Whether its machine is no more.
     pub(crate) stopped: AtomicBool,
     /// Tells its connections that it is no more.
@@ -99,6 +103,10 @@ impl Visit for OnHost {
     }
 
     async fn go_on(&self) -> Result<(), Refusal> {
+        self.host.asked.fetch_add(1, Ordering::SeqCst);
+        if self.host.ending.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         if self.host.stopped.load(Ordering::SeqCst) {
             return Err(Refusal::Stopped("it is stopped".into()));
         }
