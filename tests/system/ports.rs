@@ -474,13 +474,14 @@ fn a_name_routers_port_that_is_taken_is_a_warning_that_names_its_holder() {
     let address = holder.local_addr().unwrap();
     let daemon = Daemon::none();
     std::fs::write(daemon.root().join("config.toml"), format!("[router]\nlisten = \"{address}\"\n")).unwrap();
-    daemon.up();
+    let pid = std::process::id().to_string();
+    for round in ["the first", "once more"] {
+        let up = daemon.aegis(&["up"]).err();
+        assert!(up.contains("warning: no routing by name") && up.contains(&pid), "{round}: {up}");
+    }
     assert_eq!(daemon.ok(&["instance", "list"]).trim(), "No instances");
-    let report = daemon.report();
-    assert!(
-        report.contains("no routing by name") && report.contains(&std::process::id().to_string()),
-        "{report}"
-    );
+    let status = daemon.ok(&["status"]);
+    assert!(status.contains("warning: no routing by name") && status.contains(&pid), "{status}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub struct Status {
     /// The file system of the home directory; absent if it does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskInfo>,
+    /// What does not work, or not as far as it could, and what to do: a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The file system of the home directory.
@@ -62,10 +65,10 @@ impl DiskInfo {
             Some(free) if free < self.floor_inodes => format!(", {free} inodes free"),
             _ => String::new(),
         };
-        let more = if self.promised_bytes > self.free_bytes { ", more than there is" } else { "" };
+        let more = if self.promised_bytes > self.free_bytes { ", more than is free" } else { "" };
         let level = if self.level == "ample" { String::new() } else { format!("{}: ", self.level) };
         format!(
-            "{level}{free} MiB free{inodes}, floor {floor} MiB, {reserve}; disks may take {promised} MiB more{more}"
+            "{level}{free} MiB free{inodes}, floor {floor} MiB, {reserve}; instances' disks may grow by {promised} MiB{more}"
         )
     }
 }

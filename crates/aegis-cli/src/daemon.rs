@@ -46,7 +46,8 @@ pub async fn up(context: &Context) -> Result<i32, Failure> {
     let begun = Instant::now();
     // Whoever holds the home may be on its way in or out.
     while let Liveness::Alive(pid) = alive(context)? {
-        if context.client().status().await.is_ok() {
+        if let Ok(status) = context.client().status().await {
+            warn(&status);
             return output::line(format!("aegisd is already running ({})", name(pid)));
         }
         if begun.elapsed() > START_TIMEOUT {
@@ -59,6 +60,7 @@ pub async fn up(context: &Context) -> Result<i32, Failure> {
     let begun = Instant::now();
     loop {
         if let Ok(status) = context.client().status().await {
+            warn(&status);
             return output::line(format!("aegisd started (pid {})", status.pid));
         }
         if let Ok(Some(status)) = child.try_wait() {
@@ -70,6 +72,12 @@ pub async fn up(context: &Context) -> Result<i32, Failure> {
             return Err(Failure::new(format!("aegisd does not answer; see {}", log.display())));
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn warn(status: &Status) {
+    for warning in &status.warnings {
+        output::say(&format!("warning: {warning}"));
     }
 }
 
@@ -153,12 +161,13 @@ pub async fn status(context: &Context, format: OutputFormat) -> Result<i32, Fail
 }
 
 fn describe(status: &Status) -> String {
-    let Status { backend, version, pid, home, capabilities, instances, disk, .. } = status;
+    let Status { backend, version, pid, home, capabilities, instances, disk, warnings, .. } = status;
+    let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
     let (accelerator, reason) = (&capabilities.accelerator, &capabilities.accelerator_reason);
     let (live, total) = (instances.live, instances.total);
     format!(
         "aegisd: running\nbackend: {backend}\naccelerator: {accelerator} ({reason})\nversion: {version}\n\
-         pid: {pid}\nhome: {home}\ninstances: {live} with a machine, {total} in all{}",
+         pid: {pid}\nhome: {home}\ninstances: {live} with a machine, {total} in all{}{warnings}",
         disk.as_ref().map(|disk| format!("\ndisk: {}", disk.sentence())).unwrap_or_default()
     )
 }

@@ -154,7 +154,7 @@ pub(crate) async fn watch(instances: Instances) {
     // An earlier daemon may have left some who stand still.
     let (mut level, mut holding, mut reserve_again) = (Level::Ample, true, Instant::now());
     loop {
-        let wait = match context.disk.look() {
+        let wait = match blocking(&context, HostDisk::look).await {
             None => UNKNOWN,
             Some((room, floors)) => {
                 let before = std::mem::replace(&mut level, floors.level(&room));
@@ -164,7 +164,7 @@ pub(crate) async fn watch(instances: Instances) {
                 match level {
                     Level::Full => {
                         holding = true;
-                        stop_growing(&instances, &mut growth, &room, &floors);
+                        stop_growing(&instances, &mut growth, &room, &floors).await;
                     }
                     Level::Low => growth = Growth::default(),
                     Level::Ample => {
@@ -187,9 +187,22 @@ pub(crate) async fn watch(instances: Instances) {
     }
 }
 
-fn stop_growing(instances: &Instances, growth: &mut Growth, room: &Room, floors: &Floors) {
-    let running = instances.list().into_iter().filter(|view| view.state == State::Running);
-    let seen: Vec<Seen> = running.map(|view| look_at(instances.context(), &view)).collect();
+/// Asks the file system, which may take its time, without keeping the runtime from other work.
+async fn blocking<T: Send + 'static>(
+    context: &Arc<Context>,
+    ask: impl FnOnce(&HostDisk) -> Option<T> + Send + 'static,
+) -> Option<T> {
+    let context = Arc::clone(context);
+    // The runtime ends before the daemon does, and no sooner.
+    tokio::task::spawn_blocking(move || ask(&context.disk)).await.ok().flatten()
+}
+
+async fn stop_growing(instances: &Instances, growth: &mut Growth, room: &Room, floors: &Floors) {
+    let running: Vec<_> = instances.list().into_iter().filter(|view| view.state == State::Running).collect();
+    let context = Arc::clone(instances.context());
+    let look = move || running.iter().map(|view| look_at(&context, view)).collect::<Vec<Seen>>();
+    // The runtime ends before the daemon does, and no sooner.
+    let Ok(seen) = tokio::task::spawn_blocking(look).await else { return };
     let (free, inodes) = (room.free_bytes >> 20, room.free_inodes);
     for id in growth.growing(room, floors, &seen) {
         let text = format!(
@@ -232,10 +245,8 @@ fn let_go(instances: &Instances) -> bool {
     !held.is_empty()
 }
 
-async fn keep_reserve(context: &Context) {
-    let reserve = context.disk.reserve.clone();
-    // The runtime ends before the daemon does, and no sooner.
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || reserve.keep()).await {
+async fn keep_reserve(context: &Arc<Context>) {
+    if let Some(error) = blocking(context, |disk| disk.reserve.keep().err()).await {
         tracing::warn!(%error, "no room is kept in reserve");
     }
 }

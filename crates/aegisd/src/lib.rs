@@ -124,6 +124,8 @@ pub(crate) struct App {
     pub(crate) network: Arc<Policy>,
     /// Where the name router listens, if it does.
     pub(crate) names: Option<SocketAddr>,
+    /// What users should know of how it has begun.
+    pub(crate) warnings: Arc<[String]>,
     /// Upgraded connections, which outlive their requests.
     pub(crate) streams: TaskTracker,
     pub(crate) end: End,
@@ -187,19 +189,33 @@ fn keyring(environment: &Environment) -> Option<Arc<dyn Keyring>> {
     Some(Arc::new(found))
 }
 
-/// Opens the name router's port. One that is taken is no reason not to serve.
-fn open_names(address: SocketAddr, backends: Arc<dyn Backends>, admission: &Admission) -> Option<Names> {
+/// Opens the name router's port. One that is taken is no reason not to serve, and is told in `warnings`.
+fn open_names(
+    address: SocketAddr,
+    backends: Arc<dyn Backends>,
+    admission: &Admission,
+    warnings: &mut Vec<String>,
+) -> Option<Names> {
     match Names::open_to(address, backends, admission.clone()) {
         Ok(names) => Some(names),
         Err(error) => {
             let holder = aegis_router::holder(address.port()).unwrap_or_else(|| "another program".to_owned());
-            tracing::warn!(
-                %address, %error, holder,
-                "no routing by name; choose another address in config.toml: [router] listen"
-            );
+            tracing::warn!(%address, %error, holder, "no routing by name");
+            warnings.push(format!(
+                "no routing by name: {address} is not to be had ({error}; {holder} has that port); choose another in \
+                 config.toml: [router] listen"
+            ));
             None
         }
     }
+}
+
+/// What this host cannot do to hold a helper that a guest has taken over. A control group is an offer, and none is missed.
+fn unconfined() -> Option<String> {
+    let wanted = Layer::ALL.into_iter().filter(|layer| *layer != Layer::Cgroup).collect::<Vec<_>>();
+    let missing: Vec<String> = Support::of_host().missing(&wanted).iter().map(Layer::to_string).collect();
+    let words = missing.join(", ");
+    (!words.is_empty()).then(|| format!("instances are confined without {words}; see: aegis doctor"))
 }
 
 /// The runtime, with all threads that it will ever have.
@@ -287,7 +303,10 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), surroundings, settings).await?;
     guests.serve(instances.clone());
     instances.listen().await;
-    let names = environment.names.and_then(|address| open_names(address, backends, &environment.admission));
+    let mut warnings: Vec<String> = unconfined().into_iter().collect();
+    let names = environment
+        .names
+        .and_then(|address| open_names(address, backends, &environment.admission, &mut warnings));
     instances.sweep().await;
     let streams = TaskTracker::new();
     let end = End::default();
@@ -303,6 +322,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         started: Instant::now(),
         network: Arc::new(environment.network.clone()),
         names: names.as_ref().map(Names::address),
+        warnings: warnings.into(),
         streams: streams.clone(),
         end: end.clone(),
     };

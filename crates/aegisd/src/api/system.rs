@@ -17,6 +17,9 @@ use crate::App;
 pub(super) async fn status(State(app): State<App>) -> Json<Status> {
     let capabilities = app.vmm.capabilities();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let disk = app.instances.disk_report();
+    let mut warnings = app.warnings.to_vec();
+    warnings.extend(disk.as_ref().and_then(overcommitted));
     Json(Status {
         status: "running".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -33,7 +36,19 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
             total: count(app.instances.list().len()),
             live: count(app.instances.live().len()),
         },
-        disk: app.instances.disk_report().map(|report| disk_info(&report)),
+        disk: disk.as_ref().map(disk_info),
+        warnings,
+    })
+}
+
+/// That the instances' disks may come to need more than there is.
+fn overcommitted(report: &DiskReport) -> Option<String> {
+    (report.promised > report.room.free_bytes).then(|| {
+        format!(
+            "instances' disks may grow by {} MiB, and {} MiB are free: those that fill the disk are paused before it is full",
+            report.promised >> 20,
+            report.room.free_bytes >> 20
+        )
     })
 }
 
