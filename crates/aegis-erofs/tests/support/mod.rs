@@ -246,11 +246,12 @@ pub(crate) fn models() -> impl Strategy<Value = Model> {
         xattr_value(),
         0..3,
     );
-    let entry = (kind, 0u16..0o10_000, any::<u32>(), any::<u32>(), 0i64..1 << 40, xattrs)
-        .prop_map(|(kind, mode, uid, gid, mtime, xattrs)| {
+    let entry = (kind, 0u16..0o10_000, any::<u32>(), any::<u32>(), 0i64..1 << 40, xattrs).prop_map(
+        |(kind, mode, uid, gid, mtime, xattrs)| {
             let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { mode };
             Entry { kind, mode, uid, gid, mtime, xattrs }
-        });
+        },
+    );
     prop::collection::vec((any::<prop::sample::Index>(), name, entry), 0..60).prop_map(assemble)
 }
 
