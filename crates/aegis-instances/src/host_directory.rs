@@ -21,6 +21,9 @@ use crate::mounts::{Mount, Source};
 /// Deepest path that is followed upwards.
 const MOST_DEPTH: usize = 4096;
 
+/// Where kits of the system are.
+pub const SYSTEM_KITS: &str = "/usr/share/aegis/kits";
+
 /// A directory of the host cannot be what an instance sees.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
@@ -207,8 +210,24 @@ impl Looked<'_> {
         }
         let program = std::env::current_exe().ok();
         let programs = program.as_deref().and_then(Path::parent);
-        programs.is_some_and(near).then_some("the daemon's own programs are there")
+        if programs.is_some_and(near) {
+            return Some("the daemon's own programs are there");
+        }
+        kits(home, programs)
+            .iter()
+            .any(|kit| near(kit))
+            .then_some("a kit is there, whose programs run on the host")
     }
+}
+
+/// Where kits are, and each of them: it may be a link to elsewhere.
+fn kits(home: &Home, programs: Option<&Path>) -> Vec<PathBuf> {
+    let beside = programs.and_then(Path::parent).map(|dir| dir.join("kits"));
+    let shelves: Vec<PathBuf> =
+        [Some(home.root.join("kits")), beside, Some(SYSTEM_KITS.into())].into_iter().flatten().collect();
+    let each = shelves.iter().filter_map(|shelf| std::fs::read_dir(shelf).ok()).flatten().flatten();
+    let each: Vec<PathBuf> = each.map(|entry| entry.path()).collect();
+    shelves.into_iter().chain(each).filter(|path| path.is_dir()).collect()
 }
 
 fn identity_of(path: &Path) -> Option<Identity> {
@@ -314,6 +333,14 @@ mod tests {
             assert!(matches!(error, Err(DirectoryError::Refused { .. })), "{}: {error:?}", refused.display());
             // Also one that is stored already.
             assert!(matches!(open(&mount(refused, None), &home), Err(DirectoryError::Refused { .. })));
+        }
+        // A kit of the user's that is a link to where he works on it.
+        fs::create_dir_all(home.root.join("kits")).unwrap();
+        fs::create_dir_all(root.join("work/kit/src")).unwrap();
+        symlink(root.join("work/kit"), home.root.join("kits/mine")).unwrap();
+        for refused in ["work", "work/kit", "work/kit/src"].map(|path| root.join(path)) {
+            let error = named(&refused, &home);
+            assert!(matches!(error, Err(DirectoryError::Refused { .. })), "{}: {error:?}", refused.display());
         }
         for fine in [root.join("project"), home.workspaces().join("w"), home.workspaces().join("w/inner")] {
             named(&fine, &home).unwrap();

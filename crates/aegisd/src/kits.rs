@@ -7,6 +7,7 @@ use aegis_api::instance::{CreateInstance, IdleTime, Never};
 use aegis_api::network::NetworkRequest;
 use aegis_api::ports::{self, Expose};
 use aegis_api::{duration, size};
+use aegis_instances::host_directory::SYSTEM_KITS;
 use aegis_instances::kit::{Contents, KitUse, Kits};
 use aegis_instances::secret::{ALL, SecretValues};
 use aegis_instances::{Instances, View};
@@ -20,8 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::surroundings::StoredSecrets;
 
-/// Where kits of the system are.
-const SYSTEM: &str = "/usr/share/aegis/kits";
 /// What a kit's daemons find programs with.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -32,7 +31,7 @@ pub(crate) struct HostKits(Shelf);
 impl HostKits {
     pub(crate) fn new(home: &Home, program: &Path) -> HostKits {
         let beside = program.parent().and_then(Path::parent).map(|dir| dir.join("kits"));
-        let dirs = std::iter::once(home.root.join("kits")).chain(beside).chain([PathBuf::from(SYSTEM)]);
+        let dirs = std::iter::once(home.root.join("kits")).chain(beside).chain([PathBuf::from(SYSTEM_KITS)]);
         HostKits(Shelf::new(dirs.collect()))
     }
 
