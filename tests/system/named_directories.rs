@@ -69,6 +69,31 @@ fn a_guest_that_exchanges_a_directory_of_another_mount_gets_an_error_and_no_othe
 }
 
 #[test]
+fn a_directory_that_was_made_anew_is_seen_by_an_instance_that_is_started_with_it_once_more() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let project = dir.path().canonicalize().unwrap().join("p");
+    let make = |text: &str| {
+        std::fs::create_dir(&project).unwrap();
+        std::fs::write(project.join("file"), text).unwrap();
+    };
+    make("first");
+    let workspace = project.to_str().unwrap();
+    let start = ["instance", "start", "--name", "box", "--workspace", workspace, "--", "sleep", "1000"];
+    let _out = daemon.ok(&start);
+    let _out = daemon.ok(&["exec", "box", "--", "sh", "-c", "echo kept > /root/kept"]);
+    // As a new clone of a repository does.
+    std::fs::remove_dir_all(&project).unwrap();
+    make("second");
+    let refused = daemon.aegis(&["instance", "restart", "box"]).err();
+    assert!(refused.contains("start it with --workspace or --mount once more"), "{refused}");
+    let by_name = daemon.aegis(&["instance", "start", "--name", "box"]);
+    assert_ne!(by_name.code, 0, "its name alone names no directory");
+    let _out = daemon.ok(&start);
+    assert_eq!(daemon.ok(&["exec", "box", "--", "cat", "/workspace/file", "/root/kept"]), "secondkept\n");
+    let _out = daemon.ok(&["instance", "restart", "box"]);
+}
+
+#[test]
 fn renames_under_way_lead_nowhere_else() {
     let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
     let project = dir.path().canonicalize().unwrap().join("p");

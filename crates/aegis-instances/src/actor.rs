@@ -12,6 +12,7 @@ pub(crate) mod replace;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use aegis_paths::Identity;
 use aegis_store::registry::{InstanceRow, NewEvent};
 use aegis_vmm::Machine;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -67,6 +68,8 @@ pub(crate) enum Message {
     Unexpose(u16, oneshot::Sender<Result<(), InstanceError>>),
     /// Its network is to change.
     Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
+    /// Its directories of the host have been named once more, and these are they.
+    Directories(Vec<Option<Identity>>, oneshot::Sender<Result<(), InstanceError>>),
     /// Something happened to the network of this boot, with more about it.
     NetworkEvent(Boot, &'static str, Option<String>),
     /// Its disk is to be replaced.
@@ -314,6 +317,9 @@ impl Actor {
             Message::Replaced(replaced) => self.after_replacement(replaced).await,
             Message::Network(change, reply) => {
                 let _gave_up = reply.send(self.change_network(change).await);
+            }
+            Message::Directories(which, reply) => {
+                let _gave_up = reply.send(self.renew_directories(&which).await);
             }
             Message::NetworkEvent(boot, kind, note) => self.network_event(boot, kind, note).await,
             Message::Listen(done) => {

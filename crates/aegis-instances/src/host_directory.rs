@@ -16,6 +16,9 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::actor::Message;
+use crate::error::InstanceError;
+use crate::instance::InstanceHandle;
 use crate::mounts::{Mount, Source};
 
 /// Deepest path that is followed upwards.
@@ -43,8 +46,8 @@ pub enum DirectoryError {
     },
     /// Another directory, or a symbolic link, is where it was.
     #[error(
-        "{} is not the directory any more that it was when the instance was made; an instance that is made now \
-         sees the one that is there now",
+        "{} is not the directory any more that it was when it was named; to have the instance see the one that is there \
+         now, start it with --workspace or --mount once more",
         path.display()
     )]
     Changed {
@@ -255,6 +258,17 @@ fn above(directory: &OwnedFd, path: &Path) -> Result<Vec<Identity>, DirectoryErr
         all.push(parent);
     }
     Err(failed(Errno::NAMETOOLONG))
+}
+
+impl InstanceHandle {
+    /// Has it see, from its next start on, the directories that are at the paths of its mounts now: `which`, in their order.
+    /// Nothing is changed while it is anything but stopped.
+    ///
+    /// # Errors
+    /// If that cannot be stored.
+    pub async fn renew_directories(&self, which: Vec<Option<Identity>>) -> Result<(), InstanceError> {
+        self.ask(|reply| Message::Directories(which, reply)).await
+    }
 }
 
 #[cfg(test)]

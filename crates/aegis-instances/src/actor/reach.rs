@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use aegis_paths::Identity;
+
 use super::Actor;
 use crate::error::InstanceError;
 use crate::events::{Detail, event};
-use crate::lifecycle::Boot;
+use crate::lifecycle::{Boot, State};
 use crate::network::NetworkChange;
 use crate::network::groups::Membership;
+use crate::spec::InstanceSpec;
 
 impl Actor {
     /// Stores that something happened to the network.
@@ -53,6 +56,37 @@ impl Actor {
         Ok(())
     }
 
+    /// Takes note of which directories its mounts are from now on. One that has a machine, or memory on disk, stays with
+    /// those that its guest has seen.
+    pub(super) async fn renew_directories(
+        &mut self,
+        which: &[Option<Identity>],
+    ) -> Result<(), InstanceError> {
+        if self.record.life.state() != State::Stopped {
+            return Ok(());
+        }
+        let mut spec = (*self.record.spec).clone();
+        for (mount, identity) in spec.mounts.iter_mut().zip(which) {
+            mount.identity = *identity;
+        }
+        if spec == *self.record.spec {
+            return Ok(());
+        }
+        self.store_spec(spec, "directories").await
+    }
+
+    /// Stores another specification, with an event of this kind. If that fails, it stays as it was.
+    async fn store_spec(&mut self, spec: InstanceSpec, kind: &'static str) -> Result<(), InstanceError> {
+        let before = std::mem::replace(&mut self.record.spec, Arc::new(spec));
+        let stored = self.context.registry.update(self.row(), Some(self.event(kind))).await;
+        if let Err(error) = stored {
+            self.record.spec = before;
+            return Err(error.into());
+        }
+        self.publish();
+        Ok(())
+    }
+
     async fn store_network(
         &mut self,
         change: NetworkChange,
@@ -60,13 +94,6 @@ impl Actor {
     ) -> Result<(), InstanceError> {
         let mut spec = (*self.record.spec).clone();
         spec.network = spec.network.changed(change, joined)?;
-        let before = std::mem::replace(&mut self.record.spec, Arc::new(spec));
-        let stored = self.context.registry.update(self.row(), Some(self.event("network"))).await;
-        if let Err(error) = stored {
-            self.record.spec = before;
-            return Err(error.into());
-        }
-        self.publish();
-        Ok(())
+        self.store_spec(spec, "network").await
     }
 }

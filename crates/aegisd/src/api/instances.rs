@@ -207,6 +207,12 @@ async fn start_existing(
     if !same {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());
     }
+    if !names_only(request) {
+        // Whoever names its directories once more means those that are there now.
+        let mut mounts = view.spec.mounts.clone();
+        let _claimed = workspaces::claim(app, &mut mounts)?;
+        existing.renew_directories(mounts.iter().map(|mount| mount.identity).collect()).await?;
+    }
     begin(existing, request.wait).await?;
     Ok(Json(convert::instance(app, &existing.view())))
 }
