@@ -24,6 +24,11 @@ pub(crate) fn directory(path: &Path) -> io::Result<()> {
     make(path, 0).map(drop)
 }
 
+/// Makes sure that a directory is at `path`, or where a link there leads, and removes nothing for it.
+pub(crate) fn reach(path: &Path) -> io::Result<()> {
+    if make(path, MOST_LINKS)? { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
 /// Whether there is a directory at `path` now; if not, something else is in its place.
 fn make(path: &Path, links: u32) -> io::Result<bool> {
     if fs::metadata(path).is_ok_and(|meta| meta.is_dir()) {
@@ -128,6 +133,20 @@ mod tests {
         directory(&at("link")).unwrap();
         assert!(at("link").is_dir() && !at("link").is_symlink());
         assert_eq!(fs::read(at("kept")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_place_that_is_only_reached_keeps_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        symlink(at("srv/data"), at("data")).unwrap();
+        reach(&at("data/deep")).unwrap();
+        assert!(at("srv/data/deep").is_dir());
+        fs::write(at("file"), "x").unwrap();
+        for name in ["file", "file/below"] {
+            assert_eq!(reach(&at(name)).unwrap_err().kind(), io::ErrorKind::NotADirectory, "{name}");
+        }
+        assert_eq!(fs::read(at("file")).unwrap(), b"x");
     }
 
     #[test]

@@ -27,6 +27,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
+use crate::places;
+
 /// Number of the port for files.
 const FILES: u32 = 3;
 /// Longest message of the kernel: what it writes at once, and headers (`fuse_dev_do_read` wants that much room).
@@ -291,7 +293,7 @@ pub(crate) fn mount_all(shares: &[Share], (uid, gid): (u32, u32)) -> Result<(), 
     for (index, (share, mount)) in (0u32..).zip(shares.iter().zip(&traffic.mounts)) {
         let failed = failed(format!("mount {}", share.at));
         // It may be in one that was mounted just now, and then the server makes it.
-        fs::create_dir_all(&share.at).map_err(&failed)?;
+        places::reach(Path::new(&share.at)).map_err(&failed)?;
         mount_one(share, mount).map_err(&failed)?;
         let (traffic, mount) = (Arc::clone(&traffic), mount.try_clone().map_err(&failed)?);
         spawn("requests", move || traffic.carry(index, &mount)).map_err(&failed)?;

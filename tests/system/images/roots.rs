@@ -135,6 +135,31 @@ fn links_files_and_pipes_where_others_have_directories_and_files_do_not_matter()
 }
 
 #[test]
+fn directories_of_the_host_are_where_links_of_the_image_lead() {
+    let daemon = Daemon::start();
+    let links = [Item::symlink("data", "/srv/./../srv/data"), Item::symlink("workspace", "/home/own/work")];
+    let (image, dir) = (load(&daemon, &links), tempfile::tempdir().unwrap());
+    fs::write(dir.path().join("given"), "of the host\n").unwrap();
+    let (host, script) = (dir.path().to_str().unwrap(), "/busybox cat given /data/given /srv/data/given");
+    let mount = format!("{host}:/data:ro");
+    let run = [
+        "run",
+        "--image",
+        &image,
+        "--workspace",
+        host,
+        "--mount",
+        &mount,
+        "--",
+        "/busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(daemon.ok(&run), "of the host\n".repeat(3));
+}
+
+#[test]
 fn what_an_image_has_in_volatile_directories_is_there_at_each_start_and_nothing_else() {
     let daemon = Daemon::start();
     let items = [
