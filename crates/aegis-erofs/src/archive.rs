@@ -170,6 +170,8 @@ impl<R: Read> Members<R> {
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
             other => {
+                // Whoever goes on skips its contents.
+                self.set_stored(size)?;
                 let path = path.escape_ascii().to_string();
                 return Err(ArchiveError::UnsupportedType { path, kind: other.into() });
             }

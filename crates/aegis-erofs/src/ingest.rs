@@ -79,6 +79,35 @@ pub fn ingest<R: Read>(
     Ok(report)
 }
 
+/// As [`ingest`] with [`Whiteouts::Keep`], for an archive of which only some files are wanted: what has no place in a tree
+/// is left out.
+///
+/// # Errors
+/// When the archive is malformed, a limit is exceeded, or on failing input or output.
+pub fn ingest_some<R: Read>(tree: &mut FileTree, archive: R) -> Result<IngestReport, IngestError> {
+    tree.begin_layer();
+    let mut members = Members::new(archive, tree.limits());
+    let mut report = IngestReport::default();
+    loop {
+        let member = match members.next() {
+            Ok(Some(member)) => member,
+            Ok(None) => return Ok(report),
+            Err(ArchiveError::UnsupportedType { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let size = member.size;
+        let put = put(tree, member, Whiteouts::Keep, &mut report, |tree| {
+            let extent = tree.spool_source(size, &mut members.contents())?;
+            if extent.len() == size { Ok(extent) } else { Err(ArchiveError::Truncated.into()) }
+        });
+        match put {
+            Err(IngestError::Entry { source, .. })
+                if !matches!(source, TreeError::Limit { .. } | TreeError::Io(_)) => {}
+            other => other?,
+        }
+    }
+}
+
 /// Why an entry is refused, before its path is told.
 pub(crate) enum Refusal {
     Archive(ArchiveError),

@@ -37,7 +37,7 @@ mod xattr;
 
 pub use archive::ArchiveError;
 pub use format::FORMAT_VERSION;
-pub use ingest::{IngestError, IngestReport, Whiteouts, ingest};
+pub use ingest::{IngestError, IngestReport, Whiteouts, ingest, ingest_some};
 pub use layer::{Layer, LayerError};
 pub use limits::Limits;
 pub use read::{DirectoryEntry, FileKind, Image, Inode, ReadAt, ReadError};

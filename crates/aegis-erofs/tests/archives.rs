@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use aegis_erofs::Image;
+use aegis_erofs::{Image, Limits, ingest_some};
 use support::{Entry, Kind, archive_of, contents, image_of, layered, model_of, tree_of};
 
 /// Writes a header's checksum.
@@ -209,4 +209,23 @@ fn global_records_are_skipped() {
 fn symbolic_links_have_the_mode_that_they_have_on_every_disk() {
     let link = Entry { mode: 0o4755, ..Entry::symlink("x") };
     assert_eq!(read(&archive_of(&[("s", link)]))[&b"s"[..]], Entry::symlink("x"));
+}
+
+#[test]
+fn of_an_archive_of_which_some_files_are_wanted_the_others_do_not_matter() {
+    let label = changed(&[("label", Entry::file(b"with contents"))], |bytes| bytes[156] = b'V');
+    let entries = [
+        ("s", Entry::symlink("")),
+        ("b", Entry::hard_link("missing")),
+        ("f", Entry::file(b"1")),
+        ("f/x", Entry::file(b"")),
+        ("g", Entry::file(b"2")),
+    ];
+    let archive = [&label[..1024], &archive_of(&entries)].concat();
+    let mut tree = support::new_tree(Limits::default());
+    ingest_some(&mut tree, archive.as_slice()).unwrap();
+    assert_eq!(model_of(&image_of(&tree)).keys().collect::<Vec<_>>(), [b"f", b"g"]);
+    let few = Limits { max_entries: 1, ..Limits::default() };
+    assert!(ingest_some(&mut support::new_tree(few), archive.as_slice()).is_err());
+    assert!(ingest_some(&mut support::new_tree(Limits::default()), &archive[..2300]).is_err());
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader, Read, Write};
 
-use aegis_erofs::{Content, Extent, FileTree, NodeId, Spool, Whiteouts};
+use aegis_erofs::{Content, Extent, FileTree, NodeId, Spool};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -109,7 +109,7 @@ impl Archive {
         let tmp = layout.tmp();
         let spool = Spool::in_dir(&tmp).map_err(ImageError::io("cannot write in", tmp))?;
         let mut tree = FileTree::new(settings.limits.clone(), spool);
-        aegis_erofs::ingest(&mut tree, BufReader::new(plain), Whiteouts::Keep)
+        aegis_erofs::ingest_some(&mut tree, BufReader::new(plain))
             .map_err(|error| ImageError::invalid(format!("the archive: {error}")))?;
         Ok(Archive { tree, layout, stored: RefCell::default() })
     }
