@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use aegis_tests::{Daemon, read_exactly};
+use aegis_tests::{DEADLINE, Daemon, eventually, read_exactly};
 use sha2::{Digest, Sha256};
 
 fn noise(count: usize) -> Vec<u8> {
@@ -99,6 +99,45 @@ fn a_child_that_keeps_the_pipe_does_not_keep_exec() {
     let id = daemon.instance("box", &["sleep", "1000"]);
     let done = daemon.aegis(&["exec", &id, "--", "sh", "-c", "sleep 1000 & echo started"]);
     assert_eq!((done.code, done.out().as_str()), (0, "started\n"));
+}
+
+#[test]
+fn what_an_exec_leaves_in_the_background_goes_on_whatever_it_says() {
+    let daemon = Daemon::start();
+    let id = daemon.instance("box", &["sleep", "1000"]);
+    let shell = |script: &str| daemon.ok(&["exec", &id, "--", "sh", "-c", script]);
+    // Servers, as agents start them: each writes a line for each request.
+    let serve = |port: u16| format!("python3 -m http.server {port}");
+    for (port, start) in [
+        (8001, format!("{} &", serve(8001))),
+        (8002, format!("nohup {} &", serve(8002))),
+        (8003, format!("setsid {} & disown 2>/dev/null; true", serve(8003))),
+        (8004, format!("({} &)", serve(8004))),
+    ] {
+        let _out = shell(&start);
+        let fetch = format!(
+            "for i in 1 2 3 4 5 6 7 8 9; do curl -s -o /dev/null 127.0.0.1:{port} && break; sleep 1; done; \
+             curl -s -o /dev/null 127.0.0.1:{port}/nothing; curl -s -o /dev/null -w %{{http_code}} 127.0.0.1:{port}"
+        );
+        assert_eq!(shell(&fetch), "200", "{start}");
+    }
+    // One that says more than any pipe holds, and one of an exec whose client takes standard input along.
+    let _out = shell("(head -c 5000000 /dev/zero; echo done > /tmp/flood) &");
+    let _out = daemon.aegis_with_input(
+        &[
+            "exec",
+            "-i",
+            &id,
+            "--",
+            "sh",
+            "-c",
+            "cat > /dev/null; (sleep 1; echo a; echo b >&2; echo done > /tmp/later) &",
+        ],
+        b"input".to_vec(),
+    );
+    eventually("both have said all", DEADLINE, || {
+        shell("cat /tmp/flood /tmp/later 2>/dev/null; true") == "done\ndone\n"
+    });
 }
 
 #[test]

@@ -19,6 +19,9 @@ use crate::streams::{Stream, Streams};
 /// Says when a process has ended, so that its output is drained and closed even if a child of it holds the pipe.
 pub type Ended = watch::Receiver<bool>;
 
+/// How much is read at once of what nobody wants, bytes.
+const REST: usize = 16 << 10;
+
 /// Makes a descriptor asynchronous.
 ///
 /// # Errors
@@ -66,9 +69,33 @@ async fn wait(from: &AsyncFd<OwnedFd>, ended: &mut Ended) {
 }
 
 /// Sends a terminal's or pipe's output to a stream of the session, then its end.
+///
+/// What a process leaves behind in the background may go on writing into its pipe: that is read and dropped from then on,
+/// since a write into a closed pipe would end it. A terminal is hung up, as usual.
 pub async fn output(from: Rc<AsyncFd<OwnedFd>>, stream: Rc<Stream>, streams: Streams, ended: Ended) {
     if matches!(copy_output(&from, &stream, &streams, ended).await, Ok(())) {
         let _over = streams.outlet().send(stream.epoch(), Frame::bare(Kind::Eof, stream.id())).await;
+        if rustix::pipe::fcntl_getpipe_size(from.get_ref()).is_ok() {
+            // Ends with the last process that has the pipe.
+            tokio::task::spawn_local(drop_rest(from));
+        }
+    }
+}
+
+async fn drop_rest(from: Rc<AsyncFd<OwnedFd>>) {
+    let mut buffer = vec![0; REST];
+    loop {
+        match rustix::io::read(from.get_ref(), &mut buffer) {
+            Ok(0) => return,
+            // One that never stops is not the only one.
+            Ok(_) => tokio::task::yield_now().await,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => match from.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            },
+            Err(_) => return,
+        }
     }
 }
 
