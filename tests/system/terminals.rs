@@ -118,3 +118,13 @@ fn prefixes_in_the_log_are_coloured_on_a_terminal_only() {
     assert!(shown.contains("\x1b[36m[exec]\x1b[0m hello"), "{shown:?}");
     assert!(shown.contains("\x1b[33m[system]\x1b[0m boot 1"), "{shown:?}");
 }
+
+#[test]
+fn input_that_ends_within_a_line_ends_for_a_terminal_too() {
+    let daemon = Daemon::start();
+    let _box = daemon.instance("box", &["sleep", "1000"]);
+    for (input, said) in [("foo", "foo"), ("foo\n", "foo"), ("a\nb", "a\r\nb"), ("", "")] {
+        let done = daemon.aegis_with_input(&["exec", "-i", "-t", "box", "--", "cat"], input.into());
+        assert!(done.code == 0 && done.out().contains(said), "{input:?}: {:?} {:?}", done.out(), done.err());
+    }
+}

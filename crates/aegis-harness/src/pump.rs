@@ -188,7 +188,7 @@ pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bo
     let fd = match &to {
         Input::Pipe(fd) | Input::Terminal(fd) => Rc::clone(fd),
     };
-    let mut open = true;
+    let (mut open, mut last) = (true, b'\n');
     loop {
         let moved = stream.moved();
         let Some(bytes) = stream.receive().await else {
@@ -199,6 +199,7 @@ pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bo
             break;
         };
         open = open && write_all(&fd, &bytes).await.is_ok();
+        last = bytes.last().copied().unwrap_or(last);
         if let Some(credit) = stream.consumed(bytes.len()) {
             let _over = streams.outlet().send(stream.epoch(), credit).await;
         }
@@ -208,6 +209,10 @@ pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bo
         && !stream.is_reset()
     {
         let _gone = write_all(&fd, END_OF_FILE).await;
+        // Within a line the first one only hands over what there is of it.
+        if last != b'\n' {
+            let _gone = write_all(&fd, END_OF_FILE).await;
+        }
     }
 }
 

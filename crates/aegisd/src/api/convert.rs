@@ -187,7 +187,7 @@ pub(super) fn new_spec(
         command: request.command.clone(),
         env: request.env.clone(),
         memory_mib: request.memory_mb.unwrap_or(spec::DEFAULT_MEMORY_MIB),
-        vcpus: request.vcpus.unwrap_or(spec::DEFAULT_VCPUS),
+        vcpus: processors(request.vcpus)?,
         disk_mib: request.disk_mb.unwrap_or(spec::DEFAULT_DISK_MIB),
         workdir: request.workdir.clone().unwrap_or_else(|| spec::DEFAULT_WORKDIR.to_owned()),
         user: request.user.clone().unwrap_or_else(|| spec::DEFAULT_USER.to_owned()),
@@ -214,6 +214,22 @@ pub(super) fn new_spec(
 }
 
 /// Each name once; all of them are one name.
+/// The virtual processors that are asked for. A guest with more than the host has waits for itself, and does not come up in
+/// time.
+fn processors(wanted: Option<u32>) -> Result<u32, Failure> {
+    /// As many as every host can stand.
+    const FEW: u32 = 2;
+    let of_host = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let most = u32::try_from(of_host).unwrap_or(u32::MAX).max(FEW);
+    match wanted {
+        None => Ok(spec::DEFAULT_VCPUS),
+        Some(wanted) if wanted > most => Err(Failure::invalid(format!(
+            "{wanted} virtual processors; this host has {of_host} processors, and {most} are possible"
+        ))),
+        Some(wanted) => Ok(wanted),
+    }
+}
+
 fn secret_names(wanted: &[String]) -> Result<Vec<String>, Failure> {
     if wanted.iter().any(|name| name == ALL) {
         return Ok(vec![ALL.to_owned()]);
