@@ -57,6 +57,14 @@ impl Visit for Port {
         Ok(())
     }
 
+    async fn go_on(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    async fn cut(&self) {
+        std::future::pending().await
+    }
+
     async fn connect(&self) -> Result<Stream, Refusal> {
         let connected = TcpStream::connect((LOOPBACK, self.0)).await;
         let stream = connected.map_err(|_| Refusal::PortRefused(self.0))?;
