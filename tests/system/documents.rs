@@ -58,7 +58,9 @@ fn fits(actual: &str, shown: &str) -> bool {
 /// Whether a command only tells of what has happened, so that it may be asked once more.
 fn tells_the_past(command: &str) -> bool {
     let last = command.rsplit("; ").next().unwrap_or(command);
-    ["aegis events ", "aegis logs ", "aegis network log "].iter().any(|told| last.starts_with(told))
+    ["aegis events ", "aegis instance info ", "aegis logs ", "aegis network log "]
+        .iter()
+        .any(|told| last.starts_with(told))
 }
 
 /// The registry that the documents show.

@@ -8,9 +8,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use rustix::fs::getxattr;
+
+use crate::support::find_true;
 
 /// Where the hierarchy is mounted, alone or beside those of version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -159,8 +162,9 @@ impl Delegated {
         let probe = group.child("probe");
         std::fs::create_dir(&probe)?;
         let controllers = Controllers(CONTROLLERS.map(|one| probe.join(format!("{one}.max")).exists()));
+        let joined = try_to_join(&probe);
         std::fs::remove_dir(&probe)?;
-        Ok(Delegated { controllers, ..group })
+        joined.map(|()| Delegated { controllers, ..group })
     }
 
     fn child(&self, name: &str) -> PathBuf {
@@ -183,6 +187,16 @@ impl Delegated {
         let joined: File = OpenOptions::new().write(true).open(path.join("cgroup.procs"))?;
         Ok(joined.into())
     }
+}
+
+/// Whether processes of this one can be moved there: for that their user has to own what is above both groups, too.
+fn try_to_join(group: &Path) -> io::Result<()> {
+    let joined: File = OpenOptions::new().write(true).open(group.join("cgroup.procs"))?;
+    let Some(program) = find_true() else { return Ok(()) };
+    let mut command = Command::new(program);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    aegis_sys::confine::join_group(&mut command, joined.into());
+    command.status().map(drop)
 }
 
 /// What is written where, for bounds.
@@ -215,8 +229,6 @@ fn is_delegated(group: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
-
     use super::*;
 
     #[test]
