@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take before a test fails. Generous: machines are emulated and the host is shared.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A daemon in its own home. Ended, with all it started, when dropped.
 #[derive(Debug)]

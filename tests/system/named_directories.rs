@@ -88,9 +88,17 @@ fn a_directory_that_was_made_anew_is_seen_by_an_instance_that_is_started_with_it
     assert!(refused.contains("start it with --workspace or --mount once more"), "{refused}");
     let by_name = daemon.aegis(&["instance", "start", "--name", "box"]);
     assert_ne!(by_name.code, 0, "its name alone names no directory");
-    let _out = daemon.ok(&start);
+    let _out = daemon.ok(&["instance", "start", "--name", "box", "--workspace", workspace]);
     assert_eq!(daemon.ok(&["exec", "box", "--", "cat", "/workspace/file", "/root/kept"]), "secondkept\n");
     let _out = daemon.ok(&["instance", "restart", "box"]);
+    // All that it was started with does as well; another directory does not.
+    std::fs::remove_dir_all(&project).unwrap();
+    make("third");
+    let _out = daemon.ok(&["instance", "stop", "box"]);
+    let other = daemon.aegis(&["instance", "start", "--name", "box", "--workspace", "other"]);
+    assert!(other.err().contains("exists"), "{}", other.err());
+    let _out = daemon.ok(&start);
+    assert_eq!(daemon.ok(&["exec", "box", "--", "cat", "/workspace/file"]), "third");
 }
 
 #[test]
@@ -159,6 +167,15 @@ impl Mounted {
     }
 }
 
+impl Mounted {
+    /// Shows a file at another one.
+    fn at_file(at: &Path, file: &Path) -> Mounted {
+        let mounted = Command::new("mount").arg("--bind").arg(file).arg(at).status().unwrap();
+        assert!(mounted.success(), "{}", file.display());
+        Mounted(at.to_owned())
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         let _gone = Command::new("umount").arg("-l").arg(&self.0).status();
@@ -179,6 +196,22 @@ fn what_is_mounted_below_a_directory_is_neither_the_home_nor_the_hosts_kernel() 
         };
         let refused = run(&dir.join("a"), "true");
         assert!(refused.err().contains("cannot be shown to an instance"), "{}", refused.err());
+    }
+    // Files of it, and a program of the daemon's: what is mounted need not be a directory.
+    std::fs::create_dir_all(dir.join("c")).unwrap();
+    std::fs::write(dir.join("c/file"), "").unwrap();
+    let programs = aegis_tests::bin().canonicalize().unwrap();
+    for file in
+        [daemon.root().join("data/aegis.db"), daemon.root().join("config.toml"), programs.join("aegisd")]
+    {
+        let _bound = Mounted::at_file(&dir.join("c/file"), &file);
+        let refused = run(&dir.join("c"), "true");
+        assert!(
+            refused.err().contains("cannot be shown to an instance"),
+            "{}: {}",
+            file.display(),
+            refused.err()
+        );
     }
     // The home on a volume, a part of which is mounted elsewhere: the rest of the volume holds it.
     let volume = Mounted::at(&dir.join("volume"), &["-t", "tmpfs", "tmpfs"]).unwrap();

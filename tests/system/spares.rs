@@ -163,7 +163,11 @@ fn a_daemon_that_dies_around_a_machine_that_is_ready_leaves_nothing_of_it() {
             let _there = daemon.aegis(&wanted);
             daemon.aegis(&["exec", "taker", "--", "echo", "here"]).out() == "here\n"
         });
-        assert_eq!(daemon.machines().len(), 2, "after {delay} ms");
+        // The next one may be ready already, or about to be.
+        eventually("nobody else runs", DEADLINE, || {
+            let ready = usize::from(!daemon.files_of("inst-spare").is_empty());
+            daemon.machines().len() == 2 + ready
+        });
         let _gone = daemon.ok(&["instance", "delete", "taker"]);
     }
 }

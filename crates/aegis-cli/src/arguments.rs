@@ -113,7 +113,7 @@ pub enum Command {
 /// What to do with instances.
 #[derive(Debug, Subcommand)]
 pub enum InstanceCommand {
-    /// Create and start an instance; or start an existing one, given its handle alone
+    /// Create and start an instance; or start an existing one, given its --name alone
     Start(Box<Start>),
     /// List instances
     List(List),

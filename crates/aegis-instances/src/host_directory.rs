@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aegis_paths::{Dir, Identity, Location, Mounts, Unopened, open_unchanged};
 use aegis_store::home::Home;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -130,9 +130,9 @@ fn refuse(directory: &OwnedFd, path: &Path, home: &Home) -> Result<(), Directory
         return refused(why);
     }
     for mounted in mounts.below(directory) {
-        // What cannot be opened cannot be shown either, and what is no directory holds nothing. An interface to the
-        // kernel is not entered by the server of the files.
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // What cannot be opened cannot be shown either. An interface to the kernel is not entered by the server of the
+        // files. Files are mounted as well as directories.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Ok(inner) = rustix::fs::open(mounted, flags, Mode::empty()) else { continue };
         if let Some(why) = Looked::at(&inner, mounted, &mounts)?.refusal(home) {
             return refused(why);
@@ -141,7 +141,7 @@ fn refuse(directory: &OwnedFd, path: &Path, home: &Home) -> Result<(), Directory
     Ok(())
 }
 
-/// Where a directory is: what is above it by name, and its place on its file system.
+/// Where a directory, or a file that is mounted, is: what is above it by name, and its place on its file system.
 struct Looked<'a> {
     /// The directory itself first, the root last.
     above: Vec<Identity>,
@@ -151,7 +151,15 @@ struct Looked<'a> {
 
 impl Looked<'_> {
     fn at<'a>(directory: &OwnedFd, path: &Path, mounts: &'a Mounts) -> Result<Looked<'a>, DirectoryError> {
-        Ok(Looked { above: above(directory, path)?, location: mounts.location(directory), mounts })
+        let failed =
+            |source: Errno| DirectoryError::Unopened { path: path.to_owned(), source: source.into() };
+        let kind = FileType::from_raw_mode(fstat(directory).map_err(failed)?.st_mode);
+        // What is above a file is told by its location alone.
+        let above = match kind {
+            FileType::Directory => above(directory, path)?,
+            _ => vec![identity(directory, path)?],
+        };
+        Ok(Looked { above, location: mounts.location(directory), mounts })
     }
 
     fn place(&self, path: &Path) -> Option<(Identity, Option<Location>)> {

@@ -13,6 +13,8 @@ pub enum Argument {
     Is(u8, u64),
     /// The argument of this number has all these bits.
     Has(u8, u64),
+    /// The argument of this number has none of these bits.
+    Lacks(u8, u64),
     /// The argument of this number is the process that makes the call.
     OwnProcess(u8),
 }
@@ -70,6 +72,7 @@ fn rule(argument: Argument) -> Result<SeccompRule, Failure> {
         Argument::OwnProcess(index) => (index, SeccompCmpOp::Eq, OWN_PROCESS.into()),
         Argument::Is(index, value) => (index, SeccompCmpOp::Eq, value),
         Argument::Has(index, bits) => (index, SeccompCmpOp::MaskedEq(bits), bits),
+        Argument::Lacks(index, bits) => (index, SeccompCmpOp::MaskedEq(bits), 0),
     };
     SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value)?])
 }

@@ -35,6 +35,11 @@ fn profile<'a>(roots: impl Iterator<Item = (BorrowedFd<'a>, bool)>) -> Profile {
         tcp: false,
         calls: Call::all(CALLS)
             .chain(Call::all(OLDER_CALLS))
+            .chain(
+                CALLS_WITH_MODE.iter().chain(OLDER_CALLS_WITH_MODE).map(|(number, argument)| {
+                    Call::with(*number, [Argument::Lacks(*argument, SPECIAL_BITS)])
+                }),
+            )
             .chain([Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)])])
             .collect(),
         limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },
@@ -51,8 +56,6 @@ const CALLS: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fallocate,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_flock,
@@ -68,14 +71,11 @@ const CALLS: &[i64] = &[
     libc::SYS_linkat,
     libc::SYS_lseek,
     libc::SYS_madvise,
-    libc::SYS_mkdirat,
-    libc::SYS_mknodat,
     libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
-    libc::SYS_openat,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
     libc::SYS_read,
@@ -99,9 +99,28 @@ const CALLS: &[i64] = &[
 
 /// Older calls, which the architectures that came later do not have.
 #[cfg(target_arch = "x86_64")]
-const OLDER_CALLS: &[i64] = &[libc::SYS_chmod, libc::SYS_open, libc::SYS_renameat];
+const OLDER_CALLS: &[i64] = &[libc::SYS_renameat];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_CALLS: &[i64] = &[];
+
+/// Bits of a mode that let a file do more than whoever executes it may, or that only its owner may set (`inode(7)`). Nobody
+/// who takes the server over leaves a program on the host that runs as the daemon's user, who may be root.
+const SPECIAL_BITS: u64 = 0o7000;
+
+/// Calls with a mode, by the number of that argument. One that makes nothing is given none, so that it is 0.
+const CALLS_WITH_MODE: &[(i64, u8)] = &[
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (libc::SYS_mkdirat, 2),
+    (libc::SYS_mknodat, 2),
+    (libc::SYS_openat, 3),
+];
+
+/// The same of the older ones.
+#[cfg(target_arch = "x86_64")]
+const OLDER_CALLS_WITH_MODE: &[(i64, u8)] = &[(libc::SYS_chmod, 1), (libc::SYS_open, 2)];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_CALLS_WITH_MODE: &[(i64, u8)] = &[];
 
 #[cfg(test)]
 mod tests {
@@ -136,6 +155,32 @@ mod tests {
                 denied(fs::write(readable.join("new"), "y")),
                 denied(fs::read("/etc/passwd").map(drop)),
             ];
+            // A program that runs as its owner, by all ways to make one; the rest of a mode is the guest's affair.
+            let mode = |bits: u32| rustix::fs::Mode::from_raw_mode(bits);
+            let (path, new) = (writable.join("new"), writable.join("newer"));
+            for special in [0o4755, 0o2755, 0o1755] {
+                let made = [
+                    rustix::fs::chmod(&path, mode(special)),
+                    rustix::fs::fchmod(fs::File::open(&path).unwrap(), mode(special)),
+                    rustix::fs::mkdir(&new, mode(special)),
+                    rustix::fs::open(
+                        &new,
+                        rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY,
+                        mode(special),
+                    )
+                    .map(drop),
+                    rustix::fs::mknodat(
+                        rustix::fs::CWD,
+                        &new,
+                        rustix::fs::FileType::RegularFile,
+                        mode(special),
+                        0,
+                    ),
+                ];
+                assert_eq!(made, [Err(rustix::io::Errno::PERM); 5], "{special:o}");
+            }
+            rustix::fs::chmod(&path, mode(0o755)).unwrap();
+            rustix::fs::mkdir(&new, mode(0o777)).unwrap();
             let calls = [
                 denied(std::os::unix::net::UnixStream::connect(dir.path().join("sock")).map(drop)),
                 denied(std::net::TcpStream::connect("127.0.0.1:9").map(drop)),

@@ -166,6 +166,21 @@ impl Host {
             call("read a file above what it has open", libc::SYS_openat, [0, 0]),
             call("refer to a file above what it has open", libc::SYS_openat, [libc::O_PATH.into(), 0]),
             call("change the mode of a file above what it has open", libc::SYS_fchmodat, [0o777, 0]),
+            attempt(
+                "make a program that runs as its owner",
+                libc::SYS_openat,
+                [
+                    from.clone(),
+                    "program".into(),
+                    i64::from(libc::O_CREAT | libc::O_WRONLY).into(),
+                    0o4755.into(),
+                ],
+            ),
+            attempt(
+                "make a directory whose files belong to its group",
+                libc::SYS_mkdirat,
+                [from.clone(), "directory".into(), 0o2755.into()],
+            ),
             call("change the times of a file above what it has open", libc::SYS_utimensat, [0, 0]),
         ]
     }
@@ -323,7 +338,7 @@ const POSSIBLE: &str = "possible";
 fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Killed => "refused, and ended",
-        Outcome::Failed(libc::EPERM | libc::EACCES) => "refused",
+        Outcome::Failed(libc::EPERM | libc::EACCES | libc::EROFS) => "refused",
         Outcome::Failed(libc::ENOENT) => "not there",
         Outcome::Failed(_) | Outcome::Done(_) => POSSIBLE,
     }

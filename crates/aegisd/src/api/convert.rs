@@ -246,9 +246,17 @@ pub(super) fn check_handle(name: &str) -> Result<(), Failure> {
 
 /// Whether a request names nothing but an existing instance's handle.
 pub(super) fn names_only(request: &CreateInstance) -> bool {
-    let bare =
-        CreateInstance { handle: request.handle.clone(), wait: request.wait, ..CreateInstance::default() };
-    *request == bare
+    *request == bare(request)
+}
+
+fn bare(request: &CreateInstance) -> CreateInstance {
+    CreateInstance { handle: request.handle.clone(), wait: request.wait, ..CreateInstance::default() }
+}
+
+/// Whether a request names nothing but an existing instance's handle and directories.
+pub(super) fn names_directories(request: &CreateInstance) -> bool {
+    let (workspace, mounts) = (request.workspace.clone(), request.mounts.clone());
+    *request == CreateInstance { workspace, mounts, ..bare(request) }
 }
 
 pub(super) fn exec_spec(request: ExecRequest) -> ExecSpec {

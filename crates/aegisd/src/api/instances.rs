@@ -10,6 +10,7 @@ use aegis_instances::View;
 use aegis_instances::kit::KitUse;
 use aegis_instances::lifecycle::Request;
 use aegis_instances::manager::{InstanceHandle, Pruned};
+use aegis_instances::mounts::Mount;
 use aegis_instances::network::groups::Membership;
 use aegis_instances::ports::additions;
 use aegis_instances::root::PinnedImage;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::convert::{self, names_only, new_spec, parse};
+use super::convert::{self, names_directories, names_only, new_spec, parse};
 use super::failure::{Failure, no_such_method};
 use super::{images, kits, workspaces};
 use crate::App;
@@ -150,6 +151,13 @@ async fn start_from(
     Ok((StatusCode::CREATED, Json(convert::instance(app, &started.view()))))
 }
 
+/// Whether a request names an instance's directories of the host and nothing else: to have it see what is there now.
+fn sees_the_same(request: &CreateInstance, view: &View) -> Result<bool, Failure> {
+    let unnoted = |mount: &Mount| Mount { identity: None, ..mount.clone() };
+    let known: Vec<Mount> = view.spec.mounts.iter().map(unnoted).collect();
+    Ok(names_directories(request) && workspaces::mounts(request)? == known)
+}
+
 /// Whether a request asks for what an instance is. What it may reach may have changed since, unless that is asked for.
 fn same_as(
     defaults: &Policy,
@@ -202,7 +210,9 @@ async fn start_existing(
 ) -> Result<Json<Instance>, Failure> {
     let view = existing.view();
     let same = !request.ephemeral
-        && (names_only(request) || same_as(&app.network, request, kit, &view)?)
+        && (names_only(request)
+            || sees_the_same(request, &view)?
+            || same_as(&app.network, request, kit, &view)?)
         && exposes_nothing_new(request, &view)?;
     if !same {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());
