@@ -154,7 +154,7 @@ pub(crate) async fn watch(instances: Instances) {
     // An earlier daemon may have left some who stand still.
     let (mut level, mut holding, mut reserve_again) = (Level::Ample, true, Instant::now());
     loop {
-        let wait = match blocking(&context, HostDisk::look).await {
+        let wait = match blocking(&context, |context| context.disk.look()).await.flatten() {
             None => UNKNOWN,
             Some((room, floors)) => {
                 let before = std::mem::replace(&mut level, floors.level(&room));
@@ -190,19 +190,18 @@ pub(crate) async fn watch(instances: Instances) {
 /// Asks the file system, which may take its time, without keeping the runtime from other work.
 async fn blocking<T: Send + 'static>(
     context: &Arc<Context>,
-    ask: impl FnOnce(&HostDisk) -> Option<T> + Send + 'static,
+    ask: impl FnOnce(&Context) -> T + Send + 'static,
 ) -> Option<T> {
     let context = Arc::clone(context);
     // The runtime ends before the daemon does, and no sooner.
-    tokio::task::spawn_blocking(move || ask(&context.disk)).await.ok().flatten()
+    tokio::task::spawn_blocking(move || ask(&context)).await.ok()
 }
 
 async fn stop_growing(instances: &Instances, growth: &mut Growth, room: &Room, floors: &Floors) {
     let running: Vec<_> = instances.list().into_iter().filter(|view| view.state == State::Running).collect();
-    let context = Arc::clone(instances.context());
-    let look = move || running.iter().map(|view| look_at(&context, view)).collect::<Vec<Seen>>();
-    // The runtime ends before the daemon does, and no sooner.
-    let Ok(seen) = tokio::task::spawn_blocking(look).await else { return };
+    let look =
+        move |context: &Context| running.iter().map(|view| look_at(context, view)).collect::<Vec<Seen>>();
+    let Some(seen) = blocking(instances.context(), look).await else { return };
     let (free, inodes) = (room.free_bytes >> 20, room.free_inodes);
     for id in growth.growing(room, floors, &seen) {
         let text = format!(
@@ -246,7 +245,7 @@ fn let_go(instances: &Instances) -> bool {
 }
 
 async fn keep_reserve(context: &Arc<Context>) {
-    if let Some(error) = blocking(context, |disk| disk.reserve.keep().err()).await {
+    if let Some(error) = blocking(context, |context| context.disk.reserve.keep().err()).await.flatten() {
         tracing::warn!(%error, "no room is kept in reserve");
     }
 }

@@ -143,10 +143,7 @@ impl Delegated {
     fn own() -> Option<Delegated> {
         let path = own_group(&std::fs::read_to_string("/proc/self/cgroup").ok()?)?;
         let daemon = path.join(DAEMON);
-        match std::fs::create_dir(&daemon) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
-            _ => {}
-        }
+        make(&daemon).ok()?;
         std::fs::write(daemon.join("cgroup.procs"), "0").ok()?;
         Delegated::at(path).ok()
     }
@@ -173,10 +170,7 @@ impl Delegated {
 
     fn open(&self, name: &str, bounds: Option<GroupBounds>) -> io::Result<OwnedFd> {
         let path = self.child(name);
-        match std::fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make(&path)?;
         for (file, value) in bounds.iter().flat_map(settings) {
             let file = path.join(file);
             // Each is there with its controller only; what is there, is told.
@@ -186,6 +180,14 @@ impl Delegated {
         }
         let joined: File = OpenOptions::new().write(true).open(path.join("cgroup.procs"))?;
         Ok(joined.into())
+    }
+}
+
+/// Makes a group, unless it is there.
+fn make(group: &Path) -> io::Result<()> {
+    match std::fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -228,6 +228,23 @@ impl Inspector {
     }
 }
 
+/// Moves from `held` to `pass` what `step` lets pass, time after time: it is given what is left, and returns how many bytes at
+/// its front may go on, or `None` if more are needed to tell. What is left then stays.
+fn pass_on(
+    held: &mut Vec<u8>,
+    pass: &mut Vec<u8>,
+    mut step: impl FnMut(&[u8]) -> Result<Option<usize>, Refusal>,
+) -> Result<(), Refusal> {
+    let mut at = 0;
+    while let Some(rest) = held.get(at..).filter(|rest| !rest.is_empty()) {
+        let Some(count) = step(rest)? else { break };
+        pass.extend_from_slice(rest.get(..count).unwrap_or_default());
+        at += count;
+    }
+    held.drain(..at.min(held.len()));
+    Ok(())
+}
+
 /// What the first bytes are. Where all has to be recognised, what is no beginning of TLS or HTTP is something else.
 fn kind(held: &[u8], strict: bool) -> Kind {
     match held {

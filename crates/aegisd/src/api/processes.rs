@@ -169,7 +169,7 @@ impl Running {
         // Apart from the output: each direction goes on while the other waits.
         let input = client(incoming, Arc::clone(&self.session), target, Arc::clone(&self.process.io));
         let mut input = AbortOnDropHandle::new(tokio::spawn(input));
-        let mut limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
+        let limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
         let instance = self.instance.clone();
         let held = instance.held();
         tokio::pin!(held);
@@ -197,7 +197,7 @@ impl Running {
                 _gone = &mut input => return,
             }
         }
-        let frame = match self.exit_code(&mut limit).await {
+        let frame = match self.exit_code(&limit).await {
             Some(code) => Frame::Exit(Exit { code, reason: None, timings: None }),
             None => Frame::Error(lost()),
         };
@@ -248,7 +248,7 @@ impl Running {
     }
 
     /// The exit code, as soon as the guest tells it, or the process's time is over whatever the guest says.
-    async fn exit_code(&mut self, limit: &mut Limit) -> Option<i32> {
+    async fn exit_code(&mut self, limit: &Limit) -> Option<i32> {
         tokio::select! {
             status = &mut self.process.exited => {
                 let status = status.ok()?;
@@ -274,7 +274,7 @@ impl Running {
         // Without input to come, the process sees the end of it at once.
         let _over = self.process.io.finish().await;
         let target = Target::Exec(self.process.exec_id);
-        let mut limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
+        let limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
         let mut reading = Reading::default();
         loop {
             let next = tokio::select! {
@@ -293,7 +293,7 @@ impl Running {
             }
             self.taken(&mut reading).await;
         }
-        let exit_code = Some(self.exit_code(&mut limit).await.unwrap_or(-1));
+        let exit_code = Some(self.exit_code(&limit).await.unwrap_or(-1));
         let _gone = sender.send_data(line(ExecLine { exit_code, done: true, ..ExecLine::default() })).await;
     }
 }
@@ -334,7 +334,7 @@ impl Limit {
     }
 
     /// Completes when nobody waits for the guest any more.
-    async fn given_up(&mut self) {
+    async fn given_up(&self) {
         match self.over_at {
             Some(at) => tokio::time::sleep_until((at + KILL_AFTER + GIVE_UP_AFTER).into()).await,
             None => std::future::pending().await,

@@ -10,7 +10,7 @@ pub(super) use framing::{content_length, is_critical};
 use head::Wish;
 pub(super) use head::host;
 
-use super::{Claim, Refusal, Wait};
+use super::{Claim, Refusal, Wait, pass_on};
 
 /// What follows.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,15 +51,7 @@ impl Requests {
         pass: &mut Vec<u8>,
         approve: &mut dyn FnMut(Claim) -> bool,
     ) -> Result<(), Refusal> {
-        let mut at = 0;
-        while at < held.len() {
-            let rest = held.get(at..).unwrap_or_default();
-            let Some(count) = self.step(rest, approve)? else { break };
-            pass.extend_from_slice(rest.get(..count).unwrap_or_default());
-            at += count;
-        }
-        held.drain(..at.min(held.len()));
-        Ok(())
+        pass_on(held, pass, |rest| self.step(rest, approve))
     }
 
     /// How many bytes may pass; `None` if more are needed to tell.

@@ -14,7 +14,7 @@ use fields::{Fields, Message};
 use frames::{HEADER, Header, Kind, settings_begin};
 use loona_hpack::Decoder;
 
-use super::{Claim, Refusal, Wait};
+use super::{Claim, Refusal, Wait, pass_on};
 
 /// What a client says first (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -75,14 +75,7 @@ impl Streams {
         pass: &mut Vec<u8>,
         approve: &mut dyn FnMut(Claim) -> bool,
     ) -> Result<(), Refusal> {
-        let mut at = 0;
-        while let Some(rest) = held.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(count) = self.step(rest, approve)? else { break };
-            pass.extend_from_slice(rest.get(..count).unwrap_or_default());
-            at += count;
-        }
-        held.drain(..at.min(held.len()));
-        Ok(())
+        pass_on(held, pass, |rest| self.step(rest, approve))
     }
 
     /// How many bytes may pass; `None` if more are needed to tell.
