@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use aegis_policy::{
-    Action, Attempt, Because, Direction, Name, Policy, Protocol, Ruling, Scrutiny, Zone, canonical,
+    Action, Attempt, Because, Direction, Name, Policy, Protocol, Ruling, Scrutiny, Zone, canonical, carried,
 };
 use lru::LruCache;
 
@@ -174,28 +174,39 @@ impl Judge {
         self.host_ports.contains(&port)
     }
 
-    /// An address for a name that has none on this host, and is pinned to it.
-    pub(crate) fn invent(&mut self, name: &Name, now: Instant) -> Ipv4Addr {
+    fn zone_of_name(&self, name: &Name) -> Zone {
+        Zone::of_name(name, rustix::system::uname().nodename().to_str().unwrap_or_default())
+    }
+
+    /// An address for a name that has none on this host, and is pinned to it; `None` for one that no proxy is asked for,
+    /// because it leads to wherever it is looked up.
+    pub(crate) fn invent(&mut self, name: &Name, now: Instant) -> Option<Ipv4Addr> {
+        if self.zone_of_name(name).is_never_reached() {
+            return None;
+        }
         let address = self.invented.address(name);
         self.pins.0.pop(&IpAddr::V4(address));
         self.pins.add(address.into(), name, LONGEST, now);
-        address
+        Some(address)
     }
 
     fn zone(&mut self, address: IpAddr) -> Zone {
         if self.invented.contains(address) {
-            // Of what the proxy finds behind the name, nothing is known here.
-            return Zone::Public;
+            // Of what the proxy finds behind the name, nothing more is known here.
+            let name = self.pins.0.peek(&address).and_then(|names| names.last());
+            return name.map_or(Zone::Unspecified, |(name, _)| self.zone_of_name(name));
         }
         if self.groups.other(address).is_some() {
             return Zone::Group;
         }
-        if addressing::is_on_the_wire(address) {
+        // A translator takes what it carries to where that leads.
+        let ends = [Some(address), carried(address)];
+        if ends.into_iter().flatten().any(addressing::is_on_the_wire) {
             return Zone::Instances;
         }
         match Zone::of(address) {
             zone if zone.is_never_reached() => zone,
-            _ if self.host.contains(address) => Zone::Host,
+            _ if ends.into_iter().flatten().any(|address| self.host.contains(address)) => Zone::Host,
             zone => zone,
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Direction, Name, Policy, Preset, Protocol, Rule, Zone};
+use crate::{Action, Direction, Name, Policy, Preset, Protocol, Rule, Zone, carried};
 
 /// Ports of name servers, plain and over TLS.
 const NAME_SERVERS: [u16; 2] = [53, 853];
@@ -156,9 +156,14 @@ impl Attempt<'_> {
     /// Whether the rule is about this, whatever its name.
     pub(crate) fn concerns(&self, rule: &Rule) -> bool {
         let pattern = &rule.pattern;
+        // Whoever is to be kept from an address is kept from the ways around it through a translator.
+        let carried = || {
+            let inner = carried(self.address).filter(|_| rule.action == Action::Deny);
+            inner.is_some_and(|inner| pattern.fits_net(inner, self.zone))
+        };
         rule.direction == self.direction
             && pattern.fits(self.protocol, self.port)
-            && pattern.fits_net(self.address, self.zone)
+            && (pattern.fits_net(self.address, self.zone) || carried())
     }
 
     /// Whether the rule is about this. A name that is merely claimed is enough to deny, and never to allow.

@@ -111,6 +111,18 @@ fn a_name_that_points_inside_opens_nothing() {
 }
 
 #[test]
+fn an_address_that_is_denied_is_denied_through_translators_and_tunnels_too() {
+    let denied = policy(Preset::Public, &["deny 198.51.100.0/24:1-9000", "allow 64:ff9b::/96"]);
+    for address in ["198.51.100.9", "64:ff9b::198.51.100.9", "2002:c633:6409::1", "::198.51.100.9"] {
+        assert!(!allows(&denied, address, 80), "{address}");
+    }
+    // What is allowed is what is written, and no other way to it.
+    let allowed = policy(Preset::None, &["allow 198.51.100.9"]);
+    assert!(allows(&allowed, "198.51.100.9", 80) && !allows(&allowed, "64:ff9b::198.51.100.9", 80));
+    assert!(allows(&denied, "64:ff9b::203.0.113.9", 80));
+}
+
+#[test]
 fn where_names_are_judged_no_other_resolver_is_reached_unless_a_rule_says_so() {
     assert!(allows(&policy(Preset::Public, &[]), "203.0.113.53", 53));
     let judged = policy(Preset::Public, &["deny ads.example"]);

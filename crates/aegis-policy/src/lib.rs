@@ -16,6 +16,7 @@ mod name;
 mod pattern;
 mod rule;
 mod scrutiny;
+mod unresolved;
 mod zone;
 
 pub use decide::{Attempt, Because, Ruling};
@@ -23,7 +24,7 @@ pub use name::{Name, NamePattern};
 pub use pattern::{Net, Pattern};
 pub use rule::{Action, Direction, Policy, Preset, Rule, SyntaxError};
 pub use scrutiny::{Scrutiny, is_web_port};
-pub use zone::{Zone, canonical};
+pub use zone::{Zone, canonical, carried};
 
 use serde::{Deserialize, Serialize};
 

@@ -76,6 +76,15 @@ impl Zone {
     }
 }
 
+/// The IPv4 address that a translator or a tunnel takes out of this one (NAT64, 6to4, Teredo and others).
+#[must_use]
+pub fn carried(address: IpAddr) -> Option<IpAddr> {
+    match canonical(address) {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => embedded(address).map(IpAddr::V4),
+    }
+}
+
 /// The address as IPv4 if it is merely written as IPv6 (`::ffff:a.b.c.d`).
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {

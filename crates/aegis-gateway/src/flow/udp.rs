@@ -204,7 +204,9 @@ pub(crate) fn refuses(case: &Case, payload: &[u8], other_than_quic: bool) -> Opt
     match case.scrutiny {
         Scrutiny::None => None,
         Scrutiny::Names | Scrutiny::Strict if is_quic(payload, other_than_quic) => Some(Because::Unnamed),
-        Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_dtls_hello(payload) => Some(Because::Unnamed),
+        Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_dtls(payload, other_than_quic) => {
+            Some(Because::Unnamed)
+        }
         Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_web_port(case.port) => {
             Some(Because::Unrecognised)
         }
@@ -242,10 +244,35 @@ pub(crate) fn is_quic(payload: &[u8], known: bool) -> bool {
     }
 }
 
-/// Whether a datagram begins an association of DTLS (RFC 9147, 5.2), which names its other end.
-pub(crate) fn is_dtls_hello(payload: &[u8]) -> bool {
-    matches!(payload, [22, 0xfe, ..]) || matches!(payload, [22, 1, 0, ..])
+/// Whether a datagram begins an association of DTLS (RFC 9147, 5.2), which names its other end. Servers pass over records
+/// that they do not know, whatever their lengths say, and take the next one. Where what is spoken is known to be something
+/// else, a record has to be where the ones before it end.
+pub(crate) fn is_dtls(payload: &[u8], known: bool) -> bool {
+    let hello = |record: &[u8]| {
+        let version = matches!(record, [22, 0xfe, 0xfc..=0xff, ..] | [22, 1, 0, ..]);
+        version && record.get(DTLS_HEADER).is_none_or(|handshake| *handshake == CLIENT_HELLO)
+    };
+    if matches!(payload, [22, 0xfe, ..] | [22, 1, 0, ..]) {
+        return true;
+    }
+    if !known {
+        return payload.windows(DTLS_HEADER + 1).any(hello);
+    }
+    let mut rest = payload;
+    while let Some((header, behind)) = rest.split_at_checked(DTLS_HEADER) {
+        if hello(rest) {
+            return true;
+        }
+        let length = usize::from(u16::from_be_bytes([header[DTLS_HEADER - 2], header[DTLS_HEADER - 1]]));
+        rest = behind.get(length..).unwrap_or_default();
+    }
+    false
 }
+
+/// Length of a record's header (RFC 6347, 4.1), bytes.
+const DTLS_HEADER: usize = 13;
+/// `client_hello` of `HandshakeType` (RFC 5246, 7.4).
+const CLIENT_HELLO: u8 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -292,6 +319,29 @@ mod tests {
             [&[0x43; 1300][..], &ntp, b"", &[0x80], &[22, 0xfe, 0xfd], &[0x80, 0x60, 0, 1, 0, 0, 0, 9]]
         {
             assert!(!is_quic(other, false), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_greeting_of_dtls_is_known_behind_whatever_its_server_passes_over() {
+        let record = |kind: u8, version: [u8; 2], body: &[u8]| {
+            let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+            [&[kind][..], &version, &[0; 8], &length, body].concat()
+        };
+        let hello = record(22, [0xfe, 0xfd], &[1, 0, 0, 4, 9, 9, 9, 9]);
+        let before = [
+            record(99, [0xfe, 0xfd], b"x"),
+            record(20, [0xfe, 0xfd], &[1]),
+            record(22, [3, 3], &[2; 40]),
+            record(23, [0xfe, 0xff], b""),
+        ];
+        for one in &before {
+            let both = [&one[..], &hello].concat();
+            assert!(is_dtls(&both, false) && is_dtls(&both, true), "{one:?}");
+        }
+        assert!(is_dtls(&[b"junk".as_slice(), &hello].concat(), false));
+        for other in [&before.concat()[..], b"", &[0; 40], &[22; 40]] {
+            assert!(!is_dtls(other, false) && !is_dtls(other, true), "{other:?}");
         }
     }
 
@@ -344,7 +394,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_datagrams_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..40), known: bool) {
-            let _quic = (is_quic(&bytes, known), is_dtls_hello(&bytes));
+            let _quic = (is_quic(&bytes, known), is_dtls(&bytes, known));
         }
     }
 }

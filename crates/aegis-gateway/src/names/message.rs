@@ -138,7 +138,8 @@ impl Query {
         if !all.any(|kind| matches!(kind, TYPE::SVCB | TYPE::HTTPS)) {
             return answer.to_vec();
         }
-        let (addresses, holds): (Vec<IpAddr>, Vec<u32>) = records(&packet).unzip();
+        let (addresses, holds): (Vec<IpAddr>, Vec<u32>) =
+            records(&packet).map(|(_, address, ttl)| (address, ttl)).unzip();
         let holds = holds.into_iter().min().unwrap_or(0);
         self.addresses(&addresses, Duration::from_secs(holds.into()))
     }
@@ -220,14 +221,18 @@ pub(crate) fn question(name: &Name, kind: TYPE) -> Option<Vec<u8>> {
 /// How an answer to it ended, and the addresses that it gives.
 pub(crate) fn addresses(answer: &[u8]) -> (RCODE, Vec<IpAddr>) {
     let Ok(packet) = Packet::parse(answer) else { return (RCODE::ServerFailure, Vec::new()) };
-    (packet.rcode(), records(&packet).map(|(address, _)| address).collect())
+    (packet.rcode(), records(&packet).map(|(_, address, _)| address).collect())
 }
 
-fn records<'a>(packet: &'a Packet<'_>) -> impl Iterator<Item = (IpAddr, u32)> + use<'a> {
-    packet.answers.iter().filter_map(|record| match &record.rdata {
-        RData::A(one) => Some((IpAddr::V4(one.address.into()), record.ttl)),
-        RData::AAAA(one) => Some((IpAddr::V6(one.address.into()), record.ttl)),
-        _ => None,
+/// Addresses, each with the name that it is of, in lower case, and the seconds for which it holds.
+fn records<'a>(packet: &'a Packet<'_>) -> impl Iterator<Item = (String, IpAddr, u32)> + use<'a> {
+    packet.answers.iter().filter_map(|record| {
+        let address = match &record.rdata {
+            RData::A(one) => IpAddr::V4(one.address.into()),
+            RData::AAAA(one) => IpAddr::V6(one.address.into()),
+            _ => return None,
+        };
+        Some((record.name.to_string().to_ascii_lowercase(), address, record.ttl))
     })
 }
 
@@ -237,6 +242,9 @@ pub(crate) fn refusal(bytes: &[u8], code: RCODE) -> Vec<u8> {
     *packet.rcode_mut() = code;
     packet.build_bytes_vec().unwrap_or_default()
 }
+
+/// Most names that one is an alias of, one behind the other: resolvers follow fewer.
+const MOST_ALIASES: usize = 17;
 
 /// What an answer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,13 +270,33 @@ pub(crate) fn read_answer(bytes: &[u8], id: u16, query: &Query) -> Option<Answer
         return None;
     }
     let seconds = |ttl: u32| Duration::from_secs(ttl.into());
-    let addresses = records(&packet).map(|(address, ttl)| (address, seconds(ttl)));
+    let owners = owners(&packet, &question.qname);
+    let belonging = records(&packet).filter(|(owner, ..)| owners.contains(owner));
+    let addresses = belonging.map(|(_, address, ttl)| (address, seconds(ttl)));
     let holds = packet.answers.iter().map(|record| seconds(record.ttl)).min();
     let holds = holds.unwrap_or_else(|| {
         let said = packet.name_servers.iter().map(|record| seconds(record.ttl)).min();
         said.unwrap_or(Duration::ZERO).min(NOTHING_HOLDS)
     });
     Some(Answer { code: packet.rcode(), addresses: addresses.collect(), holds })
+}
+
+/// The names whose records answer a question for `name`: itself, and what it is an alias of (RFC 1034, 3.6.2).
+fn owners(packet: &Packet<'_>, name: &simple_dns::Name<'_>) -> Vec<String> {
+    let lower = |name: &simple_dns::Name<'_>| name.to_string().to_ascii_lowercase();
+    let mut owners = vec![lower(name)];
+    // Each round finds one more; a circle finds none.
+    while owners.len() < MOST_ALIASES {
+        let next = packet.answers.iter().find_map(|record| match &record.rdata {
+            RData::CNAME(alias) if owners.contains(&lower(&record.name)) => {
+                Some(lower(&alias.0)).filter(|target| !owners.contains(target))
+            }
+            _ => None,
+        });
+        let Some(next) = next else { break };
+        owners.push(next);
+    }
+    owners
 }
 
 #[cfg(test)]
@@ -297,6 +325,36 @@ mod tests {
         assert_eq!(read_answer(&reply, 8, &query), None);
         let other = Query::read(&asked("b.example.com", TYPE::A)).unwrap();
         assert_eq!(read_answer(&reply, 7, &other), None);
+    }
+
+    #[test]
+    fn only_records_of_the_name_that_was_asked_for_and_of_its_aliases_count() {
+        let query = Query::read(&asked("www.example.com", TYPE::A)).unwrap();
+        let mut packet = Packet::new_reply(7);
+        let name = |text: &'static str| simple_dns::Name::new(text).unwrap();
+        packet.questions.push(Question::new(
+            name("www.example.com"),
+            TYPE::A.into(),
+            CLASS::IN.into(),
+            false,
+        ));
+        let mut add = |owner: &'static str, data: RData<'static>| {
+            packet.answers.push(simple_dns::ResourceRecord::new(name(owner), CLASS::IN, 60, data));
+        };
+        let address =
+            |last: u8| RData::A(simple_dns::rdata::A { address: u32::from_be_bytes([203, 0, 113, last]) });
+        let alias = |target: &'static str| RData::CNAME(simple_dns::rdata::CNAME(name(target)));
+        // In any order, and with a circle.
+        add("B.cdn.example", address(1));
+        add("a.cdn.example", alias("b.cdn.example"));
+        add("WWW.example.com", alias("a.cdn.example"));
+        add("b.cdn.example", alias("www.example.com"));
+        add("unrelated.example", address(2));
+        add("www.example.com.evil.example", address(3));
+        let reply = packet.build_bytes_vec().unwrap();
+        let found: Vec<IpAddr> =
+            read_answer(&reply, 7, &query).unwrap().addresses.iter().map(|one| one.0).collect();
+        assert_eq!(found, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Names {
     /// What a name gets that the host has not found; `None` if it gets nothing.
     fn invention(&self, query: &Query, judge: &mut Judge, now: Instant) -> Option<Vec<u8>> {
         let name = query.name.as_ref().filter(|_| self.inventing && query.asks_for_addresses())?;
-        let address = judge.invent(name, now);
+        let address = judge.invent(name, now)?;
         Some(query.addresses(&[address.into()], LONGEST_KEPT))
     }
 
