@@ -28,7 +28,7 @@ pub(crate) fn empty(changes: &Path) {
         // What is no directory is a change of the root, which stays.
         if fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
             // What cannot be removed stays, and the machine comes up.
-            let _rest = fs::remove_dir_all(&dir);
+            let _rest = aegis_paths::remove_tree(&dir);
         }
     }
 }

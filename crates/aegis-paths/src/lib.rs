@@ -10,10 +10,12 @@ mod beneath;
 mod identity;
 mod lookup;
 mod mounts;
+mod remove;
 
 pub use beneath::Dir;
 pub use identity::{Identity, Unopened, open_unchanged, resolve};
 pub use mounts::{Location, Mounts, is_kernel_interface};
+pub use remove::remove_tree;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aegis_paths::remove_tree;
+
 use crate::home::{Home, check_own_dir, is_instance_id};
 
 /// The suffix of files that are still being made.
@@ -91,7 +93,7 @@ fn names(directory: &Path) -> io::Result<Vec<OsString>> {
 /// Whether there was something to remove.
 fn remove(path: &Path) -> io::Result<bool> {
     let removed = fs::symlink_metadata(path)
-        .and_then(|meta| if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) });
+        .and_then(|meta| if meta.is_dir() { remove_tree(path) } else { fs::remove_file(path) });
     match removed {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aegis_paths::remove_tree;
 use thiserror::Error;
 
 /// What a directory that is being removed begins with; no name does.
@@ -90,7 +91,7 @@ impl Workspaces {
         for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(LEAVING) {
                 // It is tried again the next time.
-                let _left = fs::remove_dir_all(entry.path());
+                let _left = remove_tree(&entry.path());
             }
         }
         Workspaces { root, claims: Arc::default() }
@@ -185,26 +186,6 @@ impl Workspaces {
         }
         remove_tree(&leaving).map_err(failed(name))
     }
-}
-
-/// Removes a tree, also where a guest has taken the permission to.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        other => return other,
-    }
-    let mut open = vec![path.to_owned()];
-    while let Some(directory) = open.pop() {
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                open.push(entry.path());
-            }
-        }
-    }
-    fs::remove_dir_all(path)
 }
 
 #[cfg(test)]
