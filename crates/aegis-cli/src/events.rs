@@ -7,6 +7,7 @@ use crate::Context;
 use crate::arguments::{Events, OutputFormat};
 use crate::failure::Failure;
 use crate::output::{self, say};
+use crate::text;
 
 /// Shows what happened to instances.
 ///
@@ -41,8 +42,12 @@ pub async fn events(context: &Context, arguments: &Events) -> Result<i32, Failur
 fn line(event: &InstanceEvent) -> String {
     let InstanceEvent { seq, at, kind, instance_id, .. } = event;
     let name = event.handle.as_deref().unwrap_or(instance_id);
-    let reason = event.stop_reason.as_ref().map(|reason| format!("  {}", reason.message)).unwrap_or_default();
-    let note = event.note.as_ref().map(|note| format!("  {note}")).unwrap_or_default();
+    let reason = event
+        .stop_reason
+        .as_ref()
+        .map(|reason| format!("  {}", text::field(&reason.message)))
+        .unwrap_or_default();
+    let note = event.note.as_ref().map(|note| format!("  {}", text::field(note))).unwrap_or_default();
     format!("{seq}  {at}  {name}  {kind}{reason}{note}")
 }
 

@@ -17,6 +17,7 @@ use crate::arguments::{
 use crate::failure::Failure;
 use crate::output;
 use crate::render::columns;
+use crate::text;
 
 /// Size of the pieces in which an archive is sent, bytes.
 const PIECE: usize = 256 << 10;
@@ -161,26 +162,28 @@ pub async fn info(context: &Context, arguments: &ImageInfo) -> Result<i32, Failu
     if arguments.format.output == OutputFormat::Json {
         return output::json(&image);
     }
-    let or_dash = |texts: &[String]| if texts.is_empty() { "-".to_owned() } else { texts.join(", ") };
-    let mut text = format!(
+    let or_dash = |texts: &[String]| {
+        if texts.is_empty() { "-".to_owned() } else { text::field(&texts.join(", ")).into_owned() }
+    };
+    let mut described = format!(
         "Digest:       {}\nNames:        {}\nSize:         {}\nArchitecture: {}\nCreated:      {}\nReady since:  {}\nUsed by:      {}",
         image.digest,
         or_dash(&image.names),
         size(image.size),
-        image.architecture,
-        image.created.as_deref().unwrap_or("-"),
+        text::field(&image.architecture),
+        text::field(image.created.as_deref().unwrap_or("-")),
         image.prepared_at,
         or_dash(&image.used_by),
     );
-    text.push_str("\nEnvironment:");
+    described.push_str("\nEnvironment:");
     for (name, value) in &image.env {
-        text = format!("{text}\n  {name}={value}");
+        described = format!("{described}\n  {}={}", text::field(name), text::field(value));
     }
-    text.push_str("\nLayers:");
+    described.push_str("\nLayers:");
     for layer in &image.layers {
-        text = format!("{text}\n  {}  {}", short(&layer.digest), size(layer.size));
+        described = format!("{described}\n  {}  {}", short(&layer.digest), size(layer.size));
     }
-    output::line(text)
+    output::line(described)
 }
 
 fn told(removed: &ImagesRemoved) -> String {

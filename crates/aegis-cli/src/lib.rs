@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod template;
 pub mod terminal;
+mod text;
 pub mod values;
 pub mod workspace;
 

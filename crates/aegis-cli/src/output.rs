@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use aegis_client::ClientError;
 
 use crate::failure::{FAILED, Failure};
+use crate::text;
 
 /// Exit code of a program whose reader has gone: 128 + SIGPIPE.
 pub const READER_GONE: i32 = 141;
@@ -26,12 +27,12 @@ pub fn bytes(bytes: &[u8]) -> Result<i32, Failure> {
     written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
-/// Prints a line.
+/// Prints a line, or several. Values in them that are not ours have to be made fields of one line before.
 ///
 /// # Errors
 /// If standard output cannot be written.
 pub fn line(text: impl AsRef<str>) -> Result<i32, Failure> {
-    bytes(format!("{}\n", text.as_ref()).as_bytes())
+    bytes(format!("{}\n", text::lines(text.as_ref())).as_bytes())
 }
 
 /// Prints a value as JSON.
@@ -40,7 +41,7 @@ pub fn line(text: impl AsRef<str>) -> Result<i32, Failure> {
 /// If standard output cannot be written.
 pub fn json(value: &impl serde::Serialize) -> Result<i32, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))?;
-    line(text)
+    line(text::json(&text))
 }
 
 /// Prints a value as JSON on a line of its own.
@@ -48,20 +49,21 @@ pub fn json(value: &impl serde::Serialize) -> Result<i32, Failure> {
 /// # Errors
 /// If standard output cannot be written.
 pub fn json_line(value: &impl serde::Serialize) -> Result<i32, Failure> {
-    line(serde_json::to_string(value).map_err(|error| Failure::new(error.to_string()))?)
+    let text = serde_json::to_string(value).map_err(|error| Failure::new(error.to_string()))?;
+    line(text::json(&text))
 }
 
 /// Says something to the user.
 pub fn say(text: &str) {
     // Nobody is left to tell if this fails.
-    let _mute = writeln!(io::stderr(), "aegis: {text}");
+    let _mute = writeln!(io::stderr(), "aegis: {}", text::message(text));
 }
 
 /// Says what failed and what to do.
 pub fn complain(failure: &Failure) {
     say(&failure.message);
     if let Some(hint) = &failure.hint {
-        let _mute = writeln!(io::stderr(), "  hint: {hint}");
+        let _mute = writeln!(io::stderr(), "  hint: {}", text::message(hint));
     }
 }
 

@@ -1,7 +1,11 @@
 //! Instances as text.
 
+use std::borrow::Cow;
+
 use aegis_api::instance::{Instance, PruneReply, State};
 use aegis_api::ports::EndpointInfo;
+
+use crate::text;
 
 fn state(instance: &Instance) -> String {
     let word = instance.state.as_str();
@@ -15,9 +19,11 @@ fn state(instance: &Instance) -> String {
 /// Texts in columns; the last is not padded.
 #[must_use]
 pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[Cow<'_, str>; N]> =
+        rows.iter().map(|row| std::array::from_fn(|column| text::field(&row[column]))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
-    let line = |row: &[String; N]| {
+    let line = |row: &[Cow<'_, str>; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
@@ -120,6 +126,8 @@ pub fn info(instance: &Instance) -> String {
     ];
     let line = |(label, value): &(&str, String)| {
         let label = format!("{label}:");
+        // Only endpoints take several lines.
+        let value = if label == "Endpoints:" { text::lines(value) } else { text::field(value) };
         format!("{label:<13}{value}")
     };
     fields.iter().map(line).collect::<Vec<_>>().join("\n")

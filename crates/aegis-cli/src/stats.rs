@@ -46,7 +46,10 @@ pub async fn stats(context: &Context, arguments: &Stats) -> Result<i32, Failure>
         let now = wanted(client.stats().await?);
         let text = table(&before, &now, looked.elapsed());
         looked = Instant::now();
-        let code = if live { output::line(format!("{REDRAW}{text}"))? } else { output::line(text)? };
+        if live {
+            output::bytes(REDRAW.as_bytes())?;
+        }
+        let code = output::line(text)?;
         if !live || code != 0 {
             return Ok(code);
         }

@@ -153,7 +153,7 @@ mod tests {
         fs::write(root.join(".removing-0/full"), "x").unwrap();
         fs::write(root.join(".removing-1"), "x").unwrap();
         for closed in ["w1/a/b", "w1/a", "w2"] {
-            fs::set_permissions(root.join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(root.join(closed), fs::Permissions::from_mode(0o0)).unwrap();
         }
         remove_tree(&root).unwrap();
         assert!(!root.exists());
