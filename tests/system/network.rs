@@ -397,6 +397,20 @@ fn a_host_behind_a_proxy_takes_its_instances_along() {
         "{offered} {offered} localhost,127.0.0.1,::1,10.63.0.2\n{hello}200 200\n{hello}200 200\n403 000\n403 000\n502 000\n000 405\n"
     );
     assert_eq!(out, expected);
+    // Names that lead to whoever looks them up are nobody's to look up; those of somebody's own network are of that kind.
+    let names = "127.0.0.1. 127.1 2130706433 0x7f000001 0xa9fea9fe 169.254.169.254. 203.0.113.1. localhost \
+                 a.localhost metadata.google.internal printer.local wiki";
+    let asked = format!(
+        "for name in {names} $(cat /proc/sys/kernel/hostname)
+        do python3 -c 'import socket, sys
+s = socket.create_connection((\"10.63.0.1\", 3128))
+to = sys.argv[1] + \":80\"
+s.sendall((\"CONNECT \" + to + \" HTTP/1.1\\r\\nHost: \" + to + \"\\r\\n\\r\\n\").encode())
+print(sys.argv[1], s.recv(12).decode())' $name; done"
+    );
+    let out = said(&daemon, "a", &asked);
+    assert_eq!(out.lines().count(), 13, "{out}");
+    assert!(out.lines().all(|line| line.ends_with(" 502") || line.ends_with(" 403")), "{out}");
     let info: Value =
         serde_json::from_str(&daemon.ok(&["instance", "info", "a", "--output", "json"])).unwrap();
     assert!(info["env_keys"].as_array().unwrap().contains(&"HTTPS_PROXY".into()), "{info}");

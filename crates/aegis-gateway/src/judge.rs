@@ -144,6 +144,8 @@ pub(crate) struct Judge {
     pub(crate) groups: Groups,
     invented: Invented,
     host: HostAddresses,
+    /// What the host is called.
+    host_name: String,
 }
 
 impl Judge {
@@ -156,6 +158,8 @@ impl Judge {
             groups: Groups::default(),
             invented: Invented::default(),
             host: HostAddresses::open(),
+            // Here, because a confined process asks for no more.
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
 
@@ -175,7 +179,7 @@ impl Judge {
     }
 
     fn zone_of_name(&self, name: &Name) -> Zone {
-        Zone::of_name(name, rustix::system::uname().nodename().to_str().unwrap_or_default())
+        Zone::of_name(name, &self.host_name)
     }
 
     /// An address for a name that has none on this host, and is pinned to it; `None` for one that no proxy is asked for,
