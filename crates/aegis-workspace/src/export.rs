@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Statx, Timespec, Timestamps,
+    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx, Timespec, Timestamps,
     UTIME_NOW, UTIME_OMIT, openat, utimensat,
 };
 use rustix::io::Errno;
@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, NAME_COST};
 use crate::nodes::{Place, ROOT};
 use crate::reply::{Attributes, Owner, Reply, Statistics, entry_len};
 use crate::tree::{Found, Listed, Tree, is_file, path_of, shown_mode, status_of, with_access};
-use crate::wire::{Change, Features, NewAttributes, Operation, Request, check_name};
+use crate::wire::{Change, Features, NewAttributes, Operation, Request, Whence, check_name};
 use crate::{ExportSpec, ServerError};
 
 /// Permissions that making and removing names in a directory takes.
@@ -134,6 +134,7 @@ impl Export {
                 self.list(node, *offset, *size, *attributes, &mut reply)?;
             }
             Operation::Statistics => reply.statistics(&self.statistics(node)?),
+            Operation::Seek { offset, whence } => self.seek(node, *offset, *whence, &mut reply)?,
             Operation::Destroy => {}
             Operation::Unknown => return Err(Errno::NOSYS),
             change => self.change(node, change, &mut reply)?,
@@ -240,6 +241,17 @@ impl Export {
             }
         }
         reply.0.truncate(begin + filled);
+        Ok(())
+    }
+
+    /// The descriptor's own position is nobody's: all else says where it reads and writes.
+    fn seek(&mut self, node: u64, offset: u64, whence: Whence, reply: &mut Reply<'_>) -> Result<(), Errno> {
+        let file = self.tree.file(node, false)?;
+        let to = match whence {
+            Whence::Data => SeekFrom::Data(offset),
+            Whence::Hole => SeekFrom::Hole(offset),
+        };
+        reply.found(rustix::fs::seek(&file, to)?);
         Ok(())
     }
 
@@ -528,3 +540,6 @@ impl Loss {
 fn place(parent: u64, name: &OsStr) -> Place {
     Place { parent, name: name.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,6 +133,11 @@ impl Reply<'_> {
         self.u32(0);
     }
 
+    /// `fuse_lseek_out`.
+    pub fn found(&mut self, offset: u64) {
+        self.u64(offset);
+    }
+
     /// `fuse_statfs_out`.
     pub fn statistics(&mut self, of: &Statistics) {
         for value in [of.blocks, of.free, of.available, of.files, of.free_files] {
@@ -224,6 +229,7 @@ mod tests {
         assert_eq!(len(&|reply| reply.entry(1, &attributes)), ENTRY);
         assert_eq!(len(&|reply| reply.opened()), 16);
         assert_eq!(len(&|reply| reply.written(1)), 8);
+        assert_eq!(len(&|reply| reply.found(1)), 8);
         assert_eq!(len(&|reply| reply.statistics(&statistics)), 80);
     }
 }

@@ -90,6 +90,15 @@ pub struct NewAttributes {
     pub mode: u32,
 }
 
+/// What is looked for in a file with holes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence {
+    /// `SEEK_DATA`.
+    Data,
+    /// `SEEK_HOLE`.
+    Hole,
+}
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the system calls")]
@@ -165,6 +174,11 @@ pub enum Operation<'a> {
         offset: u64,
         length: u64,
         mode: u32,
+    },
+    /// Where the next data, or the next hole, begins. Other ways to seek are the kernel's own matter.
+    Seek {
+        offset: u64,
+        whence: Whence,
     },
     /// Nothing to do, successfully.
     Destroy,
@@ -316,6 +330,7 @@ fn operation<'a>(opcode: u32, reader: &mut Reader<'a>) -> Option<Result<Operatio
             reader.take(4)?;
             return rename(reader, to, flags);
         }
+        46 => return seek(reader),
         _ => Operation::Unknown,
     }))
 }
@@ -338,6 +353,23 @@ fn symlink<'a>(reader: &mut Reader<'a>) -> Option<Result<Operation<'a>, Errno>> 
 fn rename<'a>(reader: &mut Reader<'a>, to: u64, flags: u32) -> Option<Result<Operation<'a>, Errno>> {
     let (name, new_name) = (reader.name()?, reader.name()?);
     Some(name.and_then(|name| Ok(Operation::Rename { name, to, new_name: new_name?, flags })))
+}
+
+/// `fuse_lseek_in`.
+fn seek<'a>(reader: &mut Reader<'a>) -> Option<Result<Operation<'a>, Errno>> {
+    reader.take(8)?;
+    let (offset, whence) = (reader.u64()?, reader.u32()?);
+    reader.take(4)?;
+    let whence = match whence {
+        3 => Whence::Data,
+        4 => Whence::Hole,
+        _ => return Some(Err(Errno::INVAL)),
+    };
+    // No file is as long as that.
+    if offset > i64::MAX.cast_unsigned() {
+        return Some(Err(Errno::NXIO));
+    }
+    Some(Ok(Operation::Seek { offset, whence }))
 }
 
 /// Offset and size behind the handle that nobody uses (`fuse_read_in`, `fuse_write_in`).
@@ -416,6 +448,25 @@ mod tests {
         fn arbitrary_messages_never_panic(message in prop::collection::vec(any::<u8>(), 0..200)) {
             drop(parse(&message));
         }
+    }
+
+    #[test]
+    fn only_data_and_holes_are_looked_for_and_only_where_a_file_can_be() {
+        let asked = |offset: u64, whence: u32| {
+            let body = [&[0; 8][..], &offset.to_ne_bytes(), &whence.to_ne_bytes(), &[0; 4]].concat();
+            match parse(&message(46, &body)).unwrap() {
+                Ok(Request { operation: Operation::Seek { offset, whence }, .. }) => Ok((offset, whence)),
+                Ok(other) => panic!("{other:?}"),
+                Err(refused) => Err(refused),
+            }
+        };
+        assert_eq!(asked(5, 3), Ok((5, Whence::Data)));
+        assert_eq!(asked(5, 4), Ok((5, Whence::Hole)));
+        for whence in [0, 1, 2, 5, u32::MAX] {
+            assert_eq!(asked(5, whence), Err((7, Errno::INVAL)), "{whence}");
+        }
+        assert_eq!(asked(1 << 63, 3), Err((7, Errno::NXIO)));
+        assert_eq!(parse(&message(46, &[0; 23])).unwrap(), Err((7, Errno::INVAL)));
     }
 
     #[test]
