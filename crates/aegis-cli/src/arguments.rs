@@ -1,5 +1,6 @@
 //! The commands and their options. Help, completions, man pages and docs/CLI.md are made from this.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use aegis_api::instance::Restart;
@@ -37,7 +38,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Execute a command in an instance, resuming it if it is paused
     Exec(Exec),
-    /// Copy files and trees between this host and an instance, whether it runs, is paused or stopped
+    /// Copy files and trees between this host and an instance, whether it runs, is paused or stopped. Exits with 24 if
+    /// files went meanwhile and are left out, with 23 if some could not be read
     Cp(Copy),
     /// Show an instance's log
     Logs(Logs),
@@ -433,10 +435,10 @@ pub struct Exec {
 pub struct Copy {
     /// PATH, or INSTANCE:PATH; of a directory that ends with /. its contents
     #[arg(value_name = "SOURCE")]
-    pub source: String,
+    pub source: OsString,
     /// INSTANCE:PATH, or PATH; a directory is copied into, anything else is replaced
     #[arg(value_name = "DESTINATION")]
-    pub destination: String,
+    pub destination: OsString,
 }
 
 /// Options of `logs`.

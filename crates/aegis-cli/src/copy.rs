@@ -1,12 +1,15 @@
 //! `aegis cp`.
 
+use std::ffi::OsStr;
 use std::io::{BufReader, BufWriter};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use aegis_api::instance::ExecRequest;
 use aegis_api::stream::Frame;
 use aegis_client::{ProcessReader, ProcessWriter};
-use aegis_copy::{CopyError, Limits, Packed, Target};
+use aegis_copy::{CopyError, Limits, PARTIAL, Packed, Target, VANISHED};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::io::SyncIoBridge;
@@ -15,6 +18,7 @@ use crate::Context;
 use crate::arguments::Copy;
 use crate::failure::Failure;
 use crate::output::say;
+use crate::session::Interrupts;
 
 /// The harness, which every guest has; its own image may have no program for this.
 const TOOL: &str = "/proc/1/exe";
@@ -27,56 +31,92 @@ const BUFFER: usize = 16 << 10;
 /// Most of the guest's words that are kept, bytes.
 const MOST_WORDS: usize = 64 << 10;
 
+/// How long what is half done may take to be cleared away when the copy is interrupted.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What an older guest's end says to a stream of this version.
+const OLDER_WORDS: &str = "it does not greet";
+
 /// One end of a copy.
 #[derive(Debug, PartialEq, Eq)]
 enum Place<'a> {
-    Host(&'a str),
-    Guest { instance: &'a str, path: &'a str },
+    Host(&'a Path),
+    Guest { instance: &'a str, path: &'a OsStr },
 }
 
 /// `INSTANCE:PATH` is in a guest; what has a `/` before its first colon, or none, is on the host.
-fn place(text: &str) -> Place<'_> {
-    match text.split_once(':') {
-        Some((instance, path)) if !instance.is_empty() && !instance.contains('/') => {
-            Place::Guest { instance, path }
+fn place(text: &OsStr) -> Place<'_> {
+    let mut parts = text.as_bytes().splitn(2, |byte| *byte == b':');
+    let (instance, path) = (parts.next().unwrap_or_default(), parts.next());
+    match (str::from_utf8(instance), path) {
+        (Ok(instance), Some(path)) if !instance.is_empty() && !instance.contains('/') => {
+            Place::Guest { instance, path: OsStr::from_bytes(path) }
         }
-        _ => Place::Host(text),
+        _ => Place::Host(Path::new(text)),
     }
 }
 
-/// Copies files and trees between the host and an instance.
+/// Copies files and trees between the host and an instance. Returns the exit code: 0, or that of a copy without what went
+/// meanwhile or cannot be read.
 ///
 /// # Errors
 /// If they cannot be read or written on either end; what was written before stays.
 pub async fn copy(context: &Context, arguments: &Copy) -> Result<i32, Failure> {
-    let copied = match (place(&arguments.source), place(&arguments.destination)) {
+    let mut interrupts = Interrupts::listen()?;
+    match (place(&arguments.source), place(&arguments.destination)) {
         (Place::Host(from), Place::Guest { instance, path }) => {
-            into_guest(context, from, instance, path).await
+            let copying = into_guest(context, from, instance, path);
+            tokio::select! {
+                done = copying => done.map_err(|failure| older(failure, instance)),
+                // The guest's end clears away when the connection has gone.
+                number = interrupts.next() => Err(interrupted(number)),
+            }
         }
-        (Place::Guest { instance, path }, Place::Host(to)) => out_of_guest(context, instance, path, to).await,
+        (Place::Guest { instance, path }, Place::Host(to)) => {
+            let done = out_of_guest(context, (instance, path), to, &mut interrupts).await;
+            done.map_err(|failure| older(failure, instance))
+        }
         _ => {
             let text = "one of source and destination is INSTANCE:PATH, and the other a path of this host";
-            return Err(Failure { exit_code: 2, ..Failure::new(text) });
+            Err(Failure { exit_code: 2, ..Failure::new(text) })
         }
-    };
-    copied.map(|()| 0)
+    }
 }
 
-fn request(command: &[&str], stdin: bool) -> ExecRequest {
-    let command = std::iter::once(&TOOL).chain(command).map(|word| (*word).to_owned()).collect();
-    ExecRequest {
-        command,
+fn interrupted(signal: u8) -> Failure {
+    Failure { exit_code: 128 + i32::from(signal), ..Failure::new("interrupted: the copy is not complete") }
+}
+
+/// A guest that went on from where an older daemon had it has an older end.
+fn older(failure: Failure, instance: &str) -> Failure {
+    let message = failure.message.as_str();
+    if !message.contains(OLDER_WORDS) && message != CopyError::OtherVersion.to_string() {
+        return failure;
+    }
+    Failure {
+        hint: Some(format!("restart it: aegis instance restart {instance}")),
+        ..Failure::new(
+            "the guest was started by another version of Aegis, whose end of a copy is another one",
+        )
+    }
+}
+
+fn request(command: &[&OsStr], stdin: bool) -> Result<ExecRequest, Failure> {
+    let words = std::iter::once(OsStr::new(TOOL)).chain(command.iter().copied()).map(|word| {
+        word.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{}: no UTF-8", word.display())))
+    });
+    Ok(ExecRequest {
+        command: words.collect::<Result<_, _>>()?,
         user: Some("root".to_owned()),
         stdin,
         unlogged: true,
         at_rest: true,
         ..ExecRequest::default()
-    }
+    })
 }
 
 /// A path in the guest, where an empty one is the working directory.
-fn guest_path(path: &str) -> &str {
-    if path.is_empty() { "." } else { path }
+fn guest_path(path: &OsStr) -> &OsStr {
+    if path.is_empty() { OsStr::new(".") } else { path }
 }
 
 /// Names of files may be a guest's choice, and may be meant for the terminal.
@@ -92,19 +132,20 @@ fn broken<E>(_: E) -> Failure {
     Failure::new("the copy was broken off")
 }
 
-async fn into_guest(context: &Context, from: &str, instance: &str, path: &str) -> Result<(), Failure> {
+async fn into_guest(context: &Context, from: &Path, instance: &str, path: &OsStr) -> Result<i32, Failure> {
     let mut client = context.client();
     let user = client.describe(instance).await?.user;
     // Better told before anything is made of it there.
-    std::fs::symlink_metadata(from).map_err(|error| Failure::new(format!("{from}: {error}")))?;
-    let name = aegis_copy::name_of(from).unwrap_or_default();
-    let unpack = request(&["unpack", guest_path(path), name, &user], true);
+    std::fs::symlink_metadata(from)
+        .map_err(|error| Failure::new(printable(&format!("{}: {error}", from.display()))))?;
+    let name = aegis_copy::name_of(from.as_os_str()).unwrap_or_default();
+    let unpack = request(&[OsStr::new("unpack"), guest_path(path), name, OsStr::new(&user)], true)?;
     let (mut reader, writer) = client.exec(instance, &unpack).await?;
     let (theirs, ours) = tokio::io::duplex(ON_THE_WAY);
     let source = from.to_owned();
     let packing = tokio::task::spawn_blocking(move || {
         let mut to = SyncIoBridge::new(theirs);
-        aegis_copy::pack(Path::new(&source), BufWriter::with_capacity(BUFFER, &mut to))
+        aegis_copy::pack(&source, BufWriter::with_capacity(BUFFER, &mut to))
     });
     let done = {
         let (feeding, telling) = (feed(ours, writer), listen(&mut reader, None));
@@ -116,27 +157,43 @@ async fn into_guest(context: &Context, from: &str, instance: &str, path: &str) -
     };
     let packed = packing.await.map_err(broken)?;
     let there = done.and_then(Done::check);
-    let Packed { skipped, .. } = match (packed, there) {
+    let Packed { left_out, .. } = match (packed, there) {
         // Of both ends the one that failed first knows why; the other only sees that it broke off.
         (Err(CopyError::Stream(_)) | Ok(_), Err(failure)) => return Err(failure),
         (Err(error), _) => return Err(failed(&error)),
-        (Ok(packed), Ok(())) => packed,
+        (Ok(packed), Ok(_)) => packed,
     };
-    skipped.iter().for_each(|path| say(&printable(&format!("left out: {}", path.display()))));
-    Ok(())
+    left_out.lines().iter().for_each(|line| say(&printable(line)));
+    Ok(left_out.exit_code().into())
 }
 
-async fn out_of_guest(context: &Context, instance: &str, path: &str, to: &str) -> Result<(), Failure> {
+async fn out_of_guest(
+    context: &Context,
+    (instance, path): (&str, &OsStr),
+    to: &Path,
+    interrupts: &mut Interrupts,
+) -> Result<i32, Failure> {
     // Opened once, before anything is asked of the guest: whatever it does to names from now on, this is the place.
-    let target = Target::open(Path::new(to), aegis_copy::name_of(path)).map_err(|error| failed(&error))?;
-    let pack = request(&["pack", guest_path(path)], false);
-    let (mut reader, _writer) = context.client().exec(instance, &pack).await?;
+    let target = Target::open(to, aegis_copy::name_of(path)).map_err(|error| failed(&error))?;
+    let pack = request(&[OsStr::new("pack"), guest_path(path)], false)?;
+    let client = context.client();
+    let (mut reader, _writer) = tokio::select! {
+        opened = client.exec(instance, &pack) => opened?,
+        number = interrupts.next() => return Err(interrupted(number)),
+    };
     let (ours, theirs) = tokio::io::duplex(ON_THE_WAY);
-    let unpacking = tokio::task::spawn_blocking(move || {
+    let mut unpacking = tokio::task::spawn_blocking(move || {
         let from = BufReader::with_capacity(BUFFER, SyncIoBridge::new(theirs));
         aegis_copy::unpack(target, from, None, Limits::default())
     });
-    let done = listen(&mut reader, Some(ours)).await;
+    let done = tokio::select! {
+        done = listen(&mut reader, Some(ours)) => done,
+        number = interrupts.next() => {
+            // Its stream has ended now: what is half written goes.
+            let _cleared = tokio::time::timeout(PATIENCE, &mut unpacking).await;
+            return Err(interrupted(number));
+        }
+    };
     let unpacked = unpacking.await.map_err(broken)?;
     let done = match (unpacked, done) {
         (Err(CopyError::Stream(_)), Err(failure)) => return Err(failure),
@@ -160,9 +217,10 @@ struct Done {
 }
 
 impl Done {
-    fn check(self) -> Result<(), Failure> {
+    /// The exit code of a copy that is complete but for what was left out.
+    fn check(self) -> Result<i32, Failure> {
         match (self.code, self.words.trim()) {
-            (0, _) => Ok(()),
+            (code, _) if [0, PARTIAL.into(), VANISHED.into()].contains(&code) => Ok(code),
             (code, "") => Err(Failure::new(format!("the guest's end of the copy ended with code {code}"))),
             (_, words) => Err(Failure::new(words.to_owned())),
         }
@@ -219,10 +277,24 @@ mod tests {
 
     #[test]
     fn a_colon_after_a_name_means_an_instance() {
-        assert_eq!(place("box:/etc"), Place::Guest { instance: "box", path: "/etc" });
-        assert_eq!(place("box:"), Place::Guest { instance: "box", path: "" });
-        for host in ["file", "/a:b", "./a:b", "a/b:c", ":x", "."] {
-            assert_eq!(place(host), Place::Host(host));
+        let guest = |instance, path: &'static [u8]| Place::Guest { instance, path: OsStr::from_bytes(path) };
+        assert_eq!(place(OsStr::new("box:/etc")), guest("box", b"/etc"));
+        assert_eq!(place(OsStr::new("box:")), guest("box", b""));
+        assert_eq!(place(OsStr::from_bytes(b"box:a:\xff")), guest("box", b"a:\xff"));
+        for host in [&b"file"[..], b"/a:b", b"./a:b", b"a/b:c", b":x", b".", b"\xff:b"] {
+            assert_eq!(place(OsStr::from_bytes(host)), Place::Host(Path::new(OsStr::from_bytes(host))));
         }
+    }
+
+    #[test]
+    fn a_guest_of_another_version_is_told_as_such() {
+        let of = |text: &str| older(Failure::new(text), "box");
+        for text in [
+            "the other end broke off or sends nonsense: it does not greet",
+            "the other end of the copy is of another version",
+        ] {
+            assert!(of(text).hint.is_some_and(|hint| hint.contains("restart box")), "{text}");
+        }
+        assert_eq!(of("/x: No such file").message, "/x: No such file");
     }
 }

@@ -5,20 +5,30 @@
 //! host may be a workspace that a guest changes at this moment: what the user typed is opened once, and everything else is
 //! taken from there, never through a symbolic link. What the copy itself names, as `b` in a copy of `a/b` to a directory,
 //! is not what the user typed.
+//!
+//! A tree may live while it is copied: what goes or cannot be read is left out, and told ([`LeftOut`]). What is written has
+//! another name until it is complete, so that whatever happens nothing is lost that was there.
 
-mod carry;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod left_out;
 mod pack;
+mod pieces;
+mod receive;
+mod send;
 mod target;
+mod temporary;
 mod unpack;
 mod wire;
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use left_out::{LeftOut, Omissions, PARTIAL, VANISHED};
 pub use pack::{Packed, pack, pack_beneath};
 pub use target::Target;
 pub use unpack::{Limits, Owner, unpack};
@@ -34,9 +44,20 @@ pub enum CopyError {
         /// Why.
         source: io::Error,
     },
-    /// A file became shorter while it was read.
+    /// Something became something else while it was read.
     #[error("{}: it changed while it was read", .0.display())]
     Changed(PathBuf),
+    /// A file that the kernel makes up goes on and on.
+    #[error("{}: it does not end", .0.display())]
+    Endless(PathBuf),
+    /// What is to be copied is no file, directory or link.
+    #[error("{}: it is {what}", path.display())]
+    NoFile {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
     /// A directory is where something else is to be, or the other way round.
     #[error("{}: {what}", path.display())]
     InTheWay {
@@ -51,6 +72,9 @@ pub enum CopyError {
     /// The stream ends early, or makes no sense.
     #[error("the other end broke off or sends nonsense: {0}")]
     Stream(String),
+    /// The other end is of another version of Aegis.
+    #[error("the other end of the copy is of another version")]
+    OtherVersion,
     /// The stream asks for something that leads outside.
     #[error("the other end names {0:?}, which no file may be called")]
     Hostile(String),
@@ -81,11 +105,13 @@ impl CopyError {
 /// What a source is called in a directory that it is copied into; nothing if its contents are meant, not itself: for
 /// `.`, and for what ends with `/.`.
 #[must_use]
-pub fn name_of(source: &str) -> Option<&str> {
-    let trimmed = source.trim_end_matches('/');
-    let last = trimmed.rsplit('/').next().unwrap_or_default();
-    (!matches!(last, "" | "." | "..")).then_some(last)
+pub fn name_of(source: &OsStr) -> Option<&OsStr> {
+    let parts = source.as_bytes().split(|byte| *byte == b'/');
+    let last = parts.rev().find(|part| !part.is_empty()).unwrap_or_default();
+    (!matches!(last, b"" | b"." | b"..")).then(|| OsStr::from_bytes(last))
 }
 
+#[cfg(test)]
+mod living_tests;
 #[cfg(test)]
 mod tests;

@@ -1,35 +1,44 @@
 //! Reading a tree.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use aegis_paths::Dir;
+use aegis_paths::{Dir, Mounts, is_kernel_interface};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use crate::carry::{Broken, PIECE, carry};
+use crate::left_out::Cause;
+use crate::pieces::{self, Piece};
+use crate::send::{Broken, Sender};
 use crate::target::At;
-use crate::wire::{self, Entry, GREETING, Kind, Record};
-use crate::{CopyError, Target};
+use crate::wire::{self, Entry, GREETING, Kind, MOST_TEXT, Record};
+use crate::{CopyError, LeftOut, Target};
+
+/// Of how many file systems it is remembered what they are.
+const MOST_DEVICES: usize = 1024;
+/// The number of file systems whose files a program keeps (`FUSE_SUPER_MAGIC`).
+const FUSE: i128 = 0x6573_5546;
 
 /// What was read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Packed {
     /// Files, directories and links.
     pub entries: u64,
-    /// Sockets, pipes and devices, which are left out.
-    pub skipped: Vec<PathBuf>,
+    /// What is not copied.
+    pub left_out: LeftOut,
 }
 
 /// Writes the tree at `root`, which may be one file, to `to`. Symbolic links are copied as such; only `root` itself is
-/// followed, if its path ends with `/`. Of a file with several names there will be several. If it fails, the other end is
-/// told.
+/// followed, if its path ends with `/`. Of a file with several names there will be several. What goes while it is copied is
+/// left out, and so is what cannot be read, but for `root`. Below it file systems of what the kernel makes up are not
+/// descended into, unless `root` is on that one. If it fails, the other end is told.
 ///
 /// # Errors
-/// If something cannot be read, or nobody takes the stream any more.
+/// If `root` cannot be read or is no file, directory or link, or nobody takes the stream any more.
 pub fn pack(root: &Path, to: impl Write) -> Result<Packed, CopyError> {
     // The place of a source is found as that of a target is.
     tell(|| Target::exactly(root), to)
@@ -46,7 +55,7 @@ pub fn pack_beneath(dir: &Dir, path: &Path, to: impl Write) -> Result<Packed, Co
 
 fn tell(open: impl FnOnce() -> Result<Target, CopyError>, mut to: impl Write) -> Result<Packed, CopyError> {
     to.write_all(GREETING).map_err(CopyError::stream)?;
-    let outcome = open().and_then(|target| walk(Source::of(target), &mut to));
+    let outcome = open().and_then(|target| Walk::of(target).run(&mut to));
     let last = match &outcome {
         Ok(packed) => Record::End(packed.entries),
         Err(error) => Record::Failure(error.to_string()),
@@ -113,6 +122,7 @@ impl Source {
         Ok(opened)
     }
 
+    /// The paths of what is in a directory; the last one is the first by name.
     fn children(&self, path: &Path, found: &mut Found) -> Result<Vec<PathBuf>, CopyError> {
         let opened = self.reopen(path, found, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let failed = |error: rustix::io::Errno| CopyError::file(&self.shown(path))(error.into());
@@ -124,46 +134,167 @@ impl Source {
                 children.push(path.join(OsStr::from_bytes(name)));
             }
         }
-        // The last one pushed is the first one visited.
         children.sort_unstable_by(|a, b| b.cmp(a));
         Ok(children)
     }
 }
 
-fn walk(mut source: Source, to: &mut impl Write) -> Result<Packed, CopyError> {
-    let mut packed = Packed::default();
-    // One for all files: under emulation fresh memory is dear.
-    let mut piece = vec![0; PIECE];
-    let mut pending = vec![PathBuf::new()];
-    while let Some(path) = pending.pop() {
-        let mut found = source.look(&path)?;
-        if !matches!(found.kind, FileType::Directory | FileType::RegularFile | FileType::Symlink) {
-            packed.skipped.push(source.shown(&path));
-            continue;
-        }
-        packed.entries += 1;
-        match found.kind {
-            FileType::Directory => {
-                if path.as_os_str().is_empty() && source.name.is_some() {
-                    // Whatever takes its name from now on: this one was meant.
-                    let opened = found.fd.try_clone().map_err(CopyError::file(&source.root))?;
-                    source.dir = Dir::from(opened);
-                    source.name = None;
-                }
-                let children = source.children(&path, &mut found)?;
-                wire::write(&head(&path, &found, Kind::Directory), to)?;
-                pending.extend(children);
-            }
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&found.fd, "", Vec::new());
-                let target = target.map_err(|error| CopyError::file(&source.shown(&path))(error.into()))?;
-                let target = OsString::from_vec(target.into_bytes()).into_encoded_bytes();
-                wire::write(&head(&path, &found, Kind::Symlink(target)), to)?;
-            }
-            _ => file(&source, &path, &mut found, to, &mut piece)?,
+/// What something is that is no file, directory or link.
+fn no_file(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::Directory | FileType::RegularFile | FileType::Symlink => None,
+        FileType::BlockDevice | FileType::CharacterDevice => Some("a device"),
+        FileType::Fifo => Some("a pipe"),
+        FileType::Socket => Some("a socket"),
+        FileType::Unknown => Some("neither file nor directory"),
+    }
+}
+
+/// A tree that is being read.
+struct Walk {
+    source: Source,
+    packed: Packed,
+    sender: Sender,
+    /// The file system of the root.
+    device: Option<u64>,
+    /// By device: whether it is no store of files, but what the kernel makes up.
+    made_up: HashMap<u64, bool>,
+    /// What is to be visited, the next one last.
+    pending: Vec<PathBuf>,
+}
+
+impl Walk {
+    fn of(target: Target) -> Walk {
+        Walk {
+            source: Source::of(target),
+            packed: Packed::default(),
+            sender: Sender::new(),
+            device: None,
+            made_up: HashMap::new(),
+            pending: vec![PathBuf::new()],
         }
     }
-    Ok(packed)
+
+    fn run(mut self, to: &mut impl Write) -> Result<Packed, CopyError> {
+        while let Some(path) = self.pending.pop() {
+            let Err(error) = self.visit(&path, to) else { continue };
+            match Cause::of(&error) {
+                Some(cause) if !path.as_os_str().is_empty() => self.leave_out(cause, &path, &error),
+                _ => return Err(error),
+            }
+        }
+        Ok(self.packed)
+    }
+
+    fn leave_out(&mut self, cause: Cause, path: &Path, error: &CopyError) {
+        let why = match error {
+            // Its path is told with it.
+            CopyError::File { source, .. } => source.to_string(),
+            CopyError::Changed(_) => "it changed while it was read".to_owned(),
+            CopyError::Endless(_) => "it does not end".to_owned(),
+            other => other.to_string(),
+        };
+        self.packed.left_out.add(cause, &self.source.shown(path), why);
+    }
+
+    fn visit(&mut self, path: &Path, to: &mut impl Write) -> Result<(), CopyError> {
+        if path.as_os_str().len() > MOST_TEXT {
+            let error = rustix::io::Errno::NAMETOOLONG.into();
+            return Err(CopyError::File { path: self.source.shown(path), source: error });
+        }
+        let mut found = self.source.look(path)?;
+        if let Some(what) = no_file(found.kind) {
+            let shown = self.source.shown(path);
+            if path.as_os_str().is_empty() {
+                return Err(CopyError::NoFile { path: shown, what });
+            }
+            self.packed.left_out.add(Cause::NoFile, &shown, what);
+            return Ok(());
+        }
+        match found.kind {
+            FileType::Directory => self.directory(path, &mut found, to),
+            FileType::Symlink => self.link(path, &found, to),
+            _ => self.file(path, &mut found, to),
+        }
+    }
+
+    fn tell(&mut self, path: &Path, found: &Found, kind: Kind, to: &mut impl Write) -> Result<(), CopyError> {
+        self.packed.entries += 1;
+        wire::write(&head(path, found, kind), to)
+    }
+
+    fn directory(&mut self, path: &Path, found: &mut Found, to: &mut impl Write) -> Result<(), CopyError> {
+        let device = found.stat.st_dev;
+        if *self.device.get_or_insert(device) != device && self.is_made_up(&found.fd, device) {
+            let shown = self.source.shown(path);
+            self.packed.left_out.add(Cause::NoFile, &shown, "the kernel makes up what is there");
+            return Ok(());
+        }
+        if path.as_os_str().is_empty() && self.source.name.is_some() {
+            // Whatever takes its name from now on: this one was meant.
+            let opened = found.fd.try_clone().map_err(CopyError::file(&self.source.root))?;
+            self.source.dir = Dir::from(opened);
+            self.source.name = None;
+        }
+        let children = self.source.children(path, found)?;
+        self.tell(path, found, Kind::Directory, to)?;
+        self.pending.extend(children);
+        Ok(())
+    }
+
+    fn link(&mut self, path: &Path, found: &Found, to: &mut impl Write) -> Result<(), CopyError> {
+        let target = rustix::fs::readlinkat(&found.fd, "", Vec::new());
+        let target = target.map_err(|error| CopyError::file(&self.source.shown(path))(error.into()))?;
+        self.tell(path, found, Kind::Symlink(target.into_bytes()), to)
+    }
+
+    fn file(&mut self, path: &Path, found: &mut Found, to: &mut impl Write) -> Result<(), CopyError> {
+        let opened = File::from(self.source.reopen(path, found, OFlags::RDONLY)?);
+        let size = u64::try_from(found.stat.st_size).unwrap_or(0);
+        let taken = u64::try_from(found.stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let made_up = self.is_made_up(&opened, found.stat.st_dev);
+        self.tell(path, found, Kind::File, to)?;
+        // What is made up has a size of nothing, or of a page, whatever it says.
+        let sent = if made_up || size == 0 {
+            self.sender.send_made_up(&opened, to)
+        } else {
+            settle(&opened, taken < size);
+            self.sender.send(&opened, size, taken < size, to).map(|()| true)
+        };
+        let error = match sent {
+            Ok(true) => return Ok(()),
+            Ok(false) => CopyError::Endless(self.source.shown(path)),
+            Err(Broken::Writing(error)) => return Err(CopyError::stream(error)),
+            Err(Broken::Reading(error)) => CopyError::file(&self.source.shown(path))(error),
+        };
+        pieces::write(Piece::Cut, to).map_err(CopyError::stream)?;
+        Err(error)
+    }
+
+    fn is_made_up(&mut self, fd: &impl AsFd, device: u64) -> bool {
+        if self.made_up.len() >= MOST_DEVICES {
+            self.made_up.clear();
+        }
+        *self.made_up.entry(device).or_insert_with(|| made_up(fd).unwrap_or(false))
+    }
+}
+
+/// Whether what is open is on a file system of what the kernel makes up. Where it cannot be told which mount that is, its
+/// kind tells but for devices.
+fn made_up(fd: &impl AsFd) -> io::Result<bool> {
+    match Mounts::read() {
+        Ok(mounts) => mounts.is_no_store(fd),
+        Err(_) => is_kernel_interface(fd),
+    }
+}
+
+/// A program that keeps files of a file system does not know what the kernel still holds for it, and would take that for
+/// holes.
+fn settle(file: &File, sparse: bool) {
+    if sparse && rustix::fs::fstatfs(file).is_ok_and(|found| i128::from(found.f_type) == FUSE) {
+        // What may not be written has nothing to be told.
+        let _read_only = rustix::fs::fdatasync(file);
+    }
 }
 
 fn head(path: &Path, Found { stat, .. }: &Found, kind: Kind) -> Record {
@@ -172,22 +303,4 @@ fn head(path: &Path, Found { stat, .. }: &Found, kind: Kind) -> Record {
     let mode = u16::try_from(stat.st_mode & 0o7777).unwrap_or(0);
     let path = path.as_os_str().as_bytes().to_vec();
     Record::Entry(Entry { path, kind, mode, mtime: (seconds, nanoseconds) })
-}
-
-fn file(
-    source: &Source,
-    path: &Path,
-    found: &mut Found,
-    to: &mut impl Write,
-    piece: &mut [u8],
-) -> Result<(), CopyError> {
-    let opened = File::from(source.reopen(path, found, OFlags::RDONLY)?);
-    let size = u64::try_from(found.stat.st_size).unwrap_or(0);
-    wire::write(&head(path, found, Kind::File(size)), to)?;
-    // What is appended meanwhile belongs to the next copy.
-    let copied = carry(&opened, to, size, piece).map_err(|broken| match broken {
-        Broken::Reading(error) => CopyError::file(&source.shown(path))(error),
-        Broken::Writing(error) => CopyError::stream(error),
-    })?;
-    if copied == size { Ok(()) } else { Err(CopyError::Changed(source.shown(path))) }
 }

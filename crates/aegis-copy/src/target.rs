@@ -37,7 +37,7 @@ impl Target {
     ///
     /// # Errors
     /// If there is no directory where one is to be, or it cannot be opened.
-    pub fn open(destination: &Path, name: Option<&str>) -> Result<Target, CopyError> {
+    pub fn open(destination: &Path, name: Option<&OsStr>) -> Result<Target, CopyError> {
         let dir = match Dir::open_root(destination) {
             Ok(dir) => dir,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use proptest::prelude::*;
 
 use super::*;
+use crate::pieces::{self, Piece};
 use crate::target::At;
 use crate::wire::{Entry, GREETING, Kind, Record};
 
@@ -83,13 +84,18 @@ fn what_is_in_the_way_is_told_and_links_are_replaced_not_followed() {
     assert!(matches!(put(&root, &packed(from.path())), Err(CopyError::InTheWay { .. })));
 }
 
+/// A file's contents that are four bytes.
+const FOUR: Kind = Kind::File;
+
 fn stream(entries: &[(&[u8], Kind)]) -> Vec<u8> {
     let mut bytes = GREETING.to_vec();
     for (path, kind) in entries {
         let entry = Entry { path: path.to_vec(), kind: kind.clone(), mode: 0o4777, mtime: (0, 0) };
         wire::write(&Record::Entry(entry), &mut bytes).unwrap();
-        if let Kind::File(size) = kind {
-            bytes.extend(vec![b'x'; usize::try_from(*size).unwrap().min(10)]);
+        if *kind == Kind::File {
+            pieces::write(Piece::Data(4), &mut bytes).unwrap();
+            bytes.extend(b"xxxx");
+            pieces::write(Piece::End(4), &mut bytes).unwrap();
         }
     }
     wire::write(&Record::End(entries.len() as u64), &mut bytes).unwrap();
@@ -101,7 +107,7 @@ fn nothing_is_written_outside_whatever_the_stream_says() {
     let to = dir();
     let (root, secret) = (to.path().join("root"), to.path().join("secret"));
     fs::write(&secret, "mine").unwrap();
-    let evil = Kind::File(4);
+    let evil = FOUR;
     for path in [&b"../secret"[..], b"/secret", b"a/../../secret", b"", b".", b"a//b", b"a\0b", &[b'n'; 256]]
     {
         let told = put(&root, &stream(&[(b"", Kind::Directory), (path, evil.clone())]));
@@ -129,7 +135,7 @@ fn a_stream_that_is_cut_off_or_too_long_is_no_success() {
     for len in 0..bytes.len() {
         assert!(put(&to.path().join("r"), &bytes[..len]).is_err(), "{len}");
     }
-    let limits = |entries, bytes| Limits { entries, bytes, link: false };
+    let limits = |entries, bytes| Limits { entries, bytes, ..Limits::default() };
     let limited =
         |limits| unpack(Target::exactly(&to.path().join("r")).unwrap(), bytes.as_slice(), None, limits);
     assert!(matches!(limited(limits(1, 1 << 20)), Err(CopyError::TooMuch { what: "files", .. })));
@@ -147,12 +153,12 @@ fn a_destination_is_filled_or_becomes_the_copy_as_cp_has_it() {
     for (source, name) in
         [("a/b", Some("b")), ("/x/y/", Some("y")), (".", None), ("a/.", None), ("/", None), ("..", None)]
     {
-        assert_eq!(name_of(source), name, "{source}");
+        assert_eq!(name_of(OsStr::new(source)), name.map(OsStr::new), "{source}");
     }
     fs::create_dir(there.path().join("d")).unwrap();
     symlink("d", there.path().join("l")).unwrap();
     let place = |path: &str, name: Option<&str>| {
-        let target = Target::open(&there.path().join(path), name).unwrap();
+        let target = Target::open(&there.path().join(path), name.map(OsStr::new)).unwrap();
         let shown = target.shown.strip_prefix(there.path()).unwrap().to_str().unwrap().to_owned();
         (shown, matches!(target.at, At::Directory(_)))
     };
@@ -163,7 +169,7 @@ fn a_destination_is_filled_or_becomes_the_copy_as_cp_has_it() {
     assert_eq!(place("new", Some("b")), ("new".into(), false));
     assert_eq!(place("new", None), ("new".into(), false));
     for none in ["new/", "new/.", "none/new"] {
-        assert!(Target::open(&there.path().join(none), Some("b")).is_err(), "{none}");
+        assert!(Target::open(&there.path().join(none), Some(OsStr::new("b"))).is_err(), "{none}");
     }
 }
 
@@ -177,7 +183,7 @@ fn what_the_copy_itself_names_is_never_followed() {
     fs::create_dir(&ssh).unwrap();
     // A guest cannot make the link that the second copy would take for the user's own.
     let link = Kind::Symlink(ssh.as_os_str().as_encoded_bytes().to_vec());
-    let results = || Target::open(&out, Some("results")).unwrap();
+    let results = || Target::open(&out, Some(OsStr::new("results"))).unwrap();
     let told = unpack(results(), stream(&[(b"", link)]).as_slice(), None, Limits::default());
     assert!(matches!(told, Err(CopyError::Stream(_))), "{told:?}");
     assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
@@ -187,7 +193,7 @@ fn what_the_copy_itself_names_is_never_followed() {
         symlink(leads, out.join("results")).unwrap();
         let told = unpack(results(), bytes.as_slice(), None, Limits::default());
         assert!(matches!(told, Err(CopyError::InTheWay { .. })), "{leads}: {told:?}");
-        let one = unpack(results(), stream(&[(b"", Kind::File(3))]).as_slice(), None, Limits::default());
+        let one = unpack(results(), stream(&[(b"", FOUR)]).as_slice(), None, Limits::default());
         assert!(one.is_ok() && fs::symlink_metadata(out.join("results")).unwrap().is_file());
         fs::remove_file(out.join("results")).unwrap();
     }
@@ -196,7 +202,7 @@ fn what_the_copy_itself_names_is_never_followed() {
     // What the user typed is his.
     symlink("../ssh", out.join("mine")).unwrap();
     unpack(
-        Target::open(&out.join("mine"), Some("results")).unwrap(),
+        Target::open(&out.join("mine"), Some(OsStr::new("results"))).unwrap(),
         bytes.as_slice(),
         None,
         Limits::default(),
@@ -220,7 +226,9 @@ fn what_would_wait_or_is_no_file_of_the_users_is_not_written_to() {
         let mut bytes = Vec::new();
         (pack(to.path(), &mut bytes).unwrap(), bytes)
     };
-    assert_eq!((packed.0.entries, packed.0.skipped), (2, vec![to.path().join("d")]));
+    assert_eq!((packed.0.entries, packed.0.left_out.exit_code()), (2, 0));
+    assert_eq!(packed.0.left_out.no_files.named, [(to.path().join("d"), "a pipe".to_owned())]);
+    assert!(matches!(pack(&to.path().join("d"), Vec::new()), Err(CopyError::NoFile { .. })));
     assert!(put(&to.path().join("d"), &packed.1).is_err(), "a pipe is no directory");
     // A name that was there is replaced, not written through: the other name keeps what it has.
     fs::write(to.path().join("one"), "kept").unwrap();
@@ -332,8 +340,8 @@ proptest! {
         let entries = [
             (&b""[..], Kind::Directory),
             (b"a", Kind::Symlink(target.into_bytes())),
-            (path.as_bytes(), Kind::File(1)),
-            (b"a/b", Kind::File(1)),
+            (path.as_bytes(), FOUR),
+            (b"a/b", FOUR),
         ];
         drop(put(&root, &stream(&entries)));
         prop_assert!(fs::read_dir(to.path()).unwrap().all(|entry| entry.unwrap().file_name() == "root"));

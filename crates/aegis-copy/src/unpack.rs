@@ -10,28 +10,33 @@ use aegis_paths::Dir;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use crate::carry::{Broken, PIECE, carry};
+use crate::receive::{Received, Receiver};
 use crate::target::At;
-use crate::wire::{self, Entry, GREETING, Kind, Record};
+use crate::temporary::Temporary;
+use crate::wire::{self, Entry, Kind, Record};
 use crate::{CopyError, Target};
 
 /// Longest name in a directory.
 const MOST_NAME: usize = 255;
+/// Most bytes of paths of directories that may not be written into when all is done: they are kept until then.
+const MOST_CLOSED_NAMES: usize = 64 << 20;
 
 /// What a stream may at most ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Files, directories and links.
     pub entries: u64,
-    /// Contents of all files together, bytes.
+    /// Contents of all files together without holes, bytes.
     pub bytes: u64,
+    /// One file with its holes, bytes.
+    pub size: u64,
     /// Whether it may be a symbolic link and nothing else: one that the user would take for his own later.
     pub link: bool,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { entries: 10_000_000, bytes: 1 << 40, link: false }
+        Limits { entries: 10_000_000, bytes: 1 << 40, size: 1 << 44, link: false }
     }
 }
 
@@ -45,8 +50,8 @@ pub struct Owner {
 }
 
 /// Writes the tree that comes from `from` so that its root is at `target`; returns the number of entries. What is there
-/// already is replaced, but for directories, which are filled, and devices. Of modes the permissions of user, group and
-/// others count.
+/// already is replaced when what takes its place is complete, but for directories, which are filled, and devices. Of modes
+/// the permissions of user, group and others count.
 ///
 /// # Errors
 /// If the stream is broken, hostile or too much, something is in the way, or cannot be written. What was written
@@ -57,11 +62,7 @@ pub fn unpack(
     owner: Option<Owner>,
     limits: Limits,
 ) -> Result<u64, CopyError> {
-    let mut greeting = [0; GREETING.len()];
-    from.read_exact(&mut greeting).map_err(CopyError::stream)?;
-    if greeting != *GREETING {
-        return Err(CopyError::Stream("it does not greet".to_owned()));
-    }
+    wire::greeted(&mut from)?;
     let mut writer = Writer {
         root: target.shown,
         tree: None,
@@ -69,9 +70,10 @@ pub fn unpack(
         owner,
         link: limits.link,
         closed: Vec::new(),
-        piece: vec![0; PIECE],
+        closed_names: 0,
+        contents: Receiver::new(limits),
     };
-    let (mut entries, mut bytes) = (0, 0u64);
+    let mut entries = 0;
     loop {
         let entry = match wire::read(&mut from)? {
             Record::Entry(entry) => entry,
@@ -80,14 +82,8 @@ pub fn unpack(
             Record::End(_) => return Err(CopyError::Stream("entries are missing".to_owned())),
         };
         entries += 1;
-        if let Kind::File(size) = entry.kind {
-            bytes = bytes.saturating_add(size);
-        }
         if entries > limits.entries {
             return Err(CopyError::TooMuch { what: "files", limit: limits.entries });
-        }
-        if bytes > limits.bytes {
-            return Err(CopyError::TooMuch { what: "bytes", limit: limits.bytes });
         }
         if entries == 1 {
             writer.write_root(&target.at, &entry, &mut from)?;
@@ -110,8 +106,9 @@ struct Writer {
     link: bool,
     /// Directories that may not be written into when all is done, with their modes.
     closed: Vec<(Vec<u8>, u16)>,
-    /// One for all files: under emulation fresh memory is dear.
-    piece: Vec<u8>,
+    /// Length of their paths together, bytes.
+    closed_names: usize,
+    contents: Receiver,
 }
 
 fn permissions(mode: u16) -> Mode {
@@ -194,22 +191,21 @@ impl Writer {
             (Kind::Directory, Some(_)) => Some("something that is no directory is in the way"),
             (_, Some(FileType::Directory)) => Some("a directory is in the way"),
             (_, Some(FileType::BlockDevice | FileType::CharacterDevice)) => Some("a device is in the way"),
-            (_, Some(_)) => {
-                // Not written through: it may be a link, or in use.
-                rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(self.failed(&entry.path))?;
-                None
-            }
-            (_, None) => None,
+            // Not written through: it may be a link, or in use.
+            (_, _) => None,
         };
         if let Some(what) = way {
             return Err(self.in_the_way(&entry.path, what));
         }
         match &entry.kind {
             Kind::Directory => self.put_directory(dir, name, entry),
-            Kind::File(size) => self.put_file(dir, name, entry, *size, from),
+            Kind::File => self.put_file(dir, name, entry, from),
             Kind::Symlink(target) => {
-                let made = rustix::fs::symlinkat(target.as_slice(), dir, name);
-                made.and_then(|()| self.own(dir, name)).map_err(self.failed(&entry.path))
+                let made = Temporary::make(dir, |name| rustix::fs::symlinkat(target.as_slice(), dir, name));
+                made.and_then(|(link, ())| {
+                    self.own(dir, link.name().as_bytes()).and_then(|()| link.keep(name))
+                })
+                .map_err(self.failed(&entry.path))
             }
         }
     }
@@ -233,6 +229,11 @@ impl Writer {
         if entry.mode & 0o700 == 0o700 {
             return rustix::fs::fchmod(&opened, permissions(entry.mode)).map_err(self.failed(&entry.path));
         }
+        self.closed_names += entry.path.len();
+        if self.closed_names > MOST_CLOSED_NAMES {
+            let limit = MOST_CLOSED_NAMES as u64;
+            return Err(CopyError::TooMuch { what: "bytes of names of closed directories", limit });
+        }
         self.closed.push((entry.path.clone(), entry.mode));
         Ok(())
     }
@@ -242,36 +243,29 @@ impl Writer {
         dir: &Dir,
         name: &[u8],
         entry: &Entry,
-        size: u64,
         from: &mut impl Read,
     ) -> Result<(), CopyError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600));
-        let mut file = File::from(opened.map_err(self.failed(&entry.path))?);
-        self.fill(&mut file, &entry.path, size, from)?;
-        if let Some(Owner { uid, gid }) = self.owner {
-            let owned = rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            owned.map_err(self.failed(&entry.path))?;
+        let made =
+            Temporary::make(dir, |name| rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)));
+        let (temporary, file) = made.map_err(self.failed(&entry.path))?;
+        let file = File::from(file);
+        let shown = self.shown(&entry.path);
+        let failed = |source| CopyError::File { path: shown.clone(), source };
+        if self.contents.receive(from, &file, failed)? == Received::Cut {
+            return Ok(());
         }
-        rustix::fs::fchmod(&file, permissions(entry.mode)).map_err(self.failed(&entry.path))?;
-        let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: entry.mtime.1.into() };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::futimens(&file, &times).map_err(self.failed(&entry.path))
+        self.dress(&file, entry).and_then(|()| temporary.keep(name)).map_err(self.failed(&entry.path))
     }
 
-    fn fill(
-        &mut self,
-        file: &mut File,
-        path: &[u8],
-        size: u64,
-        from: &mut impl Read,
-    ) -> Result<(), CopyError> {
-        match carry(from, file, size, &mut self.piece) {
-            Ok(count) if count == size => Ok(()),
-            Ok(_) => Err(CopyError::Stream("a file is cut off".to_owned())),
-            Err(Broken::Reading(error)) => Err(CopyError::stream(error)),
-            Err(Broken::Writing(error)) => Err(CopyError::file(&self.shown(path))(error)),
+    /// Gives a file its owner, permissions and time.
+    fn dress(&self, file: &File, entry: &Entry) -> rustix::io::Result<()> {
+        if let Some(Owner { uid, gid }) = self.owner {
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
+        rustix::fs::fchmod(file, permissions(entry.mode))?;
+        let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: entry.mtime.1.into() };
+        rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
     }
 
     fn tree(&self) -> Result<&Dir, CopyError> {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! greeting  8 bytes
-//! record    kind u8, 0, path length u16, target length u16, mode u16, nanoseconds u32, seconds i64, size u64
-//!           path, target, then for a file its contents: size bytes
+//! record    kind u8, 0, path length u16, target length u16, mode u16, nanoseconds u32, seconds i64, number u64
+//!           path, target, then for a file its contents in pieces
 //! ```
 //!
 //! Numbers are little-endian. Paths are relative to the root of the tree, whose own path is empty; it comes first.
@@ -12,7 +12,8 @@ use std::io::{Read, Write};
 
 use crate::CopyError;
 
-pub(crate) const GREETING: &[u8; 8] = b"AEGISCP1";
+/// The last byte is the version: a guest that went on from where it was saved may have an older end.
+pub(crate) const GREETING: &[u8; 8] = b"AEGISCP2";
 /// Length of a record without its texts.
 const RECORD: usize = 28;
 /// Longest path or target: `PATH_MAX`.
@@ -28,8 +29,8 @@ const FAILURE: u8 = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Directory,
-    /// With its size; as many bytes follow.
-    File(u64),
+    /// Its contents follow, see [`crate::pieces`].
+    File,
     /// With its target.
     Symlink(Vec<u8>),
 }
@@ -65,7 +66,7 @@ pub(crate) fn write(record: &Record, to: &mut impl Write) -> Result<(), CopyErro
         Record::End(count) => (END, *count),
         Record::Failure(_) => (FAILURE, 0),
         Record::Entry(Entry { kind: Kind::Directory, .. }) => (DIRECTORY, 0),
-        Record::Entry(Entry { kind: Kind::File(size), .. }) => (FILE, *size),
+        Record::Entry(Entry { kind: Kind::File, .. }) => (FILE, 0),
         Record::Entry(Entry { kind: Kind::Symlink(_), .. }) => (SYMLINK, 0),
     };
     let (path, mode, mtime) = match record {
@@ -109,6 +110,18 @@ fn field<const N: usize>(bytes: &[u8; RECORD], at: usize) -> [u8; N] {
     std::array::from_fn(|i| bytes.get(at + i).copied().unwrap_or(0))
 }
 
+/// Reads a greeting.
+pub(crate) fn greeted(from: &mut impl Read) -> Result<(), CopyError> {
+    let mut greeting = [0; GREETING.len()];
+    from.read_exact(&mut greeting).map_err(CopyError::stream)?;
+    let (ours, theirs) = (GREETING.split_last(), greeting.split_last());
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if theirs == ours => Ok(()),
+        (Some((_, theirs)), Some((_, ours))) if theirs == ours => Err(CopyError::OtherVersion),
+        _ => Err(CopyError::Stream("it does not greet".to_owned())),
+    }
+}
+
 /// Reads a record. The contents of a file are left in the reader.
 pub(crate) fn read(from: &mut impl Read) -> Result<Record, CopyError> {
     let mut bytes = [0; RECORD];
@@ -120,7 +133,7 @@ pub(crate) fn read(from: &mut impl Read) -> Result<Record, CopyError> {
         END => return Ok(Record::End(size)),
         FAILURE => return Ok(Record::Failure(printable(&path))),
         DIRECTORY => Kind::Directory,
-        FILE => Kind::File(size),
+        FILE => Kind::File,
         SYMLINK => Kind::Symlink(target),
         other => return Err(CopyError::Stream(format!("a record of kind {other}"))),
     };
@@ -152,7 +165,7 @@ mod tests {
                 0 => Record::End(size),
                 1 => Record::Failure("no room".to_owned()),
                 2 => entry(Kind::Directory),
-                3 => entry(Kind::File(size)),
+                3 => entry(Kind::File),
                 _ => entry(Kind::Symlink(target)),
             };
             let mut bytes = Vec::new();

@@ -160,6 +160,10 @@ async fn put(
     match packing.await {
         // Of both ends the guest's knows why it broke off.
         Ok(Err(error)) if done.is_ok() => Err(failed(error)),
+        // A kit is put in place as a whole.
+        Ok(Ok(packed)) if done.is_ok() && packed.left_out.exit_code() != 0 => {
+            Err(failed(packed.left_out.lines().join("; ")))
+        }
         _ => done.map(drop),
     }
 }
