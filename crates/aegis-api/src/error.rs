@@ -78,6 +78,8 @@ pub enum ErrorCode {
     SnapshotExists,
     /// A copy would share what it was not said that it may share, or there is nothing to copy.
     CopyRefused,
+    /// What is copied to a stopped instance would be gone at its next start.
+    PlaceVolatile,
     /// The caller is a helper of the daemon, which has no use for the API.
     CallerRefused,
     /// The daemon is stopping.
@@ -112,6 +114,7 @@ impl ErrorCode {
             | ErrorCode::ImageInUse
             | ErrorCode::SnapshotExists
             | ErrorCode::CopyRefused
+            | ErrorCode::PlaceVolatile
             | ErrorCode::WorkspaceExists
             | ErrorCode::WorkspaceInUse
             | ErrorCode::Conflict => 409,

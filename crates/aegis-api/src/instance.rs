@@ -388,7 +388,7 @@ pub struct ExecRequest {
     /// Keep its output out of the instance's log.
     pub unlogged: bool,
     /// If the instance is stopped and not disabled, execute it in a machine with the instance's file systems that does
-    /// not run its command, and ends with this process.
+    /// not run its command, and ends with this process, which finds `AEGIS_AT_REST` in its environment.
     pub at_rest: bool,
 }
 

@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use aegis_api::error::{ApiError, ErrorCode};
 use aegis_api::instance::ExecRequest;
 use aegis_api::stream::Frame;
 use aegis_client::{ProcessReader, ProcessWriter};
-use aegis_copy::{CopyError, Limits, PARTIAL, Packed, Target, VANISHED};
+use aegis_copy::{ABSENT, CopyError, Limits, PARTIAL, Packed, Target, VANISHED, VOLATILE};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::io::SyncIoBridge;
@@ -221,6 +222,22 @@ impl Done {
     fn check(self) -> Result<i32, Failure> {
         match (self.code, self.words.trim()) {
             (code, _) if [0, PARTIAL.into(), VANISHED.into()].contains(&code) => Ok(code),
+            (code, words) if code == i32::from(VOLATILE) => Err(ApiError {
+                hint: Some(
+                    "copy it to another directory, or start the instance first and copy it then".to_owned(),
+                ),
+                ..ApiError::new(ErrorCode::PlaceVolatile, words)
+            }
+            .into()),
+            (code, words) if code == i32::from(ABSENT) => Err(ApiError {
+                hint: Some(
+                    "make the directory again, or start the instance with another one; what is elsewhere in the \
+                     instance can be copied"
+                        .to_owned(),
+                ),
+                ..ApiError::new(ErrorCode::WorkspaceNotFound, words)
+            }
+            .into()),
             (code, "") => Err(Failure::new(format!("the guest's end of the copy ended with code {code}"))),
             (_, words) => Err(Failure::new(words.to_owned())),
         }

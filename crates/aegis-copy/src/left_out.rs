@@ -12,6 +12,11 @@ pub const PARTIAL: u8 = 23;
 /// Exit code for a copy without what has vanished meanwhile, as of `rsync`.
 pub const VANISHED: u8 = 24;
 
+/// Exit code of the guest's end when what would be written is emptied at the next start of the instance.
+pub const VOLATILE: u8 = 40;
+/// Exit code of the guest's end when what is named is in a directory of the host that is not there.
+pub const ABSENT: u8 = 41;
+
 /// Why an entry is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {

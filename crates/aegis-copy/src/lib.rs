@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use left_out::{LeftOut, Omissions, PARTIAL, VANISHED};
+pub use left_out::{ABSENT, LeftOut, Omissions, PARTIAL, VANISHED, VOLATILE};
 pub use pack::{Packed, pack, pack_beneath};
 pub use target::Target;
 pub use unpack::{Limits, Owner, unpack};

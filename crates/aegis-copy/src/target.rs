@@ -55,6 +55,15 @@ impl Target {
         })
     }
 
+    /// The directory that it is, or is in, and its name there.
+    #[must_use]
+    pub fn place(&self) -> (&Dir, Option<&OsStr>) {
+        match &self.at {
+            At::Directory(dir) => (dir, None),
+            At::Name(dir, name) => (dir, Some(name)),
+        }
+    }
+
     /// What is at a path below a directory that is open: no link on it is followed, and its last name is that of the
     /// directory itself if the path can only be a directory's.
     pub(crate) fn beneath(dir: &Dir, path: &Path) -> Result<Target, CopyError> {

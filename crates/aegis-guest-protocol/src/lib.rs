@@ -32,4 +32,5 @@ pub mod fuzz;
 pub mod messages;
 pub mod outbox;
 pub mod replay;
+pub mod rest;
 pub mod rpc;

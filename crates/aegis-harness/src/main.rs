@@ -6,6 +6,7 @@ mod freezer;
 mod machine;
 mod names;
 mod places;
+mod resting;
 mod shares;
 mod stage;
 mod tool;

@@ -7,8 +7,11 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use aegis_copy::{CopyError, Limits, Owner, Target};
+use aegis_copy::{ABSENT, Limits, Owner, Target, VOLATILE};
+use aegis_guest_protocol::rest::{self, AtRest};
 use aegis_harness::identity;
+
+use crate::resting::{self, Unfit};
 
 /// Size of the buffers for heads of files and small files, bytes. What is larger passes them by.
 const BUFFER: usize = 16 << 10;
@@ -18,50 +21,80 @@ fn say(text: &str) {
     let _mute = writeln!(io::stderr(), "{text}");
 }
 
+/// Why nothing was done.
+struct Refusal {
+    exit_code: u8,
+    why: String,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal { exit_code: 1, why }
+    }
+}
+
+impl From<Unfit> for Refusal {
+    fn from(unfit: Unfit) -> Refusal {
+        let exit_code = match &unfit {
+            Unfit::Volatile(_) => VOLATILE,
+            Unfit::Absent(_) => ABSENT,
+        };
+        Refusal { exit_code, why: unfit.to_string() }
+    }
+}
+
 /// Does what the arguments say: `pack PATH`, `place TARGET USER`, or `unpack DESTINATION NAME USER` with an empty name for
 /// none. Paths are of any bytes. The exit code of `pack` tells whether something was left out.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
+    let rest = std::env::var(rest::VARIABLE).ok().and_then(|value| AtRest::of_value(&value));
+    let rest = rest.as_ref();
     let words: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
     let of = |user: &OsStr| user.to_string_lossy().into_owned();
     let done = match words.as_slice() {
-        [what, path] if *what == "pack" => pack(Path::new(path)),
+        [what, path] if *what == "pack" => pack(&resting::absolute(rest, path), rest),
         [what, destination, name, user] if *what == "unpack" => {
-            unpack(Path::new(destination), name, &of(user))
+            unpack(&resting::absolute(rest, destination), name, &of(user), rest)
         }
         [what, target, user] if *what == "place" => place(Path::new(target), &of(user)),
-        _ => Err("aegis-harness runs as PID 1 of a guest, or as the guest's end of aegis cp".to_owned()),
+        _ => {
+            Err("aegis-harness runs as PID 1 of a guest, or as the guest's end of aegis cp".to_owned().into())
+        }
     };
-    done.unwrap_or_else(|error| {
-        say(&error);
-        ExitCode::FAILURE
+    done.unwrap_or_else(|Refusal { exit_code, why }| {
+        say(&why);
+        exit_code.into()
     })
 }
 
-fn pack(path: &Path) -> Result<ExitCode, String> {
+fn pack(path: &Path, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
+    resting::check_read(rest, path)?;
     // The standard library's own looks for line ends in everything.
     let stdout = rustix::stdio::stdout().try_clone_to_owned().map_err(|error| error.to_string())?;
     let stdout = BufWriter::with_capacity(BUFFER, File::from(stdout));
     // A link that is named itself is followed here, where it is the guest's: the host takes none in its place.
     let path = fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    resting::check_read(rest, &path)?;
     let packed = aegis_copy::pack(&path, stdout).map_err(|error| error.to_string())?;
     packed.left_out.lines().iter().for_each(|line| say(line));
     Ok(packed.left_out.exit_code().into())
 }
 
-fn unpack(destination: &Path, name: &OsStr, user: &str) -> Result<ExitCode, String> {
+fn unpack(destination: &Path, name: &OsStr, user: &str, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
+    resting::check_read(rest, destination)?;
     let name = Some(name).filter(|name| !name.is_empty());
-    unpack_to(Target::open(destination, name), user)
+    let target = Target::open(destination, name).map_err(|error| error.to_string())?;
+    resting::check_written(rest, &target)?;
+    unpack_to(target, user)
 }
 
 /// Unpacks to exactly this place, below directories that are made if there are none.
-fn place(target: &Path, user: &str) -> Result<ExitCode, String> {
+fn place(target: &Path, user: &str) -> Result<ExitCode, Refusal> {
     let parent = target.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
-    unpack_to(Target::exactly(target), user)
+    unpack_to(Target::exactly(target).map_err(|error| error.to_string())?, user)
 }
 
-fn unpack_to(target: Result<Target, CopyError>, user: &str) -> Result<ExitCode, String> {
-    let target = target.map_err(|error| error.to_string())?;
+fn unpack_to(target: Target, user: &str) -> Result<ExitCode, Refusal> {
     let file = identity::account_file;
     let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
     let identity = user.map_err(|error| error.to_string())?.identity;
@@ -69,5 +102,5 @@ fn unpack_to(target: Result<Target, CopyError>, user: &str) -> Result<ExitCode, 
     let stdin = rustix::stdio::stdin().try_clone_to_owned().map_err(|error| error.to_string())?;
     let stdin = BufReader::with_capacity(BUFFER, File::from(stdin));
     let done = aegis_copy::unpack(target, stdin, Some(owner), Limits { link: true, ..Limits::default() });
-    done.map(|_| ExitCode::SUCCESS).map_err(|error: CopyError| error.to_string())
+    done.map(|_| ExitCode::SUCCESS).map_err(|error| error.to_string().into())
 }

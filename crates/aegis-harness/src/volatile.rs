@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 64 << 20;
 const MOST_DEPTH: u32 = 64;
 
 /// Directories whose changes end with the machine, as the instance's disk has them.
-const EMPTIED: [&str; 3] = ["tmp", "run", "dev/shm"];
+pub(crate) const EMPTIED: [&str; 3] = ["tmp", "run", "dev/shm"];
 
 /// Forgets what was changed in these directories; `changes` is what lies over the image, and not mounted yet.
 pub(crate) fn empty(changes: &Path) {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_guest_link::Events;
+use aegis_guest_protocol::rest::{self, AtRest};
+use aegis_store::home::Home;
 use aegis_vmm::Machine;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
@@ -14,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::InstanceError;
 use crate::exec::ExecSpec;
+use crate::host_directory;
 use crate::lifecycle::State;
 use crate::machine::boot::{self, Made};
 use crate::machine::files::FileServer;
@@ -22,10 +25,12 @@ use crate::machine::teardown;
 use crate::machine::timings::Stopwatch;
 use crate::manager::{Context, InstanceHandle, Instances};
 use crate::reason::StopReason;
-use crate::spec::check_process;
+use crate::spec::{InstanceSpec, check_process};
 use crate::usage::{MOST_CONNECTIONS, User};
 use crate::view::View;
 
+/// The harness as a guest's end of a copy.
+const OWN_TOOL: &str = "/proc/1/exe";
 /// How long that may take to end.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -115,7 +120,14 @@ impl Instances {
         exec: &ExecSpec,
         guard: OwnedMutexGuard<()>,
     ) -> Result<(ExecHandle, Arc<Session>, Option<Upkeep>), InstanceError> {
-        let process = exec.process(&view.spec, &instance.values(&view.spec)?);
+        let mut process = exec.process(&view.spec, &instance.values(&view.spec)?);
+        let copies = process.command.first().is_some_and(|program| program == OWN_TOOL);
+        let (spec, rest) = at_hand(&self.context().home, &view.spec, &process.workdir, copies);
+        if !rest.absent.is_empty() {
+            // Its own may be in what is absent.
+            "/".clone_into(&mut process.workdir);
+        }
+        process.env.insert(rest::VARIABLE.to_owned(), rest.to_value());
         check_process(&process.command, &process.env, &process.workdir)?;
         let stay = instance.usage().enter(User::Exec);
         let stay = stay.ok_or(InstanceError::TooManyConnections(MOST_CONNECTIONS))?;
@@ -123,7 +135,8 @@ impl Instances {
         let upkeep = Upkeep { _over: over.clone().drop_guard() };
         let (ready, when_ready) = tokio::sync::oneshot::channel();
         let context = Arc::clone(self.context());
-        let (id, view, removed) = (view.id.clone(), Arc::new(view.clone()), instance.disk().removed.clone());
+        let view = Arc::new(View { spec: Arc::new(spec), ..view.clone() });
+        let (id, removed) = (view.id.clone(), instance.disk().removed.clone());
         // Owned by the instances, which wait for it before the daemon ends.
         self.context().upkeep.spawn(async move {
             let _in_use = guard;
@@ -156,6 +169,19 @@ impl Instances {
         self.context().upkeep.close();
         self.context().upkeep.wait().await;
     }
+}
+
+/// What of an instance can be had now, and what its process is told of that. Whoever copies may do without directories of
+/// the host that are not there any more, and refuses to write in their places; another program does not know, and gets
+/// none of the rest either.
+fn at_hand(home: &Home, of: &InstanceSpec, workdir: &str, copies: bool) -> (InstanceSpec, AtRest) {
+    let (mut spec, mut rest) = (of.clone(), AtRest { workdir: workdir.to_owned(), absent: Vec::new() });
+    if copies {
+        spec.mounts.retain(|mount| host_directory::open(mount, home).is_ok());
+        let absent = of.mounts.iter().filter(|mount| !spec.mounts.contains(mount));
+        rest.absent = absent.map(|mount| mount.at.clone()).collect();
+    }
+    (spec, rest)
 }
 
 /// Boots a machine of a stopped instance. One that does not come up is gone when that is told.
