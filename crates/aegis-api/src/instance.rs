@@ -100,6 +100,9 @@ impl From<Restart> for String {
 pub struct CreateInstance {
     /// Program and arguments. Empty together with the handle of an existing instance: boot that one.
     pub command: Vec<String>,
+    /// The same in base64, instead of `command`, where a word is no UTF-8.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command_base64: Vec<String>,
     /// A name, unique on this host.
     pub handle: Option<String>,
     /// Environment of the command, and of every `exec`.
@@ -257,8 +260,11 @@ pub struct Instance {
     pub state: State,
     /// Whether the daemon may boot it. A disabled instance is started only by an explicit start.
     pub enabled: bool,
-    /// Program and arguments.
+    /// Program and arguments; what is no UTF-8 is replaced.
     pub command: Vec<String>,
+    /// The same in base64, if a word is no UTF-8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command_base64: Vec<String>,
     /// Open connections to its ports.
     pub active_connections: u32,
     /// Its ports.
@@ -373,6 +379,9 @@ pub struct PruneReply {
 pub struct ExecRequest {
     /// Program and arguments.
     pub command: Vec<String>,
+    /// The same in base64, instead of `command`, where a word is no UTF-8.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command_base64: Vec<String>,
     /// Environment, added to the instance's.
     pub env: BTreeMap<String, String>,
     /// Working directory; default the instance's.

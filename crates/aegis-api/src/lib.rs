@@ -19,6 +19,7 @@ pub mod snapshot;
 pub mod status;
 pub mod stream;
 pub mod template;
+pub mod words;
 pub mod workspace;
 
 /// Version of this API, the first segment of every path.

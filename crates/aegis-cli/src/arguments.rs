@@ -381,7 +381,7 @@ pub struct Run {
     pub timings: bool,
     /// The command and its arguments
     #[arg(last = true, required_unless_present = "kit", value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 /// Options of `instance start`.
@@ -401,7 +401,7 @@ pub struct Start {
     pub share_workspace: bool,
     /// The command and its arguments; none to start an existing instance
     #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 /// Options of `exec`.
@@ -427,7 +427,7 @@ pub struct Exec {
     pub instance: String,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 /// Options of `cp`.

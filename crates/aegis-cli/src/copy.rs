@@ -19,6 +19,7 @@ use crate::Context;
 use crate::arguments::Copy;
 use crate::failure::Failure;
 use crate::output::say;
+use crate::run::words as words_for_api;
 use crate::session::Interrupts;
 
 /// The harness, which every guest has; its own image may have no program for this.
@@ -101,18 +102,18 @@ fn older(failure: Failure, instance: &str) -> Failure {
     }
 }
 
-fn request(command: &[&OsStr], stdin: bool) -> Result<ExecRequest, Failure> {
-    let words = std::iter::once(OsStr::new(TOOL)).chain(command.iter().copied()).map(|word| {
-        word.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{}: no UTF-8", word.display())))
-    });
-    Ok(ExecRequest {
-        command: words.collect::<Result<_, _>>()?,
+fn request(command: &[&OsStr], stdin: bool) -> ExecRequest {
+    let words = std::iter::once(OsStr::new(TOOL)).chain(command.iter().copied());
+    let (command, command_base64) = words_for_api(&words.map(OsStr::to_owned).collect::<Vec<_>>());
+    ExecRequest {
+        command,
+        command_base64,
         user: Some("root".to_owned()),
         stdin,
         unlogged: true,
         at_rest: true,
         ..ExecRequest::default()
-    })
+    }
 }
 
 /// A path in the guest, where an empty one is the working directory.
@@ -140,7 +141,7 @@ async fn into_guest(context: &Context, from: &Path, instance: &str, path: &OsStr
     std::fs::symlink_metadata(from)
         .map_err(|error| Failure::new(printable(&format!("{}: {error}", from.display()))))?;
     let name = aegis_copy::name_of(from.as_os_str()).unwrap_or_default();
-    let unpack = request(&[OsStr::new("unpack"), guest_path(path), name, OsStr::new(&user)], true)?;
+    let unpack = request(&[OsStr::new("unpack"), guest_path(path), name, OsStr::new(&user)], true);
     let (mut reader, writer) = client.exec(instance, &unpack).await?;
     let (theirs, ours) = tokio::io::duplex(ON_THE_WAY);
     let source = from.to_owned();
@@ -176,7 +177,7 @@ async fn out_of_guest(
 ) -> Result<i32, Failure> {
     // Opened once, before anything is asked of the guest: whatever it does to names from now on, this is the place.
     let target = Target::open(to, aegis_copy::name_of(path)).map_err(|error| failed(&error))?;
-    let pack = request(&[OsStr::new("pack"), guest_path(path)], false)?;
+    let pack = request(&[OsStr::new("pack"), guest_path(path)], false);
     let client = context.client();
     let (mut reader, _writer) = tokio::select! {
         opened = client.exec(instance, &pack) => opened?,

@@ -8,7 +8,7 @@ use crate::Context;
 use crate::arguments::{Exec, Interaction};
 use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{READER_GONE, say};
-use crate::run::environment;
+use crate::run::{environment, words};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
 use crate::terminal::{self, Changed};
 
@@ -23,8 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// If Aegis fails.
 pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
     let Interaction { interactive, tty } = arguments.interaction;
+    let (command, command_base64) = words(&arguments.command);
     let request = ExecRequest {
-        command: arguments.command,
+        command,
+        command_base64,
         env: environment(arguments.env),
         workdir: arguments.workdir,
         user: arguments.user,

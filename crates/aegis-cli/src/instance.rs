@@ -24,7 +24,7 @@ pub async fn start(context: &Context, arguments: Start) -> Result<i32, Failure> 
         restart: arguments.restart,
         from: arguments.from,
         share_workspace: arguments.share_workspace,
-        ..request(arguments.settings, arguments.command)?
+        ..request(arguments.settings, &arguments.command)?
     };
     let mut client = context.client();
     fetch_image(&mut client, &mut request).await?;

@@ -147,6 +147,7 @@ mod tests {
             state: State::Stopped,
             enabled: false,
             command: vec!["sh".into(), "-c".into(), "echo it's".into()],
+            command_base64: Vec::new(),
             active_connections: 0,
             endpoints: vec![],
             url: None,

@@ -1,6 +1,8 @@
 //! `aegis run`: an instance that belongs to this process.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use aegis_api::image::PullPolicy;
@@ -33,14 +35,22 @@ pub fn environment(pairs: Vec<values::Environment>) -> BTreeMap<String, String> 
     pairs.into_iter().map(|pair| (pair.key, pair.value)).collect()
 }
 
+/// A command as the API takes it: text, or base64 where a word is no UTF-8.
+#[must_use]
+pub fn words(command: &[OsString]) -> (Vec<String>, Vec<String>) {
+    aegis_api::words::request(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+}
+
 /// The request for an instance with these settings.
 ///
 /// # Errors
 /// If a file that they name cannot be read.
-pub fn request(settings: Settings, command: Vec<String>) -> Result<CreateInstance, Failure> {
+pub fn request(settings: Settings, command: &[OsString]) -> Result<CreateInstance, Failure> {
+    let (command, command_base64) = words(command);
     Ok(CreateInstance {
         network: settings.network.request()?,
         command,
+        command_base64,
         handle: settings.name,
         env: environment(settings.env),
         memory_mb: settings.memory,
@@ -100,7 +110,7 @@ pub async fn run(context: &Context, arguments: Run) -> Result<i32, Failure> {
         ephemeral: true,
         stdin: interactive,
         tty: tty.then(terminal::size),
-        ..request(arguments.settings, arguments.command)?
+        ..request(arguments.settings, &arguments.command)?
     };
     let mut interrupts = Interrupts::listen()?;
     let mut client = context.client();

@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::argument::Argument;
 use crate::rpc::{Call, RpcError};
 
 /// Oldest version of this protocol that this build speaks.
 pub const OLDEST_VERSION: u32 = 1;
 /// Newest version of this protocol that this build speaks.
-pub const NEWEST_VERSION: u32 = 8;
+pub const NEWEST_VERSION: u32 = 9;
 
 /// Name of the control port.
 pub const CONTROL_PORT: &str = "aegis.control";
@@ -111,8 +112,8 @@ pub struct TerminalSize {
 /// What to execute, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Program and arguments; the program is looked up in the `PATH` of `env`.
-    pub command: Vec<String>,
+    /// Program and arguments; the program is looked up in the `PATH` of `env`. What is no UTF-8 since version 9.
+    pub command: Vec<Argument>,
     /// Environment, added to the guest's defaults.
     pub env: BTreeMap<String, String>,
     /// Working directory.

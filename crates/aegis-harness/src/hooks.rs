@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages::{Cause, ExitStatus, Process, Target, code};
 use aegis_guest_protocol::rpc::RpcError;
 
@@ -59,7 +61,7 @@ pub async fn run(processes: &Processes, dir: &Path, cause: Cause) -> Result<(), 
 async fn run_one(processes: &Processes, program: &Path, cause: Cause) -> Result<(), RpcError> {
     let name = program.display();
     let process = Process {
-        command: vec![program.to_string_lossy().into_owned(), cause.as_str().to_owned()],
+        command: vec![program.as_os_str().as_bytes().to_vec().into(), cause.as_str().into()],
         env: BTreeMap::new(),
         workdir: "/".to_owned(),
         user: "root".to_owned(),
@@ -80,8 +82,12 @@ pub(crate) async fn to_its_end(
 ) -> Result<(Option<ExitStatus>, String), RpcError> {
     let (child, mut exit) = processes.start(NUMBER, process)?;
     let words = last_words(child).await;
-    let words = words.map_err(|error| failed(&format!("{}: {error}", process.command.join(" "))))?;
+    let words = words.map_err(|error| failed(&format!("{}: {error}", shown(process))))?;
     Ok((exit.wait_for(Option::is_some).await.ok().and_then(|status| *status), words))
+}
+
+fn shown(process: &Process) -> String {
+    process.command.iter().map(Argument::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
 /// Takes what a program says until its end, and returns the last of it.

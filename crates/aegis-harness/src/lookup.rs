@@ -1,5 +1,7 @@
 //! Finding a command as a shell does.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +15,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 ///
 /// # Errors
 /// [`code::NOT_FOUND`], or [`code::NOT_EXECUTABLE`] if only files without execute permission have the name.
-pub fn find(command: &str, path: &str, workdir: &Path) -> Result<PathBuf, RpcError> {
-    let candidates: Vec<PathBuf> = if command.contains('/') {
+pub fn find(command: &OsStr, path: &str, workdir: &Path) -> Result<PathBuf, RpcError> {
+    let candidates: Vec<PathBuf> = if command.as_bytes().contains(&b'/') {
         vec![workdir.join(command)]
     } else if command.is_empty() {
         vec![]
@@ -30,8 +32,8 @@ pub fn find(command: &str, path: &str, workdir: &Path) -> Result<PathBuf, RpcErr
         unfit.get_or_insert(if metadata.is_dir() { "is a directory" } else { "permission denied" });
     }
     Err(match unfit {
-        Some(why) => RpcError::new(code::NOT_EXECUTABLE, format!("{command}: {why}")),
-        None => RpcError::new(code::NOT_FOUND, format!("{command}: command not found")),
+        Some(why) => RpcError::new(code::NOT_EXECUTABLE, format!("{}: {why}", command.display())),
+        None => RpcError::new(code::NOT_FOUND, format!("{}: command not found", command.display())),
     })
 }
 
@@ -46,7 +48,7 @@ mod tests {
         let tool = dir.path().join("bin/tool");
         std::fs::write(&tool, "").unwrap();
         std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let find = |command: &str| find(command, "nowhere:bin", dir.path());
+        let find = |command: &str| find(OsStr::new(command), "nowhere:bin", dir.path());
         assert_eq!(find("tool").unwrap_err().code, code::NOT_EXECUTABLE);
         assert_eq!(find("./bin").unwrap_err().code, code::NOT_EXECUTABLE);
         assert_eq!(find("other").unwrap_err().code, code::NOT_FOUND);

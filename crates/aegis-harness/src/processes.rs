@@ -2,13 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
+use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages::{ExitStatus, Process, Target, TerminalSize, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_sys::child::{self, Workload};
@@ -174,10 +177,14 @@ fn prepare(process: &Process) -> Result<(Command, User), RpcError> {
         .command
         .split_first()
         .ok_or_else(|| RpcError::new(code::NOT_FOUND, "the command is empty"))?;
-    let file = lookup::find(name, env.get("PATH").map_or(DEFAULT_PATH, String::as_str), workdir)?;
+    let file = lookup::find(word(name), env.get("PATH").map_or(DEFAULT_PATH, String::as_str), workdir)?;
     let mut command = Command::new(file);
-    command.arg0(name).args(arguments).current_dir(workdir).env_clear().envs(env);
+    command.arg0(word(name)).args(arguments.iter().map(word)).current_dir(workdir).env_clear().envs(env);
     Ok((command, user))
+}
+
+fn word(argument: &Argument) -> &OsStr {
+    OsStr::from_bytes(argument.as_bytes())
 }
 
 fn environment(process: &Process, user: &User) -> BTreeMap<String, String> {
@@ -260,7 +267,7 @@ fn set_size(terminal: &OwnedFd, size: TerminalSize) -> io::Result<()> {
 
 /// What a failed `exec` means. The file exists by now, so "not found" speaks of its interpreter.
 fn not_executed(process: &Process, error: &io::Error) -> RpcError {
-    let name = process.command.first().map_or("", String::as_str);
+    let name = process.command.first().map(Argument::to_string_lossy).unwrap_or_default();
     match error.kind() {
         io::ErrorKind::NotFound => {
             RpcError::new(code::NOT_FOUND, format!("{name}: its interpreter or loader was not found"))

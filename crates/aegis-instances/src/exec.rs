@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages::{Process, TerminalSize};
 
 use crate::environment::Values;
@@ -11,7 +12,7 @@ use crate::spec::InstanceSpec;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecSpec {
     /// Program and arguments.
-    pub command: Vec<String>,
+    pub command: Vec<Argument>,
     /// Environment, added to the instance's.
     pub env: BTreeMap<String, String>,
     /// Working directory.

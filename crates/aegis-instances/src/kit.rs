@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aegis_guest_link::GuestStream;
+use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages::{ExitStatus, Process};
 use aegis_paths::Dir;
 use bytes::BytesMut;
@@ -92,7 +93,10 @@ pub(crate) async fn equip(
     }
     // Whatever the command has for a terminal is the command's.
     let process = Process { tty: None, stdin: false, ..order.spec.process(values) };
-    let hook = |command: &[String]| Process { command: command.to_vec(), ..process.clone() };
+    let hook = |command: &[String]| Process {
+        command: command.iter().map(|word| word.as_str().into()).collect(),
+        ..process.clone()
+    };
     if !kit.validate_config.is_empty() {
         run(context, session, hook(&kit.validate_config), None, "validate_config").await?;
     }
@@ -149,7 +153,7 @@ async fn put(
         aegis_copy::pack_beneath(&dir, &path, std::io::BufWriter::new(SyncIoBridge::new(theirs)))
     });
     let process = Process {
-        command: ["/proc/1/exe", "place", to, owner].map(str::to_owned).into(),
+        command: ["/proc/1/exe", "place", to, owner].map(Argument::from).into(),
         env: BTreeMap::new(),
         workdir: "/".to_owned(),
         user: "root".to_owned(),

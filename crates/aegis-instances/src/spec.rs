@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages::{Process, TerminalSize};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -40,7 +41,7 @@ pub const MOST_TEXT: usize = 512 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSpec {
     /// Program and arguments.
-    pub command: Vec<String>,
+    pub command: Vec<Argument>,
     /// Environment.
     pub env: BTreeMap<String, String>,
     /// Memory, MiB.
@@ -109,19 +110,20 @@ pub fn host_memory_mib() -> u64 {
 /// # Errors
 /// [`SpecError`].
 pub fn check_process(
-    command: &[String],
+    command: &[Argument],
     env: &BTreeMap<String, String>,
     workdir: &str,
 ) -> Result<(), SpecError> {
     let fail = |text: &str| Err(SpecError(text.to_owned()));
-    if command.first().is_none_or(String::is_empty) {
+    if command.first().is_none_or(|program| program.as_bytes().is_empty()) {
         return fail("the command is empty");
     }
     if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains('=')) {
         return fail(&format!("{name:?} is no name of an environment variable"));
     }
-    let texts = || command.iter().chain(env.keys()).chain(env.values());
-    if texts().any(|text| text.contains('\0')) || workdir.contains('\0') {
+    let words = command.iter().map(Argument::as_bytes);
+    let texts = || words.clone().chain(env.keys().chain(env.values()).map(String::as_bytes));
+    if texts().any(|text| text.contains(&0)) || workdir.contains('\0') {
         return fail("command, environment and directory cannot contain NUL");
     }
     if texts().map(|text| text.len() + 1).sum::<usize>() > MOST_TEXT {
@@ -268,7 +270,7 @@ pub(crate) mod tests {
             assert!(error.0.contains(word), "{error}");
         };
         refused(|spec| spec.command.clear(), "command is empty");
-        refused(|spec| spec.command[0] = String::new(), "command is empty");
+        refused(|spec| spec.command[0] = Argument::default(), "command is empty");
         refused(|spec| spec.memory_mib = 0, "too little");
         refused(|spec| spec.memory_mib = 1001, "more than the host");
         refused(|spec| spec.vcpus = 0, "virtual processors");
@@ -276,7 +278,7 @@ pub(crate) mod tests {
         refused(|spec| spec.workdir = "here".into(), "not absolute");
         refused(|spec| spec.timeout_ms = Some(0), "timeout");
         refused(|spec| drop(spec.env.insert("A=B".into(), String::new())), "no name");
-        refused(|spec| spec.command.push("x".repeat(MOST_TEXT)), "longer than");
+        refused(|spec| spec.command.push("x".repeat(MOST_TEXT).into()), "longer than");
         refused(|spec| spec.command.push("\0".into()), "NUL");
     }
 }

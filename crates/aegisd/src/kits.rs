@@ -162,7 +162,12 @@ pub(crate) fn apply(
     let kit = defaults(manifest)?;
     let or = |own: Vec<_>, kits: Vec<_>| if own.is_empty() { kits } else { own };
     let filled = CreateInstance {
-        command: or(request.command, kit.command),
+        // The instance's own may be in the other form.
+        command: if request.command_base64.is_empty() {
+            or(request.command, kit.command)
+        } else {
+            request.command
+        },
         exposes: if request.exposes.is_empty() { kit.exposes } else { request.exposes },
         image: request.image.or(kit.image),
         workdir: request.workdir.or(kit.workdir),

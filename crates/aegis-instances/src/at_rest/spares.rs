@@ -288,7 +288,7 @@ async fn rehearse(context: &Context, machine: &dyn Machine) -> Result<(), String
         None => None,
     };
     let process = Process {
-        command: vec!["true".to_owned()],
+        command: vec!["true".into()],
         env: BTreeMap::new(),
         workdir: "/".to_owned(),
         user: "root".to_owned(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use aegis_guest_link::{Events, GuestLink, GuestStream, LinkError, Resume};
 use aegis_guest_protocol::messages::{
-    Event as GuestEvent, EventNote, Exec, ExitStatus, Process, WORKLOAD_ERR, WORKLOAD_IO,
+    Event as GuestEvent, EventNote, Exec, ExitStatus, Process, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
+use aegis_guest_protocol::rpc::RpcError;
 use aegis_vmm::{Endpoint, Machine};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -18,6 +19,8 @@ use crate::output::{Output, Which};
 use crate::rest::Lease;
 use crate::usage::Stay;
 
+/// The first version of the protocol in which words of commands are of any bytes.
+const ANY_WORDS: u32 = 9;
 /// How long a guest may take to answer what is said first before it is asked again over new pipes, and how long then.
 const SOON: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(20);
@@ -26,6 +29,8 @@ const LATE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Session {
     link: GuestLink,
+    /// The version of the protocol that both ends speak.
+    version: u32,
     stdin: GuestStream,
     stderr: GuestStream,
     execs: Mutex<HashMap<u64, oneshot::Sender<ExitStatus>>>,
@@ -118,6 +123,7 @@ impl Session {
             .ok_or(LinkError::Closed)?;
         let session = Session {
             link,
+            version: hello.version,
             stdin,
             stderr,
             execs: Mutex::default(),
@@ -148,8 +154,13 @@ impl Session {
     /// Starts a process beside the command.
     ///
     /// # Errors
-    /// The guest's, or the link's.
+    /// The guest's, or the link's; [`code::VERSION`] if the guest is older than words that are no text.
     pub async fn exec(&self, process: Process, stay: Stay) -> Result<ExecHandle, LinkError> {
+        if self.version < ANY_WORDS && process.command.iter().any(|word| word.to_str().is_none()) {
+            let text = "the guest was started by an older version of Aegis, to which words that are no UTF-8 \
+                        cannot be passed; restart the instance";
+            return Err(LinkError::Guest(RpcError::new(code::VERSION, text)));
+        }
         let exec_id = self.next_exec.fetch_add(1, Ordering::Relaxed);
         let (io, err) = (self.link.open_stream(), self.link.open_stream());
         let (tell, exited) = oneshot::channel();

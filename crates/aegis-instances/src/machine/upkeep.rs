@@ -121,7 +121,7 @@ impl Instances {
         guard: OwnedMutexGuard<()>,
     ) -> Result<(ExecHandle, Arc<Session>, Option<Upkeep>), InstanceError> {
         let mut process = exec.process(&view.spec, &instance.values(&view.spec)?);
-        let copies = process.command.first().is_some_and(|program| program == OWN_TOOL);
+        let copies = process.command.first().is_some_and(|program| *program == OWN_TOOL);
         let (spec, rest) = at_hand(&self.context().home, &view.spec, &process.workdir, copies);
         if !rest.absent.is_empty() {
             // Its own may be in what is absent.

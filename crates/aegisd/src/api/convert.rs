@@ -10,6 +10,8 @@ use aegis_api::instance::{
     TimedStep, Timings,
 };
 use aegis_api::ports::{EndpointInfo, Expose, Protocol};
+use aegis_api::words;
+use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages;
 use aegis_instances::exec::ExecSpec;
 use aegis_instances::kit::KitUse;
@@ -127,7 +129,8 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         handle: view.handle.clone(),
         state: state(view.state),
         enabled: view.enabled,
-        command: spec.command.clone(),
+        command: words::text(&spec.command),
+        command_base64: words::base64(&spec.command),
         active_connections: view.usage.counts().connections,
         endpoints: view.endpoints.iter().map(endpoint).collect(),
         url: url(view, app.names),
@@ -184,7 +187,7 @@ pub(super) fn new_spec(
         check_handle(name)?;
     }
     Ok(InstanceSpec {
-        command: request.command.clone(),
+        command: command(&request.command, &request.command_base64)?,
         env: request.env.clone(),
         memory_mib: request.memory_mb.unwrap_or(spec::DEFAULT_MEMORY_MIB),
         vcpus: processors(request.vcpus)?,
@@ -259,13 +262,18 @@ pub(super) fn names_directories(request: &CreateInstance) -> bool {
     *request == CreateInstance { workspace, mounts, ..bare(request) }
 }
 
-pub(super) fn exec_spec(request: ExecRequest) -> ExecSpec {
-    ExecSpec {
-        command: request.command,
+fn command(text: &[String], base64: &[String]) -> Result<Vec<Argument>, Failure> {
+    let words = words::of_request(text, base64).map_err(|error| Failure::invalid(error.to_string()))?;
+    Ok(words.into_iter().map(Argument::from).collect())
+}
+
+pub(super) fn exec_spec(request: ExecRequest) -> Result<ExecSpec, Failure> {
+    Ok(ExecSpec {
+        command: command(&request.command, &request.command_base64)?,
         env: request.env,
         workdir: request.workdir,
         user: request.user,
         tty: request.tty.map(size),
         stdin: request.stdin,
-    }
+    })
 }

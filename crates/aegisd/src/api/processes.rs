@@ -106,7 +106,7 @@ pub(super) async fn exec(
     let timeout = wanted.timeout_ms.map(Duration::from_millis);
     let logged = wanted.tty.is_none() && !wanted.unlogged;
     let at_rest = wanted.at_rest;
-    let spec = exec_spec(wanted);
+    let spec = exec_spec(wanted)?;
     let (process, session, upkeep) = if at_rest {
         app.instances.exec_at_rest(&instance, &spec).await?
     } else {
