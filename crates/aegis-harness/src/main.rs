@@ -3,6 +3,7 @@
 mod card;
 mod disks;
 mod freezer;
+mod input;
 mod machine;
 mod names;
 mod places;

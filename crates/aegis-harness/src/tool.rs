@@ -11,6 +11,7 @@ use aegis_copy::{ABSENT, Limits, Owner, Target, VOLATILE};
 use aegis_guest_protocol::rest::{self, AtRest};
 use aegis_harness::identity;
 
+use crate::input::Input;
 use crate::resting::{self, Unfit};
 
 /// Size of the buffers for heads of files and small files, bytes. What is larger passes them by.
@@ -99,8 +100,8 @@ fn unpack_to(target: Target, user: &str) -> Result<ExitCode, Refusal> {
     let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
     let identity = user.map_err(|error| error.to_string())?.identity;
     let owner = Owner { uid: identity.uid, gid: identity.gid };
-    let stdin = rustix::stdio::stdin().try_clone_to_owned().map_err(|error| error.to_string())?;
-    let stdin = BufReader::with_capacity(BUFFER, File::from(stdin));
+    let stdin = Input::take().map_err(|error| error.to_string())?;
+    let stdin = BufReader::with_capacity(BUFFER, stdin);
     let done = aegis_copy::unpack(target, stdin, Some(owner), Limits { link: true, ..Limits::default() });
     done.map(|_| ExitCode::SUCCESS).map_err(|error| error.to_string().into())
 }
