@@ -22,6 +22,7 @@ mod images;
 mod isolation;
 mod kits;
 mod lifecycle;
+mod living_copies;
 mod logs;
 mod measures;
 mod named_directories;
