@@ -1,6 +1,7 @@
 //! The control conversation: the host's requests in, answers and events out.
 
 mod another;
+mod farewell;
 mod rehearsal;
 
 use std::cell::{Cell, RefCell};
@@ -35,8 +36,6 @@ use crate::workload_output::Durable;
 
 /// How long the bulk port may take to be greeted after the control port was.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long killed processes may take to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The workload as the conversation knows it.
 #[derive(Debug)]
@@ -547,36 +546,6 @@ impl Shared {
         }
         if let Some(status) = status {
             self.push(Event::ExecExited { exec_id, status }).await;
-        }
-    }
-
-    async fn shut_down(self: Rc<Self>, grace: Duration) {
-        let reported = self.workload.borrow().as_ref().map(|workload| workload.reported.clone());
-        self.platform.signal_everyone(&self.processes.groups(), 15);
-        if let Some(mut reported) = reported.clone() {
-            let _late = tokio::time::timeout(grace, reported.wait_for(|done| *done)).await;
-        }
-        self.platform.signal_everyone(&self.processes.groups(), 9);
-        if tokio::time::timeout(KILL_TIMEOUT, self.everyone_gone()).await.is_err() {
-            // Whoever waits for a file of the host cannot be killed while nobody answers.
-            self.platform.abandon_shares();
-            let _late = tokio::time::timeout(KILL_TIMEOUT, self.everyone_gone()).await;
-        }
-        if let Some(mut reported) = reported {
-            let _late = tokio::time::timeout(KILL_TIMEOUT, reported.wait_for(|done| *done)).await;
-        }
-        let clean = self.platform.release_root();
-        self.push(Event::Goodbye { clean }).await;
-    }
-
-    async fn everyone_gone(&self) {
-        let Ok(mut children) = signal(SignalKind::child()) else { return };
-        loop {
-            self.processes.reap();
-            if !self.platform.anyone_left(&self.processes.groups()) {
-                return;
-            }
-            children.recv().await;
         }
     }
 }
