@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aegis_paths::Dir;
@@ -46,8 +47,14 @@ fn read(dir: &Dir, name: &OsStr) -> Result<String, Broken> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
     let file = fs::File::from(opened.map_err(|error| failed(error.into()))?);
-    if !file.metadata().map_err(failed)?.is_file() {
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
         return Err(Broken("is no file".to_owned()));
+    }
+    // What it names is executed on this host.
+    let of_dir = rustix::fs::fstat(dir).map_err(|error| failed(error.into()))?;
+    if let Some(uid) = [meta.uid(), of_dir.st_uid].into_iter().find_map(aegis_paths::foreign_owner) {
+        return Err(Broken(format!("belongs to another user (uid {uid})")));
     }
     file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > MOST_BYTES {

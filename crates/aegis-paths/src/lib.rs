@@ -10,11 +10,13 @@ mod beneath;
 mod identity;
 mod lookup;
 mod mounts;
+mod owner;
 mod remove;
 
 pub use beneath::Dir;
 pub use identity::{Identity, Unopened, open_unchanged, resolve};
 pub use mounts::{Location, Mounts, is_kernel_interface};
+pub use owner::{foreign_link, foreign_owner};
 pub use remove::remove_tree;
 
 #[cfg(test)]

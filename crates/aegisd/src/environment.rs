@@ -10,7 +10,7 @@ use aegis_instances::Config;
 use aegis_jail::Layer;
 use aegis_policy::Policy;
 use aegis_router::Admission;
-use aegis_store::home::Home;
+use aegis_store::home::{Home, check_trusted};
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
 
@@ -70,6 +70,8 @@ impl Environment {
         }
         let guest = get("AEGIS_GUEST_ARCH").map_or(Ok(Architecture::host()), |name| guest(&name))?;
         let home = Home::new(root, default);
+        check_trusted(&home.root.join("config.toml"))
+            .map_err(|error| DaemonError::Environment(error.to_string()))?;
         let file = config::Config::read(&home.root.join("config.toml")).map_err(DaemonError::Environment)?;
         instances.rest = file.rest;
         instances.templates = file.templates;

@@ -67,6 +67,14 @@ pub enum HomeError {
         /// Whose it is.
         uid: u32,
     },
+    /// A part of what is trusted belongs to somebody else.
+    #[error("{} belongs to another user (uid {uid}), who could change it; give it to yourself or to root", path.display())]
+    ForeignPart {
+        /// The file, directory or link.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// A directory could not be removed.
     #[error("cannot remove the directory {}", path.display())]
     Remove {
@@ -153,11 +161,13 @@ impl Home {
     /// # Errors
     /// [`HomeError::Create`] and [`HomeError::Permissions`], each with the path.
     pub fn create(&self) -> Result<(), HomeError> {
+        check_way(&self.root)?;
         make_dir(&self.root)?;
         check_owner(&self.root)?;
         make_private_dir(&self.root)?;
         DIRECTORIES.iter().try_for_each(|directory| {
             let path = self.root.join(directory);
+            check_way(&path)?;
             make_dir(&path)?;
             // One that leads elsewhere is somebody's, too.
             check_owner(&path)?;
@@ -375,7 +385,10 @@ impl Home {
     fn asset(&self, what: &'static str, relative: &str) -> Result<PathBuf, HomeError> {
         let looked: Vec<PathBuf> = self.assets.iter().map(|directory| directory.join(relative)).collect();
         match looked.iter().find(|path| path.is_file()) {
-            Some(found) => Ok(found.clone()),
+            Some(found) => {
+                check_asset(found)?;
+                Ok(found.clone())
+            }
             None => Err(HomeError::AssetMissing { what, looked }),
         }
     }
@@ -402,6 +415,33 @@ fn make_private_dir(path: &Path) -> Result<(), HomeError> {
         Ok(())
     };
     tighten().map_err(|source| HomeError::Permissions { path: path.to_owned(), source })
+}
+
+/// Refuses a way that leads over links of others.
+fn check_way(path: &Path) -> Result<(), HomeError> {
+    let found = aegis_paths::foreign_link(path);
+    match found.map_err(|source| HomeError::Create { path: path.to_owned(), source })? {
+        Some((path, uid)) => Err(HomeError::ForeignPart { path, uid }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what machines boot from if somebody else could change it.
+fn check_asset(path: &Path) -> Result<(), HomeError> {
+    path.parent().map_or(Ok(()), check_trusted)?;
+    check_trusted(path)
+}
+
+/// Refuses a file that is there, and belongs to somebody who is neither this user nor root.
+///
+/// # Errors
+/// [`HomeError::ForeignPart`].
+pub fn check_trusted(path: &Path) -> Result<(), HomeError> {
+    check_way(path)?;
+    match fs::metadata(path).ok().and_then(|meta| aegis_paths::foreign_owner(meta.uid())) {
+        Some(uid) => Err(HomeError::ForeignPart { path: path.to_owned(), uid }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a directory that belongs to another user.

@@ -50,6 +50,44 @@ fn what_belongs_to_another_user_is_no_home_nor_part_of_one() {
 }
 
 #[test]
+fn nothing_is_reached_over_links_of_others_and_nothing_of_theirs_is_booted() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (dir, home) = home();
+    let foreign = |result: Result<PathBuf, HomeError>| {
+        matches!(result, Err(HomeError::ForeignPart { uid: 65_534, .. }))
+    };
+    let of_other = |path: &Path| std::os::unix::fs::lchown(path, Some(65_534), None).unwrap();
+    home.create().unwrap();
+    let link = dir.path().join("link");
+    symlink(&home.root, &link).unwrap();
+    Home::new(&link, &link).create().unwrap();
+    of_other(&link);
+    for root in [link.clone(), link.join("below")] {
+        assert!(foreign(Home::new(&root, &root).create().map(|()| root.clone())), "{root:?}");
+    }
+    assert!(!home.root.join("below").exists());
+    put(&home.root.join("kernel/vmlinux"));
+    put(&home.root.join("base-rootfs/real"));
+    symlink("real", home.root.join("base-rootfs/current")).unwrap();
+    assert!(home.kernel().is_ok() && home.base_rootfs().is_ok());
+    for part in ["kernel/vmlinux", "base-rootfs"] {
+        of_other(&home.root.join(part));
+    }
+    assert!(foreign(home.kernel()) && foreign(home.base_rootfs()));
+    fs::remove_file(home.root.join("kernel/vmlinux")).unwrap();
+    put(&home.root.join("kernel/vmlinux"));
+    assert!(home.kernel().is_ok());
+    of_other(&home.root.join("kernel"));
+    assert!(foreign(home.kernel()));
+    fs::write(home.root.join("config.toml"), "").unwrap();
+    assert!(check_trusted(&home.root.join("config.toml")).is_ok());
+    of_other(&home.root.join("config.toml"));
+    assert!(check_trusted(&home.root.join("config.toml")).is_err());
+}
+
+#[test]
 fn create_names_what_is_in_the_way() {
     let (dir, home) = home();
     fs::write(dir.path().join("h"), "a file").unwrap();

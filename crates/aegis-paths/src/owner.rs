@@ -1,0 +1,64 @@
+//! Whose a file is: who owns it can change what is in it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// The owner of a file, if that is neither this user nor root.
+#[must_use]
+pub fn foreign_owner(uid: u32) -> Option<u32> {
+    (uid != 0 && uid != rustix::process::geteuid().as_raw()).then_some(uid)
+}
+
+/// The first link on the way to `path`, the path itself included, that somebody else has put there, and whose it is: it
+/// leads where that user likes. What is not there yet is nobody's.
+///
+/// # Errors
+/// The system's.
+pub fn foreign_link(path: &Path) -> io::Result<Option<(PathBuf, u32)>> {
+    let mut way = PathBuf::new();
+    for component in path.components() {
+        way.push(component);
+        if !matches!(component, Component::Normal(_)) {
+            continue;
+        }
+        match fs::symlink_metadata(&way) {
+            Ok(meta) if meta.is_symlink() => {
+                if let Some(uid) = foreign_owner(meta.uid()) {
+                    return Ok(Some((way, uid)));
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{lchown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn links_of_others_are_found_wherever_they_are_on_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("real")).unwrap();
+        symlink("real", at("link")).unwrap();
+        for fine in ["real", "link", "link/x", "none/at/all"] {
+            assert_eq!(foreign_link(&at(fine)).unwrap(), None, "{fine}");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        lchown(at("link"), Some(1234), None).unwrap();
+        for foreign in ["link", "link/x", "link/../real"] {
+            assert_eq!(foreign_link(&at(foreign)).unwrap(), Some((at("link"), 1234)), "{foreign}");
+        }
+        assert_eq!((foreign_owner(1234), foreign_owner(0)), (Some(1234), None));
+    }
+}
