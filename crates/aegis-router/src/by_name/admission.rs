@@ -170,10 +170,22 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ORIGIN) || site.is_some_and(|site| !matches!(site, b"same-origin" | b"none"))
 }
 
-/// Whether a page may open a socket: one that came from the same host or from another that is ours. Browsers ask no server
-/// for leave before they let a page read one. Programs send no origin.
+/// Whether a page may open a socket: one that came from the same host, from another name of the same instance, or from this
+/// machine itself. Browsers ask no server for leave before they let a page read one. Programs send no origin.
 fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Option<&Host>) -> bool {
-    let own = |origin: Host| host == Some(&origin) || origin.wanted(peer.local, &admission.names).is_some();
+    let means = |host: &Host| host.wanted(peer.local, &admission.names);
+    let own = |origin: Host| {
+        host == Some(&origin)
+            || match means(&origin) {
+                Some(Wanted::Only) => true,
+                // What is shown by another instance is somebody else's.
+                Some(Wanted::Handle(one) | Wanted::HandlePort(one, _)) => match host.and_then(means) {
+                    Some(Wanted::Handle(other) | Wanted::HandlePort(other, _)) => one == other,
+                    Some(Wanted::Only) | None => false,
+                },
+                None => false,
+            }
+    };
     headers
         .get_all(header::ORIGIN)
         .iter()
@@ -293,10 +305,25 @@ mod tests {
             admitted(&[("host", "web.localhost:8099"), ("upgrade", "websocket"), ("origin", origin)])
                 .map(|_| ())
         };
-        for own in ["http://web.localhost:8099", "http://localhost:3000", "https://127.0.0.1"] {
+        for own in [
+            "http://web.localhost:8099",
+            "http://localhost:3000",
+            "https://127.0.0.1",
+            "http://web--8080.localhost",
+            "http://ui.web.localhost",
+        ] {
             assert_eq!(socket(own), Ok(()), "{own}");
         }
-        for foreign in ["https://evil.example", "null", "file://", "http://localhost.evil.example", ""] {
+        for foreign in [
+            "https://evil.example",
+            "null",
+            "file://",
+            "http://localhost.evil.example",
+            "",
+            "http://other.localhost:8099",
+            "http://other--80.localhost",
+            "http://web.other.localhost",
+        ] {
             assert_eq!(socket(foreign), Err(Denied::ForeignPage), "{foreign}");
         }
         assert!(admitted(&[("host", "web.localhost"), ("upgrade", "websocket")]).is_ok(), "a program");
