@@ -10,7 +10,7 @@ export CARGO_TERM_QUIET ?= false
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-all: aegisd aegis harness kernel base-rootfs ## Build everything and prepare the guest's parts
+all: aegisd aegis kernel harness base-rootfs ## Build everything and prepare the guest's parts
 
 run: deps ## Install what is missing, build, prepare, start the daemon, and say hello from a machine
 	@$(MAKE) --no-print-directory all
@@ -28,7 +28,7 @@ aegis: ## Build the command line client
 	@cargo build --release --package aegis-cli
 	install -D -m 0755 target/release/aegis bin/aegis
 
-harness: ## Build PID 1 of the guest, and the initramfs with it
+harness: kernel ## Build PID 1 of the guest, and the initramfs with it and the kernel's modules
 	@guest/initramfs/build
 
 kernel: ## Build the guest kernel (cached)

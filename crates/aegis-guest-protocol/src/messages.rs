@@ -184,6 +184,23 @@ pub struct Addresses {
     pub groups: Vec<(Ipv4Addr, u8)>,
 }
 
+/// Asks how full the instance's disk is. Since version 9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsage {}
+
+/// Answer to [`DiskUsage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsageReply {
+    /// What its files take, bytes.
+    pub used_bytes: u64,
+    /// What there is for files, bytes.
+    pub total_bytes: u64,
+    /// How many files there are.
+    pub used_inodes: u64,
+    /// How many there can be.
+    pub total_inodes: u64,
+}
+
 /// Where a guest finds the authorities that the host trusts, if it is to.
 pub const AUTHORITIES: &str = "/etc/ssl/certs/aegis-host.pem";
 
@@ -448,6 +465,7 @@ calls! {
     Prepare, "prepare" => Done;
     Run, "run" => Started;
     Exec, "exec" => Started;
+    DiskUsage, "disk_usage" => DiskUsageReply;
     Connect, "connect" => Done;
     Signal, "signal" => Done;
     Resize, "resize" => Done;

@@ -11,6 +11,7 @@ use aegis_sys::card::Card;
 
 use crate::machine::say;
 use crate::places;
+use crate::record::Record;
 
 /// The only card that a machine has.
 const NAME: &str = "eth0";
@@ -42,7 +43,7 @@ pub(crate) fn set_groups(groups: &[(Ipv4Addr, u8)]) -> io::Result<()> {
 }
 
 /// Sets the card up.
-pub(crate) fn set_up(network: &Network) -> io::Result<()> {
+pub(crate) fn set_up(network: &Network, record: &Record) -> io::Result<()> {
     for (name, value) in QUIET {
         // A kernel that does more is a little slower.
         let _busy = fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/{name}"), value);
@@ -64,7 +65,7 @@ pub(crate) fn set_up(network: &Network) -> io::Result<()> {
         // Into a string.
         let _written = writeln!(text, "search {}", network.search.join(" "));
     }
-    write_resolver(&text);
+    write_resolver(&text, record);
     Ok(())
 }
 
@@ -73,9 +74,14 @@ pub(crate) fn take_down() -> io::Result<()> {
     Card::open(NAME)?.down()
 }
 
-/// Says who answers for names, as far as the root allows it: the network is there without.
-pub(crate) fn write_resolver(text: &str) {
+/// Says who answers for names, as far as the root allows it, unless the instance's users have said otherwise: the network
+/// is there without.
+pub(crate) fn write_resolver(text: &str, record: &Record) {
     let resolver = Path::new(RESOLVER);
+    if record.edited(resolver) {
+        return;
+    }
+    record.remember(resolver, text.as_bytes());
     if places::read(resolver).is_ok_and(|old| old == text.as_bytes()) {
         return;
     }

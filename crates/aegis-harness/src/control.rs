@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Addresses, Become, Connect, Done, EVENT, Event, EventNote, Exec, Freeze, Health,
-    HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Rehearse, Resize, Run, Settle,
-    Share, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    self, ACK, AckNote, Addresses, Become, Connect, DiskUsage, Done, EVENT, Event, EventNote, Exec, Freeze,
+    Health, HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Rehearse, Resize, Run,
+    Settle, Share, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -89,8 +89,8 @@ impl Control {
             streams,
             connections: Rc::new(connections),
             listening,
+            processes: Processes::new(Rc::clone(&platform)),
             platform,
-            processes: Processes::default(),
             outbox: RefCell::default(),
             open_session: Cell::new(0),
             workload: RefCell::new(None),
@@ -339,6 +339,11 @@ impl Shared {
                 self.platform.set_groups(&groups)?;
                 self.in_groups.set(!groups.is_empty());
                 reply::<Addresses>(&Done {})
+            }
+            DiskUsage::METHOD => {
+                let DiskUsage {} = parse(params)?;
+                let usage = self.platform.disk_usage();
+                reply::<DiskUsage>(&usage.map_err(|error| RpcError::new(code::SYSTEM, error.to_string()))?)
             }
             Shutdown::METHOD => {
                 let Shutdown { grace_ms } = parse(params)?;

@@ -1,16 +1,49 @@
 //! The machine's disks.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The kernel's driver of our disks.
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 
+/// Unit of `/sys/block/*/size`, bytes.
+const SECTOR: u64 = 512;
+
+/// Where the superblock is, and how much of it is read, bytes.
+const SUPERBLOCK: (u64, usize) = (1024, 1024);
+
 /// The block device with this serial number.
 pub(crate) fn find(serial: &str) -> io::Result<PathBuf> {
     Ok(Path::new("/dev").join(name(serial)?))
+}
+
+/// Makes the ext4 that is mounted at `mounted` as long as its device, which may have grown since it was made.
+pub(crate) fn fill(device: &Path, mounted: &Path) -> io::Result<()> {
+    let name = device.file_name().unwrap_or_default();
+    let sectors = fs::read_to_string(Path::new("/sys/block").join(name).join("size"))?;
+    let bytes = sectors.trim().parse::<u64>().map_err(io::Error::other)?.saturating_mul(SECTOR);
+    let mut superblock = [0; SUPERBLOCK.1];
+    File::open(device)?.read_exact_at(&mut superblock, SUPERBLOCK.0)?;
+    match longer(&superblock, bytes) {
+        Some(blocks) => aegis_sys::ext4::resize(&File::open(mounted)?, blocks),
+        None => Ok(()),
+    }
+}
+
+/// How many blocks a file system with this superblock has room for on so many bytes, if those are more than it has. See
+/// `struct ext4_super_block` of the kernel's `fs/ext4/ext4.h`.
+fn longer(superblock: &[u8; SUPERBLOCK.1], bytes: u64) -> Option<u64> {
+    let number = |at: usize| {
+        let bytes = superblock.get(at..at + 4)?.try_into().ok()?;
+        Some(u64::from(u32::from_le_bytes(bytes)))
+    };
+    let (low, high, size) = (number(0x4)?, number(0x150)?, number(0x18)?);
+    let block = 1024_u64.checked_shl(u32::try_from(size).ok()?).filter(|block| *block > 0)?;
+    let (now, room) = (high << 32 | low, bytes / block);
+    (room > now).then_some(room)
 }
 
 fn name(serial: &str) -> io::Result<OsString> {
@@ -68,5 +101,24 @@ impl Settled {
         self.devices
             .iter()
             .try_for_each(|name| fs::write(Path::new(DRIVER).join("bind"), name.as_encoded_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_grows_to_whole_blocks_and_never_shrinks() {
+        let mut superblock = [0; SUPERBLOCK.1];
+        superblock[0x4..0x8].copy_from_slice(&1000_u32.to_le_bytes());
+        superblock[0x18..0x1c].copy_from_slice(&2_u32.to_le_bytes());
+        for (bytes, blocks) in [(4096 * 999, None), (4096 * 1001 - 1, None), (4096 * 5000 + 17, Some(5000))] {
+            assert_eq!(longer(&superblock, bytes), blocks, "{bytes}");
+        }
+        superblock[0x150] = 1;
+        assert_eq!(longer(&superblock, 4096 * 5000), None, "it is longer than 2^32 blocks");
+        superblock[0x18] = 0xff;
+        assert_eq!(longer(&superblock, u64::MAX), None, "such blocks are none");
     }
 }

@@ -7,21 +7,26 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aegis_guest_protocol::messages::{Network, Share, code};
+use aegis_guest_protocol::messages::{DiskUsageReply, Network, Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::platform::{self, Platform};
 use aegis_harness::{activity, sockets};
 use aegis_sys::listening::Listens;
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move, mount_remount};
 
 use crate::card;
 use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
+use crate::group::{self, CGROUPS};
+use crate::modules;
 use crate::names;
 use crate::places;
+use crate::record::{self, Record};
+use crate::settings;
 use crate::shares;
 use crate::stage;
+use crate::stores::Stores;
 use crate::volatile;
 
 /// Number of the control port: the host's `nr=`.
@@ -38,8 +43,6 @@ const DATA_SERIAL: &str = "aegis-data";
 const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
 const MIN_TTL_MS: &str = "1000";
 
-/// Where the control groups are.
-const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where programs find the socket of their own instance.
 const OWN_API: &str = "/run/aegis/api.sock";
 /// How much of a table is looked at, bytes: one connection is enough to know.
@@ -72,6 +75,11 @@ pub(crate) fn mount_early() -> io::Result<()> {
     mount_at("proc", Path::new("/proc"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("sysfs", Path::new("/sys"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
+    aegis_sys::guest::own_root()?;
+    settings::apply();
+    // Without one of these a machine lacks something, and comes up.
+    card::told("the bound of processes", group::enter());
+    card::told(modules::MODPROBE, modules::mount_image());
     // A process that floods its pipe fills it before we empty it: each of our turns carries more.
     aegis_sys::guest::yield_to_others()?;
     // Here, so that it has been done in a guest that others are started from.
@@ -125,6 +133,8 @@ pub(crate) fn open_port(number: u32) -> io::Result<OwnedFd> {
 pub(crate) struct Guest {
     /// The instance's disk and the joined root, kept to detach them at the end.
     mounts: RefCell<Vec<OwnedFd>>,
+    /// What was written where users may write too.
+    record: Record,
     /// Makes the other processes stand still.
     freezer: RefCell<Freezer>,
     /// Whether directories of the host are mounted.
@@ -142,6 +152,7 @@ impl Default for Guest {
         let freezer = RefCell::new(Freezer::new(Path::new(CGROUPS)));
         Guest {
             mounts: RefCell::default(),
+            record: Record::default(),
             freezer,
             shares: Cell::new(false),
             settled: RefCell::default(),
@@ -151,6 +162,10 @@ impl Default for Guest {
     }
 }
 
+/// Where the instance's disk is mounted.
+const UPPER: &str = "/mnt/upper";
+/// Where both are joined.
+const ROOT: &str = "/mnt/root";
 /// Where the root disk is mounted.
 const LOWER: &str = "/mnt/lower";
 /// Where an instance's workspace is.
@@ -188,7 +203,7 @@ impl Guest {
     }
 
     fn mount_root(&self) -> Result<(), RpcError> {
-        let [upper, root] = ["/mnt/upper", "/mnt/root"].map(Path::new);
+        let [upper, root] = [UPPER, ROOT].map(Path::new);
         for dir in [upper, root] {
             fs::create_dir_all(dir).map_err(failed("create mount points"))?;
         }
@@ -197,6 +212,8 @@ impl Guest {
         let data = disks::find(DATA_SERIAL).map_err(failed("find the instance's disk"))?;
         mount(&data, upper, "ext4", MountFlags::NOATIME, None)
             .map_err(|error| failed("mount the instance's disk")(error.into()))?;
+        // A disk that cannot grow is as good as before.
+        card::told("the size of the disk", disks::fill(&data, upper));
         for dir in ["root", "work"] {
             fs::create_dir_all(upper.join(dir)).map_err(failed("prepare the instance's disk"))?;
         }
@@ -204,6 +221,8 @@ impl Guest {
         let options = c"lowerdir=/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work";
         mount("overlay", root, "overlay", MountFlags::NOATIME, Some(options))
             .map_err(|error| failed("join the disks")(error.into()))?;
+        // On a full disk nothing is remembered.
+        self.record.keep_on(record::open(upper).ok());
         let mut mounts = self.mounts.borrow_mut();
         for dir in [root, upper] {
             let opened = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -215,7 +234,7 @@ impl Guest {
 
 /// Mounts the kernel's file systems and the volatile ones in the root, which has been entered: links of an image lead
 /// nowhere else.
-fn mount_system() -> io::Result<()> {
+fn mount_system(modules: Option<OwnedFd>, stores: Stores) -> io::Result<()> {
     let hard = plain() | MountFlags::NOEXEC;
     let [run, shm] = ["/run", "/dev/shm"].map(volatile::open);
     mount_at("proc", Path::new("/proc"), hard, "")?;
@@ -235,6 +254,8 @@ fn mount_system() -> io::Result<()> {
     }
     // A machine whose disk is full, or whose image has too much there, comes up all the same.
     for (at, done) in [
+        ("/lib/modules", modules::show(modules)),
+        ("/var/lib", stores.show()),
         ("/run", volatile::copy(run, Path::new("/run"))),
         ("/dev/shm", volatile::copy(shm, Path::new("/dev/shm"))),
         ("/tmp", volatile::share(Path::new("/tmp"))),
@@ -242,7 +263,8 @@ fn mount_system() -> io::Result<()> {
     ] {
         card::told(at, done);
     }
-    Ok(())
+    // As every distribution has it: containers within see what is mounted later.
+    Ok(mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)?)
 }
 
 /// Makes `root` the root of this process and all it will start. The initramfs is gone for good.
@@ -256,9 +278,11 @@ fn enter(root: &Path) -> io::Result<()> {
 impl Platform for Guest {
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError> {
         self.mount_root()?;
-        enter(Path::new("/mnt/root")).map_err(failed("enter the root"))?;
-        mount_system().map_err(failed("mount the system's file systems"))?;
-        names::give(hostname).map_err(failed("give the machine its host name"))?;
+        let modules = modules::open();
+        let stores = Stores::open(Path::new(UPPER), Path::new(ROOT));
+        enter(Path::new(ROOT)).map_err(failed("enter the root"))?;
+        mount_system(modules, stores).map_err(failed("mount the system's file systems"))?;
+        names::give(hostname, &self.record).map_err(failed("give the machine its host name"))?;
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
@@ -280,6 +304,7 @@ impl Platform for Guest {
     fn forget(&self) -> Result<(), RpcError> {
         // They would keep the file systems, and so the disks.
         self.mounts.take();
+        self.record.keep_on(None);
         // A machine without a card has none to take down.
         let _none = card::take_down();
         let home = self.home.take().ok_or_else(|| unrehearsed(io::ErrorKind::NotFound.into()))?;
@@ -293,12 +318,12 @@ impl Platform for Guest {
     }
 
     fn become_another(&self, hostname: &str) -> Result<(), RpcError> {
-        names::change(hostname)
+        names::change(hostname, &self.record)
             .map_err(|error| RpcError::new(code::SYSTEM, format!("the machine cannot be renamed: {error}")))
     }
 
     fn connect(&self, network: &Network) -> Result<(), RpcError> {
-        card::set_up(network).map_err(|error| {
+        card::set_up(network, &self.record).map_err(|error| {
             RpcError::new(code::SYSTEM, format!("the network card cannot be set up: {error}"))
         })
     }
@@ -345,6 +370,23 @@ impl Platform for Guest {
     fn freeze(&self, frozen: bool) {
         let mut freezer = self.freezer.borrow_mut();
         if frozen { freezer.freeze() } else { freezer.thaw() }
+    }
+
+    fn disk_usage(&self) -> io::Result<DiskUsageReply> {
+        let status = rustix::fs::statvfs("/")?;
+        let used = status.f_blocks.saturating_sub(status.f_bfree);
+        // As df(1) counts: what the file system keeps for itself is not for files.
+        let total = used.saturating_add(status.f_bavail);
+        Ok(DiskUsageReply {
+            used_bytes: used.saturating_mul(status.f_frsize),
+            total_bytes: total.saturating_mul(status.f_frsize),
+            used_inodes: status.f_files.saturating_sub(status.f_ffree),
+            total_inodes: status.f_files,
+        })
+    }
+
+    fn start(&self, start: &mut dyn FnMut() -> io::Result<u32>) -> io::Result<u32> {
+        group::start(start)
     }
 
     fn set_clock(&self, unix_time_ns: u64) {

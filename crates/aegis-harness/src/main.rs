@@ -3,13 +3,18 @@
 mod card;
 mod disks;
 mod freezer;
+mod group;
 mod input;
 mod machine;
+mod modules;
 mod names;
 mod places;
+mod record;
 mod resting;
+mod settings;
 mod shares;
 mod stage;
+mod stores;
 mod tool;
 mod volatile;
 
@@ -18,7 +23,14 @@ use std::rc::Rc;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        return tool::run(&std::env::args_os().skip(1).collect::<Vec<_>>());
+        let mut arguments = std::env::args_os();
+        let name = arguments.next();
+        let arguments: Vec<_> = arguments.collect();
+        return if name.is_some_and(|name| name == modules::MODPROBE) {
+            modules::modprobe(&arguments)
+        } else {
+            tool::run(&arguments)
+        };
     }
     let failure = match run() {
         Ok(()) => "the control port has closed".to_owned(),

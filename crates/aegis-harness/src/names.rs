@@ -8,6 +8,7 @@ use rustix::mount::{MountFlags, mount_bind, mount_remount};
 
 use crate::card;
 use crate::places;
+use crate::record::Record;
 
 const HOSTNAME: &str = "/etc/hostname";
 const HOSTS: &str = "/etc/hosts";
@@ -27,13 +28,30 @@ fn hosts(hostname: &str) -> String {
     format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 }
 
-/// Names the machine when it has just come up: the kernel always, its files as far as the root allows it.
-pub(crate) fn give(hostname: &str) -> io::Result<()> {
+/// Names the machine when it has just come up: the kernel always, its files as far as the root allows it. What the users
+/// of an instance have changed in them at an earlier start stays.
+pub(crate) fn give(hostname: &str, record: &Record) -> io::Result<()> {
     rustix::system::sethostname(hostname.as_bytes())?;
     card::told(HOSTNAME, places::put(Path::new(HOSTNAME), format!("{hostname}\n").as_bytes()));
-    card::told(HOSTS, places::put(Path::new(HOSTS), hosts(hostname).as_bytes()));
+    card::told(HOSTS, give_hosts(Path::new(HOSTS), hostname, record));
     if places::read(Path::new(RESOLVER)).map_or(true, |old| old.is_empty()) {
-        card::write_resolver("# This instance has no network.\n");
+        card::write_resolver("# This instance has no network.\n", record);
+    }
+    Ok(())
+}
+
+fn give_hosts(file: &Path, hostname: &str, record: &Record) -> io::Result<()> {
+    let own = hosts(hostname);
+    if !record.edited(file) {
+        return record.write(file, own.as_bytes());
+    }
+    let text = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    let (last, now) = (text(record.last(file)), text(places::read(file).ok()));
+    if let (Some(last), Some(now)) = (last, now)
+        && last != own
+    {
+        record.remember(file, own.as_bytes());
+        return places::put(file, now.replacen(&last, &own, 1).as_bytes());
     }
     Ok(())
 }
@@ -44,13 +62,14 @@ fn renamed(table: &str, from: &str, to: &str) -> String {
 }
 
 /// Gives a machine that was another one a name and numbers of its own.
-pub(crate) fn change(hostname: &str) -> io::Result<()> {
+pub(crate) fn change(hostname: &str, record: &Record) -> io::Result<()> {
     let before = rustix::system::uname().nodename().to_string_lossy().into_owned();
     rustix::system::sethostname(hostname.as_bytes())?;
     card::told(HOSTNAME, places::put(Path::new(HOSTNAME), format!("{hostname}\n").as_bytes()));
     // A guest without the table has none to change.
     if let Some(table) = places::read(Path::new(HOSTS)).ok().and_then(|table| String::from_utf8(table).ok()) {
         let table = renamed(&table, &before, hostname);
+        record.remember(Path::new(HOSTS), hosts(hostname).as_bytes());
         card::told(HOSTS, places::put(Path::new(HOSTS), table.as_bytes()));
     }
     if places::read(Path::new(MACHINE_ID)).is_ok_and(|id| !id.is_empty()) {
@@ -99,6 +118,29 @@ fn hide_boot_id(id: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_users_add_to_the_table_of_hosts_stays_and_goes_on_to_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hosts");
+        let record = Record::default();
+        record.keep_on(Some(crate::record::open(dir.path()).unwrap()));
+        let read = || fs::read_to_string(&file).unwrap();
+        fs::write(&file, "127.0.0.1 image\n").unwrap();
+        give_hosts(&file, "web", &record).unwrap();
+        assert_eq!(read(), hosts("web"));
+        give_hosts(&file, "api", &record).unwrap();
+        assert_eq!(read(), hosts("api"));
+        let edited = format!("{}10.0.0.1\tdb\n", hosts("api"));
+        fs::write(&file, &edited).unwrap();
+        for name in ["api", "api", "web", "web"] {
+            give_hosts(&file, name, &record).unwrap();
+            assert_eq!(read(), edited.replace("api", name));
+        }
+        fs::write(&file, b"10.0.0.1 \xff\n").unwrap();
+        give_hosts(&file, "db", &record).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"10.0.0.1 \xff\n");
+    }
 
     #[test]
     fn a_table_of_hosts_changes_where_the_machine_is_named_and_nowhere_else() {

@@ -2,11 +2,11 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use aegis_guest_protocol::messages::{Network, Share, code};
+use aegis_guest_protocol::messages::{DiskUsageReply, Network, Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_sys::listening::Listens;
 
@@ -98,6 +98,23 @@ pub trait Platform: Debug {
 
     /// Where programs of the guest find the socket of their own instance; `None` for nowhere.
     fn own_api(&self) -> Option<PathBuf>;
+
+    /// How full the instance's disk is.
+    ///
+    /// # Errors
+    /// The system's.
+    fn disk_usage(&self) -> io::Result<DiskUsageReply> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Starts a process for the host by calling `start`, which returns its number; again where there is room for it, if
+    /// the first call finds none.
+    ///
+    /// # Errors
+    /// Those of the last call.
+    fn start(&self, start: &mut dyn FnMut() -> io::Result<u32>) -> io::Result<u32> {
+        start()
+    }
 
     /// Makes all processes but the harness stand still, without their noticing; or lets them go on.
     fn freeze(&self, frozen: bool);

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::identity::{self, User};
 use crate::lookup::{self, DEFAULT_PATH};
+use crate::platform::Platform;
 
 /// The host's ends of a process's standard streams.
 #[derive(Debug)]
@@ -57,12 +58,19 @@ struct Entry {
 }
 
 /// The table of living processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Processes {
     by_pid: RefCell<HashMap<u32, Entry>>,
+    platform: Rc<dyn Platform>,
 }
 
 impl Processes {
+    /// An empty table of what is started on this platform.
+    #[must_use]
+    pub fn new(platform: Rc<dyn Platform>) -> Processes {
+        Processes { by_pid: RefCell::default(), platform }
+    }
+
     /// Starts a process. On return its program has been executed.
     ///
     /// # Errors
@@ -77,9 +85,9 @@ impl Processes {
             connect(&mut command, process, &user).map_err(system("open standard streams"))?;
         let workload = Workload { identity: user.identity, controlling_terminal: process.tty.is_some() };
         child::as_workload(&mut command, workload);
-        let spawned = command.spawn();
+        let spawned = self.platform.start(&mut || Ok(command.spawn()?.id()));
         drop(command);
-        let pid = spawned.map_err(|error| not_executed(process, &error))?.id();
+        let pid = spawned.map_err(|error| not_executed(process, &error))?;
         let (ended, when_ended) = watch::channel(false);
         let (status, exit) = watch::channel(None);
         let entry = Entry { target, ended, status: Rc::new(status), terminal };
@@ -282,6 +290,10 @@ fn not_executed(process: &Process, error: &io::Error) -> RpcError {
         io::ErrorKind::ArgumentListTooLong => {
             RpcError::new(code::NOT_EXECUTABLE, format!("{name}: argument list too long"))
         }
+        io::ErrorKind::WouldBlock => RpcError::new(
+            code::SYSTEM,
+            format!("cannot execute {name}: the instance has as many processes as its memory allows"),
+        ),
         _ => RpcError::new(code::SYSTEM, format!("cannot execute {name}: {error}")),
     }
 }

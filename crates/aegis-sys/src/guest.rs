@@ -57,6 +57,16 @@ pub fn own_mounts() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })
 }
 
+/// Gives this process a root and a working directory of its own: what it enters later is not entered by the kernel's
+/// threads, with which PID 1 begins to share them.
+///
+/// # Errors
+/// The system's.
+pub fn own_root() -> io::Result<()> {
+    // SAFETY: takes integers only; descriptors stay shared, memory stays what it is.
+    check(unsafe { libc::unshare(libc::CLONE_FS) })
+}
+
 /// Brings the loopback interface up.
 ///
 /// # Errors
