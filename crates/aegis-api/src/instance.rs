@@ -350,6 +350,25 @@ pub struct Instance {
     /// does not have, e.g. `seccomp, landlock 6, namespaces –, cgroup –`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confinement: Option<String>,
+    /// How full its disk is, as its guest sees it; while it runs, and not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_usage: Option<DiskUsage>,
+    /// The process of the host that runs its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+}
+
+/// How full an instance's disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskUsage {
+    /// What its files take, bytes.
+    pub used_bytes: u64,
+    /// What there is for files, bytes.
+    pub total_bytes: u64,
+    /// How many files there are.
+    pub used_inodes: u64,
+    /// How many there can be.
+    pub total_inodes: u64,
 }
 
 /// Reply to the verbs `start`, `stop`, `pause`, `resume`, `disable`, `restart` and to `DELETE`.

@@ -98,7 +98,7 @@ pub fn info(instance: &Instance) -> String {
     let next = instance.next_step.as_ref().map(|next| format!("{} at {}", next.action, next.at));
     let again = instance.restart_at.as_ref().map(|at| format!("restart at {at}"));
     let next = next.or(again);
-    let fields: [(&str, String); 24] = [
+    let fields: [(&str, String); 26] = [
         ("ID", instance.id.clone()),
         ("State", instance.state.as_str().to_owned()),
         ("Handle", or_dash(instance.handle.clone())),
@@ -123,6 +123,8 @@ pub fn info(instance: &Instance) -> String {
         ("Lives until", or_dash(instance.lifetime_ends_at.clone())),
         ("Condition", or_dash(instance.condition.clone())),
         ("Confinement", or_dash(instance.confinement.clone())),
+        ("Disk", disk(instance)),
+        ("Pid", or_dash(instance.pid.map(|pid| pid.to_string()))),
     ];
     let line = |(label, value): &(&str, String)| {
         let label = format!("{label}:");
@@ -133,9 +135,23 @@ pub fn info(instance: &Instance) -> String {
     fields.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// How large the disk is, and how full if its guest says so. Of files only when they are about to run out before the room.
+fn disk(instance: &Instance) -> String {
+    let size = format!("{} MiB", instance.disk_mb);
+    let Some(usage) = &instance.disk_usage else { return size };
+    let percent = |used: u64, total: u64| {
+        let rounded_up = (u128::from(used) * 100).div_ceil(u128::from(total.max(1)));
+        u8::try_from(rounded_up).unwrap_or(100).min(100)
+    };
+    let full = percent(usage.used_bytes, usage.total_bytes);
+    let files = percent(usage.used_inodes, usage.total_inodes);
+    let files = if files > full { format!(", {files}% of its files") } else { String::new() };
+    format!("{size}, {full}% full{files}")
+}
+
 #[cfg(test)]
 mod tests {
-    use aegis_api::instance::Restart;
+    use aegis_api::instance::{DiskUsage, Restart};
     use aegis_api::network::NetworkPolicy;
 
     use super::*;
@@ -181,6 +197,8 @@ mod tests {
             secret_keys: vec![],
             kit: None,
             confinement: Some("seccomp, landlock 6, namespaces –, cgroup –".into()),
+            disk_usage: None,
+            pid: None,
         }
     }
 
@@ -239,7 +257,21 @@ Awake for:   -
 Restart:     no
 Lives until: -
 Condition:   -
-Confinement: seccomp, landlock 6, namespaces –, cgroup –";
+Confinement: seccomp, landlock 6, namespaces –, cgroup –
+Disk:        1024 MiB
+Pid:         -";
         assert_eq!(info(&sample()), expected);
+    }
+
+    #[test]
+    fn a_disk_says_how_full_it_is_and_of_files_when_they_run_out_first() {
+        let full = |used_bytes, used_inodes| {
+            let usage = DiskUsage { used_bytes, total_bytes: 1000, used_inodes, total_inodes: 100 };
+            disk(&Instance { disk_usage: Some(usage), ..sample() })
+        };
+        assert_eq!(full(421, 10), "1024 MiB, 43% full");
+        assert_eq!(full(1000, 100), "1024 MiB, 100% full");
+        assert_eq!(full(10, 99), "1024 MiB, 1% full, 99% of its files");
+        assert_eq!(full(u64::MAX, 0), "1024 MiB, 100% full");
     }
 }

@@ -12,7 +12,6 @@ pub(crate) mod replace;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aegis_paths::Identity;
 use aegis_store::registry::{InstanceRow, NewEvent};
 use aegis_vmm::Machine;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,6 +39,7 @@ use crate::reason::StopReason;
 use crate::record::{Passing, Record, ending, remaining_ms};
 use crate::rest::Lease;
 use crate::restart::{Attempts, Ended, RestartPolicy};
+use crate::revision::Revision;
 use crate::usage::Usage;
 use crate::view::View;
 use replace::{Replaced, Replacement};
@@ -68,8 +68,8 @@ pub(crate) enum Message {
     Unexpose(u16, oneshot::Sender<Result<(), InstanceError>>),
     /// Its network is to change.
     Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
-    /// Its directories of the host have been named once more, and these are they.
-    Directories(Vec<Option<Identity>>, oneshot::Sender<Result<(), InstanceError>>),
+    /// Its specification is to change.
+    Revise(Revision, oneshot::Sender<Result<(), InstanceError>>),
     /// Something happened to the network of this boot, with more about it.
     NetworkEvent(Boot, &'static str, Option<String>),
     /// Its disk is to be replaced.
@@ -318,8 +318,8 @@ impl Actor {
             Message::Network(change, reply) => {
                 let _gave_up = reply.send(self.change_network(change).await);
             }
-            Message::Directories(which, reply) => {
-                let _gave_up = reply.send(self.renew_directories(&which).await);
+            Message::Revise(revision, reply) => {
+                let _gave_up = reply.send(self.revise(&revision).await);
             }
             Message::NetworkEvent(boot, kind, note) => self.network_event(boot, kind, note).await,
             Message::Listen(done) => {
@@ -500,6 +500,7 @@ impl Actor {
             (State::Hibernated, State::Running) => self.output.log_system("woken from disk"),
             (State::Starting, State::Running) => {
                 self.record.started_ms = Some(now);
+                self.record.last_started_ms = Some(now);
                 self.start_timer();
             }
             _ => {}

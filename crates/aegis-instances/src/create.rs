@@ -106,6 +106,8 @@ impl Instances {
             active_ms: now,
             stopped_ms: Some(now),
             started_ms: None,
+            // A copy has what its origin has done.
+            last_started_ms: origin.is_some().then_some(now),
             since_ms: now,
             awake_ms: 0,
         };

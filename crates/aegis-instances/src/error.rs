@@ -82,6 +82,17 @@ pub enum InstanceError {
     /// Its disk could not be made.
     #[error("{}", chain(.0))]
     Disk(aegis_store::disk::DiskError),
+    /// Its disk cannot grow now.
+    #[error("a disk grows while its instance is stopped")]
+    DiskInUse,
+    /// Its disk would become smaller.
+    #[error("a disk does not shrink: it has {has} MiB, and {wanted} are asked for")]
+    DiskShrinks {
+        /// What it has, MiB.
+        has: u64,
+        /// What is asked for, MiB.
+        wanted: u64,
+    },
     /// A copy would share what it was not said that it may share.
     #[error("{0}")]
     NotShared(String),

@@ -16,9 +16,6 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::actor::Message;
-use crate::error::InstanceError;
-use crate::instance::InstanceHandle;
 use crate::mounts::{Mount, Source};
 
 /// Deepest path that is followed upwards.
@@ -266,17 +263,6 @@ fn above(directory: &OwnedFd, path: &Path) -> Result<Vec<Identity>, DirectoryErr
         all.push(parent);
     }
     Err(failed(Errno::NAMETOOLONG))
-}
-
-impl InstanceHandle {
-    /// Has it see, from its next start on, the directories that are at the paths of its mounts now: `which`, in their order.
-    /// Nothing is changed while it is anything but stopped.
-    ///
-    /// # Errors
-    /// If that cannot be stored.
-    pub async fn renew_directories(&self, which: Vec<Option<Identity>>) -> Result<(), InstanceError> {
-        self.ask(|reply| Message::Directories(which, reply)).await
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ mod record;
 mod recovery;
 pub mod rest;
 pub mod restart;
+mod revision;
 pub mod root;
 pub mod secret;
 pub mod spec;

@@ -29,7 +29,10 @@ pub(crate) struct Record {
     pub(crate) created_ms: i64,
     pub(crate) active_ms: i64,
     pub(crate) stopped_ms: Option<i64>,
+    /// When its command was executed in the run that it is in, or was last in.
     pub(crate) started_ms: Option<i64>,
+    /// When its command was last executed, in whatever run.
+    pub(crate) last_started_ms: Option<i64>,
     /// Since when it is in its state.
     pub(crate) since_ms: i64,
     /// When it began to run, or went on after a pause.
@@ -76,6 +79,7 @@ impl Record {
             active_ms: self.active_ms,
             stopped_ms: self.stopped_ms,
             started_ms: self.started_ms,
+            has_run: self.last_started_ms.is_some(),
             awake_ms: self.awake_ms,
             rest: Rest::of(
                 &self.spec.rest,
@@ -126,7 +130,7 @@ impl Record {
             updated_at_ms: now_ms(),
             last_active_at_ms: self.active_ms,
             stopped_at_ms: self.stopped_ms,
-            started_at_ms: self.started_ms,
+            started_at_ms: self.last_started_ms,
             ports: json(serde_json::to_string(ports).ok()),
         }
     }

@@ -83,6 +83,7 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         active_ms: if machine.is_some() && !paused { now } else { row.last_active_at_ms },
         stopped_ms: if machine.is_some() || on_disk { None } else { row.stopped_at_ms.or(Some(now)) },
         started_ms: row.started_at_ms,
+        last_started_ms: row.started_at_ms,
         since_ms: if machine.is_some() || on_disk {
             row.updated_at_ms
         } else {

@@ -105,6 +105,17 @@ pub fn host_memory_mib() -> u64 {
     info.totalram.saturating_mul(u64::from(info.mem_unit)) >> 20
 }
 
+/// Checks the size of a disk, MiB.
+///
+/// # Errors
+/// [`SpecError`].
+pub fn check_disk(mib: u64) -> Result<(), SpecError> {
+    if (LEAST_DISK_MIB..=MOST_DISK_MIB).contains(&mib) {
+        return Ok(());
+    }
+    Err(SpecError(format!("disk of {mib} MiB; {LEAST_DISK_MIB} to {MOST_DISK_MIB} are possible")))
+}
+
 /// Checks a command and its surroundings.
 ///
 /// # Errors
@@ -160,12 +171,7 @@ impl InstanceSpec {
         if self.vcpus == 0 || self.vcpus > MOST_VCPUS {
             return fail(format!("{} virtual processors; 1 to {MOST_VCPUS} are possible", self.vcpus));
         }
-        if !(LEAST_DISK_MIB..=MOST_DISK_MIB).contains(&self.disk_mib) {
-            return fail(format!(
-                "disk of {} MiB; {LEAST_DISK_MIB} to {MOST_DISK_MIB} are possible",
-                self.disk_mib
-            ));
-        }
+        check_disk(self.disk_mib)?;
         if self.timeout_ms == Some(0) || self.max_lifetime_ms == Some(0) {
             return fail("a timeout or lifetime of 0".to_owned());
         }

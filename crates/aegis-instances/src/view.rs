@@ -40,6 +40,8 @@ pub struct View {
     pub stopped_ms: Option<i64>,
     /// When its command was last executed.
     pub started_ms: Option<i64>,
+    /// Whether its command has ever been executed, or that of the instance that it is a copy of.
+    pub has_run: bool,
     /// Since when it is in its state.
     pub since_ms: i64,
     /// When it last began to run, or went on after a pause.
@@ -71,6 +73,12 @@ impl View {
     #[must_use]
     pub fn name(&self) -> &str {
         self.handle.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Whether all its starts have failed before its command was executed.
+    #[must_use]
+    pub fn never_ran(&self) -> bool {
+        self.state == State::Stopped && !self.has_run && self.reason.is_some()
     }
 
     /// How it is used now.

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use aegis_paths::Identity;
-
 use super::Actor;
 use crate::error::InstanceError;
 use crate::events::{Detail, event};
-use crate::lifecycle::{Boot, State};
+use crate::lifecycle::Boot;
 use crate::network::NetworkChange;
 use crate::network::groups::Membership;
+use crate::revision::Revision;
 use crate::spec::InstanceSpec;
 
 impl Actor {
@@ -56,23 +55,12 @@ impl Actor {
         Ok(())
     }
 
-    /// Takes note of which directories its mounts are from now on. One that has a machine, or memory on disk, stays with
-    /// those that its guest has seen.
-    pub(super) async fn renew_directories(
-        &mut self,
-        which: &[Option<Identity>],
-    ) -> Result<(), InstanceError> {
-        if self.record.life.state() != State::Stopped {
-            return Ok(());
+    /// Changes the specification, unless the instance is one that keeps it.
+    pub(super) async fn revise(&mut self, revision: &Revision) -> Result<(), InstanceError> {
+        match revision.apply(&self.record.spec, self.record.life.state())? {
+            Some(spec) => self.store_spec(spec, revision.kind()).await,
+            None => Ok(()),
         }
-        let mut spec = (*self.record.spec).clone();
-        for (mount, identity) in spec.mounts.iter_mut().zip(which) {
-            mount.identity = *identity;
-        }
-        if spec == *self.record.spec {
-            return Ok(());
-        }
-        self.store_spec(spec, "directories").await
     }
 
     /// Stores another specification, with an event of this kind. If that fails, it stays as it was.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aegis_guest_link::{Events, LinkError, Resume};
 use aegis_guest_protocol::messages::{Prepare, Run, code};
-use aegis_store::disk::DiskMaker;
+use aegis_store::disk::{self, DiskMaker};
 use aegis_vmm::{End, Machine, MachineSpec, Origin, console_tail};
 use tokio_util::sync::CancellationToken;
 
@@ -347,12 +347,13 @@ fn root_disk(context: &Context, spec: &InstanceSpec) -> Result<Vec<PathBuf>, Sto
 }
 
 pub(crate) async fn make_disk(context: &Context, id: &str, mib: u64) -> Result<(), StopReason> {
-    let (path, size) = (context.home.disk(id), mib << 20);
-    if path.exists() {
-        return Ok(());
-    }
-    let cache = context.home.cache();
-    let made = tokio::task::spawn_blocking(move || DiskMaker::new(cache)?.create(&path, size)).await;
+    let (path, size, cache) = (context.home.disk(id), mib << 20, context.home.cache());
+    let made = tokio::task::spawn_blocking(move || match path.exists() {
+        // It may have been asked to grow, or be that of an older snapshot.
+        true => disk::grow(&path, size),
+        false => DiskMaker::new(cache)?.create(&path, size),
+    })
+    .await;
     match made {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(failed("the instance's disk could not be made", &chain(&error))),

@@ -220,6 +220,23 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), DiskError> {
     partial.link(to)
 }
 
+/// Makes a disk that nobody uses `size_bytes` long, if it is shorter; its file system grows to that when it is next
+/// mounted. After a crash of the host the disk is as long as before, or as long as asked for.
+///
+/// # Errors
+/// [`DiskError::InvalidSize`], [`DiskError::Io`].
+pub fn grow(path: &Path, size_bytes: u64) -> Result<(), DiskError> {
+    if !size_bytes.is_multiple_of(DISK_BLOCK_BYTES) {
+        return Err(DiskError::InvalidSize { size: size_bytes });
+    }
+    let length = fs::metadata(path).map_err(failed("examine", path))?.len();
+    if length >= size_bytes {
+        return Ok(());
+    }
+    let file = OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
+    file.set_len(size_bytes).map_err(failed("resize", path))
+}
+
 /// Makes a disk outlive a crash of the host. Others may write to it meanwhile.
 ///
 /// # Errors

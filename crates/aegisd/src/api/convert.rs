@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use aegis_api::handle;
 use aegis_api::instance::{
-    CreateInstance, ExecRequest, IdleTime, Instance, NextStep, Restart, State, StopReason, TerminalSize,
-    TimedStep, Timings,
+    CreateInstance, DiskUsage, ExecRequest, IdleTime, Instance, NextStep, Restart, State, StopReason,
+    TerminalSize, TimedStep, Timings,
 };
 use aegis_api::ports::{EndpointInfo, Expose, Protocol};
 use aegis_api::words;
 use aegis_guest_protocol::argument::Argument;
-use aegis_guest_protocol::messages;
+use aegis_guest_protocol::messages::{self, DiskUsageReply};
 use aegis_instances::exec::ExecSpec;
 use aegis_instances::kit::KitUse;
 use aegis_instances::lifecycle;
@@ -164,6 +164,17 @@ pub(super) fn instance(app: &App, view: &View) -> Instance {
         secret_keys: spec.secrets.clone(),
         kit: spec.kit.as_ref().map(|kit| kit.name.clone()),
         confinement: Some(aegis_jail::Support::of_host().to_string()),
+        disk_usage: None,
+        pid: app.instances.find(&view.id).ok().and_then(|instance| instance.pid()),
+    }
+}
+
+pub(super) fn disk_usage(usage: DiskUsageReply) -> DiskUsage {
+    DiskUsage {
+        used_bytes: usage.used_bytes,
+        total_bytes: usage.total_bytes,
+        used_inodes: usage.used_inodes,
+        total_inodes: usage.total_inodes,
     }
 }
 
@@ -254,6 +265,12 @@ pub(super) fn names_only(request: &CreateInstance) -> bool {
 
 fn bare(request: &CreateInstance) -> CreateInstance {
     CreateInstance { handle: request.handle.clone(), wait: request.wait, ..CreateInstance::default() }
+}
+
+/// The size of the disk, if a request names nothing else but an existing instance's handle.
+pub(super) fn names_disk(request: &CreateInstance) -> Option<u64> {
+    let disk_mb = request.disk_mb;
+    disk_mb.filter(|_| *request == CreateInstance { disk_mb, ..bare(request) })
 }
 
 /// Whether a request names nothing but an existing instance's handle and directories.

@@ -73,6 +73,10 @@ impl From<InstanceError> for Failure {
             }
             InstanceError::Disk(_) => ApiError::new(ErrorCode::InsufficientResources, text)
                 .hint("is the disk full? see: aegis doctor"),
+            InstanceError::DiskInUse => {
+                ApiError::new(ErrorCode::Conflict, text).hint("stop it first: aegis instance stop")
+            }
+            InstanceError::DiskShrinks { .. } => ApiError::new(ErrorCode::InvalidArgument, text),
             InstanceError::NotCopied(_) => ApiError::new(ErrorCode::CopyRefused, text),
             InstanceError::NotShared(_) => ApiError::new(ErrorCode::CopyRefused, text)
                 .hint("accept that with --share-workspace or --with-secrets"),

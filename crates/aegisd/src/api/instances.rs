@@ -24,7 +24,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::convert::{self, names_directories, names_only, new_spec, parse};
+use super::convert::{self, names_directories, names_disk, names_only, new_spec, parse};
 use super::failure::{Failure, no_such_method};
 use super::{images, kits, workspaces};
 use crate::App;
@@ -90,11 +90,16 @@ pub(super) async fn create(
     let (request, kit) = kits::applied(&app, request).await?;
     let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
     if let Some(existing) = existing {
-        return start_existing(&app, &request, kit, &existing)
-            .await
-            .map(|instance| (StatusCode::OK, instance));
+        let is_meant = is_meant(&app, &request, kit.clone(), &existing)?;
+        // What never ran has nothing of anybody's, and would only keep the name from the next attempt.
+        if is_meant || names_only(&request) || !existing.view().never_ran() {
+            let started = start_existing(&app, &request, is_meant, &existing).await;
+            return started.map(|instance| (StatusCode::OK, instance));
+        }
+        existing.request(Request::Delete).await?;
     }
-    if let (true, Some(handle)) = (names_only(&request), &request.handle) {
+    let names_no_command = names_only(&request) || names_disk(&request).is_some();
+    if let (true, Some(handle)) = (names_no_command, &request.handle) {
         let text = format!("there is no instance {handle:?} to start, and no command to create it with");
         return Err(Failure(ApiError::new(ErrorCode::NotFound, text).hint("give a command after --")));
     }
@@ -158,7 +163,8 @@ fn sees_the_same(request: &CreateInstance, view: &View) -> Result<bool, Failure>
     Ok(names_directories(request) && workspaces::mounts(request)? == known)
 }
 
-/// Whether a request asks for what an instance is. What it may reach may have changed since, unless that is asked for.
+/// Whether a request asks for what an instance is. What it may reach may have changed since, unless that is asked for; and
+/// the size of its disk may change with it.
 fn same_as(
     defaults: &Policy,
     request: &CreateInstance,
@@ -170,6 +176,7 @@ fn same_as(
         // A request names directories; which they were is the instance's affair.
         mount.identity = known.identity;
     }
+    wanted.disk_mib = view.spec.disk_mib;
     let network = &view.spec.network;
     match &request.network {
         None => wanted.network = network.clone(),
@@ -202,20 +209,37 @@ fn same_image(request: &CreateInstance, view: &View) -> Option<PinnedImage> {
     pinned.map(without_env)
 }
 
-async fn start_existing(
+/// Whether a request asks for this instance, and not for another one with its handle.
+fn is_meant(
     app: &App,
     request: &CreateInstance,
     kit: Option<KitUse>,
     existing: &InstanceHandle,
-) -> Result<Json<Instance>, Failure> {
+) -> Result<bool, Failure> {
     let view = existing.view();
-    let same = !request.ephemeral
+    Ok(!request.ephemeral
         && (names_only(request)
+            || names_disk(request).is_some()
             || sees_the_same(request, &view)?
             || same_as(&app.network, request, kit, &view)?)
-        && exposes_nothing_new(request, &view)?;
-    if !same {
+        && exposes_nothing_new(request, &view)?)
+}
+
+async fn start_existing(
+    app: &App,
+    request: &CreateInstance,
+    is_meant: bool,
+    existing: &InstanceHandle,
+) -> Result<Json<Instance>, Failure> {
+    let view = existing.view();
+    if !is_meant {
         return Err(aegis_instances::InstanceError::HandleExists(view.name().to_owned()).into());
+    }
+    if let Some(mebibytes) = request.disk_mb {
+        if mebibytes > view.spec.disk_mib {
+            app.instances.check_disk(mebibytes)?;
+        }
+        existing.grow_disk(mebibytes).await?;
     }
     if !names_only(request) {
         // Whoever names its directories once more means those that are there now.
@@ -249,7 +273,9 @@ pub(super) async fn describe(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Instance>, Failure> {
-    Ok(Json(convert::instance(&app, &app.instances.find(&id)?.view())))
+    let instance = app.instances.find(&id)?;
+    let disk_usage = instance.disk_usage().await.map(convert::disk_usage);
+    Ok(Json(Instance { disk_usage, ..convert::instance(&app, &instance.view()) }))
 }
 
 async fn act(app: &App, id: &str, request: Request, outcome: &str) -> Result<Json<ActionReply>, Failure> {
