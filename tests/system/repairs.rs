@@ -1,8 +1,6 @@
 //! An instance can always be started, looked into and repaired: a full disk that grows, too many processes, a command that
 //! does not exist, tables of names that users edit.
 
-use std::time::Duration;
-
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
 fn text(daemon: &Daemon, name: &str, field: &str) -> String {
@@ -68,7 +66,7 @@ fn who_starts_processes_without_end_is_bounded_and_can_be_looked_at_and_ended() 
     let daemon = Daemon::start();
     let _id = daemon.instance("box", &["sleep", "1000"]);
     let most: u64 = daemon.shell("box", "cat /sys/fs/cgroup/guest/pids.max").parse().unwrap();
-    assert!((1024..=32_768).contains(&most), "{most}");
+    assert!((256..=32_768).contains(&most), "{most}");
     // Sleeping children, so that the processor is left to others. A shell that cannot start one ends.
     let bomb = "while :; do sh -c 'while :; do sleep 900 & done' 2>/dev/null; sleep 1; done";
     let mut bombing = daemon.spawn(&["exec", "box", "--", "sh", "-c", bomb]);
@@ -76,7 +74,7 @@ fn who_starts_processes_without_end_is_bounded_and_can_be_looked_at_and_ended() 
         daemon.aegis(&["exec", "--timeout", "30s", "box", "--", "cat", "/sys/fs/cgroup/guest/pids.current"])
     };
     let full = || count().out().trim().parse::<u64>().is_ok_and(|now| now + 4 >= most);
-    eventually("the group is full", DEADLINE.max(Duration::from_secs(180)), full);
+    eventually("the group is full", DEADLINE, full);
     // Programs that start others find room, too.
     assert_eq!(daemon.shell("box", "for i in 1 2 3; do sh -c 'echo $((1 + 1))'; done | sort -u"), "2");
     let copied = tempfile::tempdir().unwrap();

@@ -23,8 +23,8 @@ const MOST_SPARE: u64 = 128;
 const FOR_EACH_MIB: u64 = 2;
 /// How many must be free for a command of the host to begin there: it may start others itself.
 const ROOM: u64 = 32;
-/// A machine with little memory still runs a build with its many small processes.
-const FEWEST: u64 = 1024;
+/// A machine with little memory still runs a build with its small processes.
+const FEWEST: u64 = 256;
 /// What the kernel numbers by default.
 const MOST: u64 = 32_768;
 
@@ -88,10 +88,10 @@ mod tests {
 
     #[test]
     fn the_bound_follows_the_memory_between_its_ends() {
-        for (kib, most) in [("65536", 1024), ("500000", 1024), ("2097152", 4096), ("67108864", 32_768)] {
+        for (kib, most) in [("65536", 256), ("500000", 976), ("2097152", 4096), ("67108864", 32_768)] {
             assert_eq!(bound(&format!("MemTotal:  {kib} kB\nMemFree: 1 kB\n")), most);
         }
-        assert_eq!(bound("nonsense"), 1024);
+        assert_eq!(bound("nonsense"), 256);
     }
 
     #[test]
