@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
-use aegis_tests::Daemon;
+use aegis_tests::{DEADLINE, Daemon, eventually};
 use serde_json::Value;
 
 /// What `/metrics` says, as text.
@@ -85,4 +85,34 @@ fn connections_bytes_wakes_and_execs_are_counted() {
     assert!(stats[0]["memory_bytes"].as_u64().unwrap() > 0);
     let table = daemon.ok(&["stats", "web"]);
     assert!(table.contains("INSTANCE") && table.contains("web") && table.contains("running"), "{table}");
+}
+
+/// Memory of the daemon that is no file's, MiB.
+fn resident_mib(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn a_burst_of_connections_leaves_no_memory_taken() {
+    let daemon = Daemon::none();
+    daemon.up();
+    let before = resident_mib(&daemon);
+    let socket = daemon.root().join("aegisd.sock");
+    for _ in 0..3 {
+        let burst: Vec<_> = (0..600)
+            .map(|_| {
+                let mut connection = UnixStream::connect(&socket).unwrap();
+                connection.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                connection
+            })
+            .collect();
+        drop(burst);
+    }
+    let mut after = 0;
+    eventually("it is given back", DEADLINE, || {
+        after = resident_mib(&daemon);
+        after <= before + 20
+    });
 }

@@ -9,6 +9,7 @@ pub mod child;
 pub mod confine;
 pub mod ext4;
 pub mod guest;
+pub mod heap;
 pub mod listening;
 pub mod loops;
 pub mod namespace;

@@ -44,6 +44,10 @@ use tokio_util::task::TaskTracker;
 const GATEWAY: &str = "aegis-gateway";
 /// How often files without an owner are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
+/// How often memory that is free is looked for.
+const TRIM_PERIOD: Duration = Duration::from_secs(20);
+/// How much of it is kept, bytes: the next burst finds it.
+const MOST_FREE: usize = 8 << 20;
 /// How long clients may take for their last frames when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Threads for work that blocks.
@@ -360,7 +364,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     Ok(closed?)
 }
 
-/// Listens for signals, and sweeps every hour.
+/// Listens for signals, sweeps every hour, and gives back what bursts of connections took.
 async fn background(instances: Instances, end: End) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -369,11 +373,17 @@ async fn background(instances: Instances, end: End) {
     };
     let mut sweep = tokio::time::interval(SWEEP_PERIOD);
     sweep.reset();
+    let mut trim = tokio::time::interval(TRIM_PERIOD);
+    trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = terminate.recv() => end.want(false),
             _ = interrupt.recv() => end.want(false),
             _ = sweep.tick() => instances.sweep().await,
+            _ = trim.tick() => {
+                // It looks at each arena, and so takes its time after a burst.
+                let _done = tokio::task::spawn_blocking(|| aegis_sys::heap::give_back(MOST_FREE)).await;
+            }
         }
     }
 }
