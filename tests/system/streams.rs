@@ -154,3 +154,31 @@ fn floods_out_of_exec_arrive_whole() {
         assert!(daemon.ok(&["instance", "delete", "box"]).contains("deleted"));
     }
 }
+
+#[test]
+fn what_is_detached_goes_on_by_itself_and_keeps_nobody_awake() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    let server = ["exec", "-d", "box", "--", "sh", "-c", "echo begun; exec python3 -m http.server 8123"];
+    let name = daemon.ok(&server);
+    assert!(name.starts_with("exec-") && name.lines().count() == 1, "{name}");
+    let get =
+        "curl -sS --retry 20 --retry-connrefused --retry-delay 1 -o /dev/null 127.0.0.1:8123 && echo served";
+    assert_eq!(daemon.shell("box", get), "served");
+    assert!(daemon.ok(&["logs", "box"]).contains("begun"));
+    eventually("its output is logged", DEADLINE, || daemon.ok(&["logs", "box"]).contains("GET / HTTP"));
+    assert_eq!(daemon.info("box").unwrap()["kept_awake_by"], serde_json::json!([]));
+    // Also without the daemon that started it, and with nobody who takes its output.
+    daemon.crash();
+    daemon.up();
+    for _ in 0..3 {
+        assert_eq!(daemon.shell("box", get), "served");
+    }
+    let timed = ["exec", "-d", "--timeout", "1s", "box", "--", "sleep", "777"];
+    assert_eq!(daemon.aegis(&timed).code, 0);
+    let sleeps = "grep -lx 'sleep' /proc/[0-9]*/comm 2>/dev/null | while read f; do tr '\\0' ' ' < ${f%comm}cmdline; done | grep -c 777; true";
+    eventually("its time is over", DEADLINE, || daemon.shell("box", sleeps) == "0");
+    let none = daemon.aegis(&["exec", "-d", "box", "--", "nosuchcmd"]);
+    assert_eq!(none.code, 127, "{}", none.err());
+    assert_eq!(daemon.aegis(&["exec", "-d", "-i", "box", "--", "cat"]).code, 2);
+}

@@ -418,6 +418,9 @@ pub struct ExecRequest {
     /// If the instance is stopped and not disabled, execute it in a machine with the instance's file systems that does
     /// not run its command, and ends with this process, which finds `AEGIS_AT_REST` in its environment.
     pub at_rest: bool,
+    /// Reply when it has been executed, with the first line alone (202). It goes on by itself, its output goes to the log, and it
+    /// does not keep the instance awake.
+    pub detach: bool,
 }
 
 /// Body of `POST /v1/instances/{id}/signal`.

@@ -410,6 +410,9 @@ pub struct Exec {
     /// Its streams.
     #[command(flatten)]
     pub interaction: Interaction,
+    /// Return when the command has been executed; it goes on, and its output goes to the log
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    pub detach: bool,
     /// Set an environment variable; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::environment)]
     pub env: Vec<Environment>,

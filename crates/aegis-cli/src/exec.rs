@@ -7,7 +7,7 @@ use tokio::time::{Duration, Instant};
 use crate::Context;
 use crate::arguments::{Exec, Interaction};
 use crate::failure::{AEGIS_FAILED, Failure};
-use crate::output::{READER_GONE, say};
+use crate::output::{self, READER_GONE, say};
 use crate::run::{environment, words};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
 use crate::terminal::{self, Changed};
@@ -35,9 +35,17 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
         stdin: interactive,
         unlogged: false,
         at_rest: false,
+        detach: arguments.detach,
     };
     let mut interrupts = Interrupts::listen()?;
-    let client = context.client();
+    let mut client = context.client();
+    if request.detach {
+        let started = tokio::select! {
+            started = client.exec_detached(&arguments.instance, &request) => started,
+            number = interrupts.next() => return Ok(ended_by(number)),
+        };
+        return output::line(started.map_err(|error| Failure::from(error).of_process())?.exec_id);
+    }
     let opened = tokio::select! {
         opened = client.exec(&arguments.instance, &request) => opened,
         number = interrupts.next() => return Ok(ended_by(number)),

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use aegis_api::error::ApiError;
 use aegis_api::instance::{ActionReply, CreateInstance, ExecRequest, Instance, PruneReply, SignalRequest};
 use aegis_api::kit::{Kit, ValidateKit};
+use aegis_api::logs::ExecLine;
 use aegis_api::network::{CheckReply, CheckRequest, Group, NetworkInfo, NetworkPolicy, RuleRequest};
 use aegis_api::ports::{EndpointInfo, Expose, ExposeRequest};
 use aegis_api::secret::{RekeyReply, SecretReply, SecretValue};
@@ -494,6 +495,14 @@ impl Client {
         exec: &ExecRequest,
     ) -> Result<(ProcessReader, ProcessWriter), ClientError> {
         self.upgrade(&instance_path(name, "/exec"), Body::json(Some(exec))?).await
+    }
+
+    /// Executes a process that goes on by itself: `exec.detach` is to be set.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn exec_detached(&mut self, name: &str, exec: &ExecRequest) -> Result<ExecLine, ClientError> {
+        self.send(Method::POST, &instance_path(name, "/exec"), Some(exec)).await
     }
 
     /// Connects to the standard streams of an instance's command, of whose output the first bytes are `held`.

@@ -224,6 +224,9 @@ pub struct Exec {
     pub io: u32,
     /// Stream of its standard error; silent with a terminal.
     pub err: u32,
+    /// Whether it goes on without the session, and its output is dropped then; else it is hung up. Since version 9.
+    #[serde(default)]
+    pub detached: bool,
 }
 
 /// Connects a stream to a TCP port of the guest: `127.0.0.1`, then `::1`. Answered when it is connected; the stream's

@@ -495,7 +495,7 @@ impl Shared {
         let mut outputs = Vec::new();
         let mut send = |from, stream: &Rc<Stream>| {
             let (stream, streams, ended) = (Rc::clone(stream), self.streams.clone(), child.ended.clone());
-            outputs.push(tokio::task::spawn_local(pump::output(from, stream, streams, ended)));
+            outputs.push(tokio::task::spawn_local(pump::output(from, stream, streams, ended, exec.detached)));
         };
         let input = match child.ends {
             Ends::Terminal(terminal) => {
@@ -518,23 +518,24 @@ impl Shared {
         if let Some(input) = input {
             tokio::task::spawn_local(pump::input(Rc::clone(io), self.streams.clone(), input, false));
         }
-        let watcher = Rc::clone(self).await_exec(exec.exec_id, exit, Rc::clone(io), Rc::clone(err), outputs);
+        let (streams, exec) = ((Rc::clone(io), Rc::clone(err)), (exec.exec_id, exec.detached));
+        let watcher = Rc::clone(self).await_exec(exec, exit, streams, outputs);
         tokio::task::spawn_local(watcher);
         Ok(Started { pid })
     }
 
-    /// Reports an exec's end after its output. One whose client has gone is hung up, as a terminal's would be.
+    /// Reports an exec's end after its output. One whose client has gone is hung up, as a terminal's would be, unless it is
+    /// detached.
     async fn await_exec(
         self: Rc<Self>,
-        exec_id: u64,
+        (exec_id, detached): (u64, bool),
         mut exit: watch::Receiver<Option<messages::ExitStatus>>,
-        io: Rc<Stream>,
-        err: Rc<Stream>,
+        (io, err): (Rc<Stream>, Rc<Stream>),
         outputs: Vec<tokio::task::JoinHandle<()>>,
     ) {
         tokio::select! {
             _ = exit.wait_for(Option::is_some) => {}
-            () = io.reset() => {
+            () = io.reset(), if !detached => {
                 // It may have ended in this very moment.
                 let _gone = self.processes.signal(Target::Exec(exec_id), 1);
             }

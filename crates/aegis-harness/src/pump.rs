@@ -71,14 +71,22 @@ async fn wait(from: &AsyncFd<OwnedFd>, ended: &mut Ended) {
 /// Sends a terminal's or pipe's output to a stream of the session, then its end.
 ///
 /// What a process leaves behind in the background may go on writing into its pipe: that is read and dropped from then on,
-/// since a write into a closed pipe would end it. A terminal is hung up, as usual.
-pub async fn output(from: Rc<AsyncFd<OwnedFd>>, stream: Rc<Stream>, streams: Streams, ended: Ended) {
-    if matches!(copy_output(&from, &stream, &streams, ended).await, Ok(())) {
+/// since a write into a closed pipe would end it. So may one that is `detached`, when the session is over. A terminal is hung
+/// up, as usual.
+pub async fn output(
+    from: Rc<AsyncFd<OwnedFd>>,
+    stream: Rc<Stream>,
+    streams: Streams,
+    ended: Ended,
+    detached: bool,
+) {
+    let copied = copy_output(&from, &stream, &streams, ended).await;
+    if copied.is_ok() {
         let _over = streams.outlet().send(stream.epoch(), Frame::bare(Kind::Eof, stream.id())).await;
-        if rustix::pipe::fcntl_getpipe_size(from.get_ref()).is_ok() {
-            // Ends with the last process that has the pipe.
-            tokio::task::spawn_local(drop_rest(from));
-        }
+    }
+    if (copied.is_ok() || detached) && rustix::pipe::fcntl_getpipe_size(from.get_ref()).is_ok() {
+        // Ends with the last process that has the pipe.
+        tokio::task::spawn_local(drop_rest(from));
     }
 }
 

@@ -23,6 +23,8 @@ pub struct ExecSpec {
     pub tty: Option<TerminalSize>,
     /// Whether standard input is connected.
     pub stdin: bool,
+    /// Whether it goes on without anybody who waits for it.
+    pub detached: bool,
 }
 
 impl ExecSpec {

@@ -198,7 +198,10 @@ impl InstanceHandle {
         check_process(&process.command, &process.env, &process.workdir)?;
         let begun = Instant::now();
         let (stay, session) = self.awake().await?;
-        let handle = session.exec(process, stay).await?;
+        let handle = match exec.detached {
+            true => session.exec_detached(process).await?,
+            false => session.exec(process, stay).await?,
+        };
         self.reference.measures.executed(begun.elapsed());
         Ok((handle, session))
     }

@@ -88,8 +88,8 @@ pub struct ExecHandle {
     pub err: GuestStream,
     /// How it ended, once it has.
     pub exited: oneshot::Receiver<ExitStatus>,
-    /// Keeps the instance awake meanwhile.
-    pub stay: Stay,
+    /// Keeps the instance awake meanwhile, unless it is detached.
+    pub stay: Option<Stay>,
 }
 
 impl Session {
@@ -156,6 +156,18 @@ impl Session {
     /// # Errors
     /// The guest's, or the link's; [`code::VERSION`] if the guest is older than words that are no text.
     pub async fn exec(&self, process: Process, stay: Stay) -> Result<ExecHandle, LinkError> {
+        self.execute(process, false).await.map(|handle| ExecHandle { stay: Some(stay), ..handle })
+    }
+
+    /// Starts a process beside the command that goes on whoever waits for it, and keeps nothing awake.
+    ///
+    /// # Errors
+    /// As for [`Session::exec`].
+    pub async fn exec_detached(&self, process: Process) -> Result<ExecHandle, LinkError> {
+        self.execute(process, true).await
+    }
+
+    async fn execute(&self, process: Process, detached: bool) -> Result<ExecHandle, LinkError> {
         if self.version < ANY_WORDS && process.command.iter().any(|word| word.to_str().is_none()) {
             let text = "the guest was started by an older version of Aegis, to which words that are no UTF-8 \
                         cannot be passed; restart the instance";
@@ -166,9 +178,9 @@ impl Session {
         let (tell, exited) = oneshot::channel();
         // Before the call: a quick process ends before its answer is here.
         self.execs().insert(exec_id, tell);
-        let call = Exec { exec_id, process, io: io.id(), err: err.id() };
+        let call = Exec { exec_id, process, io: io.id(), err: err.id(), detached };
         match self.link.call(&call).await {
-            Ok(_started) => Ok(ExecHandle { exec_id, io: Arc::new(io), err, exited, stay }),
+            Ok(_started) => Ok(ExecHandle { exec_id, io: Arc::new(io), err, exited, stay: None }),
             Err(error) => {
                 self.execs().remove(&exec_id);
                 Err(error)

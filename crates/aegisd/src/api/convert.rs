@@ -292,5 +292,6 @@ pub(super) fn exec_spec(request: ExecRequest) -> Result<ExecSpec, Failure> {
         user: request.user,
         tty: request.tty.map(size),
         stdin: request.stdin,
+        detached: request.detach,
     })
 }

@@ -90,6 +90,7 @@ fn upgrade<F: Future<Output = ()> + Send + 'static>(
     params(("id" = String, description = "Id or handle.")),
     responses((status = 101, description = "Frames follow."),
         (status = 200, content_type = "application/x-ndjson", body = ExecLine),
+        (status = 202, description = "Detached.", body = ExecLine),
         (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 422, body = ErrorBody)))]
 pub(super) async fn exec(
@@ -105,7 +106,12 @@ pub(super) async fn exec(
     let wanted: ExecRequest = parse(&body.to_bytes())?;
     let timeout = wanted.timeout_ms.map(Duration::from_millis);
     let logged = wanted.tty.is_none() && !wanted.unlogged;
-    let at_rest = wanted.at_rest;
+    let (at_rest, detach) = (wanted.at_rest, wanted.detach);
+    if detach && (at_rest || upgraded || wanted.tty.is_some() || wanted.stdin) {
+        let text =
+            "what is detached has no terminal, no input and no connection, and takes a running instance";
+        return Err(Failure::invalid(text));
+    }
     let spec = exec_spec(wanted)?;
     let (process, session, upkeep) = if at_rest {
         app.instances.exec_at_rest(&instance, &spec).await?
@@ -122,6 +128,11 @@ pub(super) async fn exec(
         timeout,
         _upkeep: upkeep,
     };
+    if detach {
+        let started = running.first_line();
+        app.streams.spawn(running.keep());
+        return Ok((StatusCode::ACCEPTED, axum::Json(started)).into_response());
+    }
     if upgraded {
         let request = Request::from_parts(parts, Body::empty());
         return Ok(upgrade(&app, request, |incoming, outgoing| running.serve(incoming, outgoing)));
@@ -258,6 +269,30 @@ impl Running {
         }
     }
 
+    /// Says that it has been executed.
+    fn first_line(&self) -> ExecLine {
+        let started_at = Some(jiff::Timestamp::now().to_string());
+        ExecLine { exec_id: self.name.clone(), started_at, ..ExecLine::default() }
+    }
+
+    /// Logs the process's output until it has ended.
+    async fn keep(mut self) {
+        // Without input to come, the process sees the end of it at once.
+        let _over = self.process.io.finish().await;
+        let limit = Limit::begin(Arc::clone(&self.session), Target::Exec(self.process.exec_id), self.timeout);
+        let mut reading = Reading::default();
+        loop {
+            tokio::select! {
+                next = self.next(&mut reading) => match next {
+                    Next::Said(_) => self.taken(&mut reading).await,
+                    Next::Ended => break,
+                },
+                () = limit.given_up() => break,
+            }
+        }
+        let _code = self.exit_code(&limit).await;
+    }
+
     /// Tells the process's output as JSON lines.
     async fn narrate(mut self, mut sender: http_body_util::channel::Sender<Bytes>) {
         let name = self.name.clone();
@@ -267,8 +302,7 @@ impl Running {
             json.push(b'\n');
             Bytes::from(json)
         };
-        let started_at = Some(jiff::Timestamp::now().to_string());
-        if sender.send_data(line(ExecLine { started_at, ..ExecLine::default() })).await.is_err() {
+        if sender.send_data(line(self.first_line())).await.is_err() {
             return;
         }
         // Without input to come, the process sees the end of it at once.
