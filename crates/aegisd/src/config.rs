@@ -32,7 +32,7 @@ pub struct Config {
     /// Registries, proxy and limits of images.
     pub images: ImageConfig,
     /// What instances may reach that were told nothing else.
-    pub network: Policy,
+    pub network: NetworkDefaults,
     /// The proxy through which instances reach the internet; without it `HTTPS_PROXY` of the daemon counts.
     pub proxy: Option<String>,
     /// Whether the session's keyring may keep what opens the secrets.
@@ -104,6 +104,16 @@ struct NetworkFile {
     default: Preset,
     rules: Vec<Rule>,
     proxy: Option<String>,
+    trust_host_cas: bool,
+}
+
+/// The network of instances that ask for nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkDefaults {
+    /// What they may reach.
+    pub policy: Policy,
+    /// Whether they trust the certificate authorities that the host trusts.
+    pub trust_host_cas: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -214,9 +224,10 @@ impl Config {
             disk_budget: bytes("images.disk_budget", images.disk_budget.as_deref())?,
             max_unpacked: bytes("images.max_unpacked", images.max_unpacked.as_deref())?,
         };
-        let NetworkFile { default, rules, proxy } = network;
-        let network = Policy { default, rules };
-        network.check().map_err(|error| format!("network: {error}"))?;
+        let NetworkFile { default, rules, proxy, trust_host_cas } = network;
+        let policy = Policy { default, rules };
+        policy.check().map_err(|error| format!("network: {error}"))?;
+        let network = NetworkDefaults { policy, trust_host_cas };
         let budget = match templates.budget.as_deref() {
             Some("off") => Some(0),
             text => bytes("templates.budget", text)?,
@@ -270,7 +281,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
-            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\", \"cgroup\"]\ncgroup = \"/sys/fs/cgroup/aegis\"\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\nrules = [\"allow *.example.org:443\"]";
+            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\", \"cgroup\"]\ncgroup = \"/sys/fs/cgroup/aegis\"\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\ntrust_host_cas = true\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = RestDefaults {
             pause: After::Ms(5000),
@@ -278,10 +289,11 @@ mod tests {
             stop: After::Never,
             connections: After::Ms(3_600_000),
         };
-        let network = Policy {
+        let policy = Policy {
             default: aegis_policy::Preset::None,
             rules: vec!["allow *.example.org:443".parse().unwrap()],
         };
+        let network = NetworkDefaults { policy, trust_host_cas: true };
         assert_eq!(
             config,
             Config {

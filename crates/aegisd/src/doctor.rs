@@ -14,6 +14,7 @@ use aegis_vmm::qemu::Qemu;
 use aegis_vmm::{Architecture, Vmm};
 
 use crate::api::disk_info;
+use crate::authorities;
 use crate::environment::Environment;
 
 /// Memory below which not even one default instance is comfortable, MiB.
@@ -32,6 +33,7 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
         confinement(environment),
         gateway(),
         filesystem_tools(home),
+        certificates(environment),
         memory(),
         disk(home, environment.instances.disk),
         daemon(home),
@@ -132,6 +134,25 @@ fn filesystem_tools(home: &Home) -> Finding {
             .map(|tools| tools.mkfs.display().to_string())
             .map_err(|error| (error.to_string(), "install it: apt-get install e2fsprogs")),
     )
+}
+
+/// Authorities of the host's own are no fault, and the usual cause of TLS errors in instances.
+fn certificates(environment: &Environment) -> Finding {
+    let Some(names) = authorities::of_host() else {
+        return finding("certificates", Ok("this host has no authorities of its own".to_owned()));
+    };
+    if environment.network.trust_host_cas {
+        let detail = format!("instances trust those of this host: {names} ([network] trust_host_cas)");
+        return finding("certificates", Ok(detail));
+    }
+    let mut found = finding(
+        "certificates",
+        Ok(format!("this host has authorities of its own: {names}; instances do not trust them")),
+    );
+    let remedy = "if programs in instances report certificate errors: --trust-host-cas, or for all of them in config.toml: \
+                  [network] trust_host_cas = true";
+    found.remedy = Some(remedy.to_owned());
+    found
 }
 
 fn memory() -> Finding {

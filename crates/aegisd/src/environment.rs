@@ -8,12 +8,13 @@ use std::time::Duration;
 use aegis_images::Settings;
 use aegis_instances::Config;
 use aegis_jail::Layer;
-use aegis_policy::Policy;
+
 use aegis_router::Admission;
 use aegis_store::home::{Home, check_trusted};
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
 
+use crate::config::NetworkDefaults;
 use crate::resolvers::ProxySettings;
 use crate::{DaemonError, config};
 
@@ -35,7 +36,7 @@ pub struct Environment {
     /// Whom it serves there.
     pub admission: Admission,
     /// What instances may reach that were told nothing else.
-    pub network: Policy,
+    pub network: NetworkDefaults,
     /// The host's own proxy, through which instances reach the internet.
     pub proxy: Option<ProxySettings>,
     /// Settings of images.

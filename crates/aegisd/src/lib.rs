@@ -1,6 +1,7 @@
 //! The daemon: HTTP API handlers and the composition of all parts.
 
 mod api;
+mod authorities;
 pub mod config;
 pub mod doctor;
 pub mod environment;
@@ -22,7 +23,7 @@ use aegis_images::{ImageError, Images};
 use aegis_instances::ports::Ingress;
 use aegis_instances::{InstanceError, Instances, Surroundings};
 use aegis_jail::{Layer, Support};
-use aegis_policy::Policy;
+
 use aegis_router::{Admission, Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
 use aegis_store::registry::{Registry, RegistryError};
@@ -30,6 +31,7 @@ use aegis_store::secrets::{Keyring, SecretError, Secrets};
 use aegis_store::workspaces::Workspaces;
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
+use config::NetworkDefaults;
 use environment::Environment;
 use ingress::{Guests, PublicPorts};
 use keyring::SessionKeyring;
@@ -125,7 +127,7 @@ pub(crate) struct App {
     pub(crate) home: Arc<str>,
     pub(crate) started: Instant,
     /// What instances may reach that were told nothing else.
-    pub(crate) network: Arc<Policy>,
+    pub(crate) network: Arc<NetworkDefaults>,
     /// Where the name router listens, if it does.
     pub(crate) names: Option<SocketAddr>,
     /// What users should know of how it has begun.

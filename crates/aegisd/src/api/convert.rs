@@ -23,7 +23,7 @@ use aegis_instances::root::PinnedImage;
 use aegis_instances::secret::ALL;
 use aegis_instances::spec::{self, InstanceSpec};
 use aegis_instances::{StopReason as Reason, View};
-use aegis_policy::Policy;
+
 use aegis_store::secrets::names;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 use super::failure::Failure;
 use super::{network, workspaces};
 use crate::App;
+use crate::config::NetworkDefaults;
 
 /// A body as JSON; an empty one counts as `{}`.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
@@ -192,7 +193,7 @@ pub(super) fn new_spec(
     rootfs: String,
     image: Option<PinnedImage>,
     kit: Option<KitUse>,
-    defaults: &Policy,
+    defaults: &NetworkDefaults,
 ) -> Result<InstanceSpec, Failure> {
     if let Some(name) = &request.handle {
         check_handle(name)?;

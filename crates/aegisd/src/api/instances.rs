@@ -15,7 +15,7 @@ use aegis_instances::network::groups::Membership;
 use aegis_instances::ports::additions;
 use aegis_instances::root::PinnedImage;
 use aegis_instances::secret::SecretValues;
-use aegis_policy::Policy;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -28,6 +28,7 @@ use super::convert::{self, names_directories, names_disk, names_only, new_spec, 
 use super::failure::{Failure, no_such_method};
 use super::{images, kits, workspaces};
 use crate::App;
+use crate::config::NetworkDefaults;
 
 /// Filter of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -166,7 +167,7 @@ fn sees_the_same(request: &CreateInstance, view: &View) -> Result<bool, Failure>
 /// Whether a request asks for what an instance is. What it may reach may have changed since, unless that is asked for; and
 /// the size of its disk may change with it.
 fn same_as(
-    defaults: &Policy,
+    defaults: &NetworkDefaults,
     request: &CreateInstance,
     kit: Option<KitUse>,
     view: &View,

@@ -30,6 +30,7 @@ use utoipa::IntoParams;
 use super::convert::{parse, timestamp};
 use super::failure::Failure;
 use crate::App;
+use crate::config::NetworkDefaults;
 
 /// How long the host may take to resolve a name that is checked.
 const LOOK_UP: Duration = Duration::from_secs(5);
@@ -56,11 +57,12 @@ fn check_group(name: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// For the first part that makes no sense.
-pub(super) fn spec(request: &CreateInstance, defaults: &Policy) -> Result<NetworkSpec, Failure> {
+pub(super) fn spec(request: &CreateInstance, defaults: &NetworkDefaults) -> Result<NetworkSpec, Failure> {
     let Some(NetworkRequest { default, rules, host_ports, limits, trust_host_cas, groups }) =
         &request.network
     else {
-        return Ok(NetworkSpec { policy: defaults.clone(), ..NetworkSpec::default() });
+        let NetworkDefaults { policy, trust_host_cas } = defaults.clone();
+        return Ok(NetworkSpec { policy, trust_host_cas, ..NetworkSpec::default() });
     };
     groups.iter().try_for_each(|group| check_group(group))?;
     let default = default.as_deref().map(str::parse).transpose().map_err(malformed)?;
@@ -69,11 +71,11 @@ pub(super) fn spec(request: &CreateInstance, defaults: &Policy) -> Result<Networ
     let bounds = Limits::default();
     Ok(NetworkSpec {
         policy: Policy {
-            default: default.unwrap_or(defaults.default),
-            rules: rules.transpose().map_err(malformed)?.unwrap_or_else(|| defaults.rules.clone()),
+            default: default.unwrap_or(defaults.policy.default),
+            rules: rules.transpose().map_err(malformed)?.unwrap_or_else(|| defaults.policy.rules.clone()),
         },
         host_ports: host_ports.clone(),
-        trust_host_cas: *trust_host_cas,
+        trust_host_cas: *trust_host_cas || defaults.trust_host_cas,
         // Its places in them are found when it is made.
         groups: Vec::new(),
         limits: Limits {
