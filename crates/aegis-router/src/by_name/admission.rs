@@ -309,7 +309,7 @@ mod tests {
             "http://web.localhost:8099",
             "http://localhost:3000",
             "https://127.0.0.1",
-            "http://web--8080.localhost",
+            "http://8080--web.localhost",
             "http://ui.web.localhost",
         ] {
             assert_eq!(socket(own), Ok(()), "{own}");
@@ -321,7 +321,7 @@ mod tests {
             "http://localhost.evil.example",
             "",
             "http://other.localhost:8099",
-            "http://other--80.localhost",
+            "http://80--other.localhost",
             "http://web.other.localhost",
         ] {
             assert_eq!(socket(foreign), Err(Denied::ForeignPage), "{foreign}");
