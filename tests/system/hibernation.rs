@@ -309,3 +309,30 @@ fn an_instance_with_secrets_never_goes_to_disk() {
     becomes(&daemon, "web", "stopped");
     assert!(memories(&daemon).is_empty());
 }
+
+#[test]
+fn an_exec_that_runs_is_hung_up_when_its_instance_goes_to_disk_and_keeps_nothing_awake() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    let plain = daemon.spawn(&["exec", "box", "--", "sh", "-c", "echo runs > /tmp/plain; sleep 1000"]);
+    let line = ["exec", "-i", "box", "--", "sh", "-c", "echo runs > /tmp/fed; cat"];
+    let mut fed = daemon.command(&line).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let stdin = fed.stdin.take().unwrap();
+    let both = "test -s /tmp/plain -a -s /tmp/fed";
+    eventually("both run", DEADLINE, || daemon.aegis(&["exec", "box", "--", "sh", "-c", both]).code == 0);
+    let _out = daemon.ok(&["instance", "hibernate", "box"]);
+    for exec in [plain, fed] {
+        let done = aegis_tests::wait(exec, None);
+        assert!(
+            done.code != 0 && done.err().contains("the instance stopped"),
+            "{}: {}",
+            done.code,
+            done.err()
+        );
+    }
+    drop(stdin);
+    assert_eq!(daemon.shell("box", "echo awake"), "awake");
+    eventually("nothing keeps it awake", DEADLINE, || {
+        daemon.ok(&["instance", "info", "box"]).contains("Awake for:   -")
+    });
+}

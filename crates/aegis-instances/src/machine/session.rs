@@ -92,6 +92,16 @@ pub struct ExecHandle {
     pub stay: Option<Stay>,
 }
 
+/// Whoever waits for an exec learns that nobody will ever tell, when a conversation is over or given up: a machine that goes to
+/// disk says no word of it.
+struct Untold<'s>(&'s Session);
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.0.execs().clear();
+    }
+}
+
 impl Session {
     /// Connects to the guest of `machine`. Waits while it boots. A guest that has not heard what was said is asked once more.
     pub(crate) async fn open(
@@ -200,13 +210,12 @@ impl Session {
 
     /// Carries output and news until the session is over.
     pub(crate) async fn converse(&self, events: Events, output: &Output, tell: &Teller) {
+        let _told = Untold(self);
         tokio::join!(
             self.pump(&self.stdin, Which::Stdout, output),
             self.pump(&self.stderr, Which::Stderr, output),
             self.hear(events, tell),
         );
-        // Whoever waits for an exec learns that nobody will ever tell.
-        self.execs().clear();
     }
 
     async fn pump(&self, stream: &GuestStream, which: Which, output: &Output) {
@@ -232,6 +241,7 @@ impl Session {
 
     /// Hears of execs alone, until the session is over: of a guest that has no command and no actor.
     pub(crate) async fn attend(&self, mut events: Events) {
+        let _told = Untold(self);
         while let Some(EventNote { seq, event }) = events.recv().await {
             match event {
                 GuestEvent::ExecExited { exec_id, status } => self.exec_exited(exec_id, status),
@@ -241,7 +251,6 @@ impl Session {
             // A session that is over needs no acknowledgement.
             let _over = self.link.acknowledge(seq).await;
         }
-        self.execs().clear();
     }
 
     async fn hear(&self, mut events: Events, tell: &Teller) {
