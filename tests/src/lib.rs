@@ -4,6 +4,7 @@
 
 pub mod lab;
 pub mod registry;
+pub mod servers;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};

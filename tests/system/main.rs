@@ -10,6 +10,7 @@ mod commands;
 mod control_groups;
 mod copies;
 mod crashes;
+mod databases;
 mod differential;
 mod documents;
 mod events;
