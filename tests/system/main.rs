@@ -12,6 +12,7 @@ mod copies;
 mod crashes;
 mod databases;
 mod differential;
+mod docker;
 mod documents;
 mod events;
 mod fake;
