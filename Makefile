@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help all run deps aegisd aegis harness kernel base-rootfs aarch64 test unit integration fuzz bench lint deny docs clean
+.PHONY: help all run deps aegisd aegis harness kernel base-rootfs aarch64 test unit integration servers fuzz bench lint deny docs clean
 
 export AEGIS_ASSETS ?= $(HOME)/.aegis
 export CARGO_TERM_QUIET ?= false
@@ -56,6 +56,10 @@ integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@tests/grpc/build
 	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 	tests/as-user takeover named_directories isolation
+
+servers: all ## Tests with real databases and Docker, some minutes more than the others take
+	@scripts/dependencies test
+	@cargo test --package aegis-tests -- --ignored --test-threads 1 databases:: docker::
 
 fuzz: ## Feed each parser of untrusted bytes what coverage finds; FUZZ_SECONDS=60 for longer, FUZZ=NAME for some
 	@fuzz/run $${FUZZ_SECONDS:-10} $(FUZZ)

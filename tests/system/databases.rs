@@ -108,6 +108,7 @@ fn port(daemon: &Daemon, name: &str) -> u16 {
 }
 
 #[test]
+#[ignore = "takes minutes: make servers"]
 fn transactions_of_pgbench_end_once_and_agree_through_pauses_hibernation_and_death_of_the_machine() {
     let Some(lab) = Lab::start() else { return };
     let (daemon, each) = (&lab.daemon, 500);
@@ -140,6 +141,7 @@ fn transactions_of_pgbench_end_once_and_agree_through_pauses_hibernation_and_dea
 }
 
 #[test]
+#[ignore = "takes minutes: make servers"]
 fn no_acknowledged_write_is_lost_and_none_that_a_restore_took_back_is_there() {
     let Some(lab) = Lab::start() else { return };
     let daemon = &lab.daemon;

@@ -49,6 +49,7 @@ fn serves(daemon: &Daemon, from: &str) {
 }
 
 #[test]
+#[ignore = "takes minutes: make servers"]
 fn docker_works_with_its_defaults_and_its_containers_survive_hibernation() {
     let Some(daemon) = docker() else { return };
     let shell = |script: &str| daemon.shell("box", script);

@@ -58,7 +58,7 @@ fn a_guest_of_another_era_is_refused_with_both_versions() {
     ]);
     let done = daemon.aegis(&["instance", "start", "--name", "box", "--", "true"]);
     assert_eq!(done.code, 1);
-    let expected = "host speaks protocol 1 to 8, guest 7000 to 9000";
+    let expected = "host speaks protocol 1 to 9, guest 7000 to 9000";
     assert!(done.err().contains(expected), "{}", done.err());
     let info = daemon.info("box").unwrap();
     assert!(info["stop_reason"]["message"].as_str().unwrap().contains(expected), "{info}");
