@@ -134,6 +134,8 @@ fn a_command_that_ends_leaves_its_exit_code_reason_and_log() {
         "Lives until",
         "Condition",
         "Confinement",
+        "Disk",
+        "Pid",
     ];
     assert_eq!(labels, expected);
     let logs = daemon.aegis(&["logs", &id]);

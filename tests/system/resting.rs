@@ -121,12 +121,12 @@ fn processes_stand_still_before_their_machine_and_go_on_after_its_clock_is_right
     let daemon = Daemon::start();
     let own = "mkdir /sys/fs/cgroup/own; sh -c 'echo $$ > /sys/fs/cgroup/own/cgroup.procs; exec sleep infinity' & exec sleep infinity";
     let id = daemon.instance("box", &["sh", "-c", own]);
-    let look = "cd /sys/fs/cgroup; for g in guest own; do cat $g/cgroup.freeze; wc -l < $g/cgroup.procs; done; cat /proc/1/cgroup";
+    let look = "cd /sys/fs/cgroup; for g in guest/frozen own; do cat $g/cgroup.freeze; wc -l < $g/cgroup.procs; done; cat /proc/1/cgroup";
     let there = "until grep -q . /sys/fs/cgroup/own/cgroup.procs; do sleep 0.1; done";
     assert_eq!(daemon.aegis(&["exec", &id, "--", "sh", "-c", there]).code, 0);
     for _ in 0..2 {
         assert_eq!(daemon.aegis(&["instance", "pause", &id]).code, 0);
-        assert_eq!(daemon.ok(&["exec", &id, "--", "sh", "-c", look]), "0\n1\n0\n1\n0::/\n");
+        assert_eq!(daemon.ok(&["exec", &id, "--", "sh", "-c", look]), "0\n1\n0\n1\n0::/guest\n");
     }
     // One that is frozen ends as properly as any: by SIGTERM, not killed when its time is up.
     assert_eq!(daemon.aegis(&["instance", "stop", &id]).code, 0);
