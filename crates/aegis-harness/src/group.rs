@@ -8,8 +8,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, mount};
-
 /// Where the control groups are.
 pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 /// The group of what runs in the guest.
@@ -35,10 +33,8 @@ fn bound(meminfo: &str) -> u64 {
     (kib / 1024 * FOR_EACH_MIB).clamp(FEWEST, MOST)
 }
 
-/// Enters the group, which is made, and bounds it. Where the kernel has no such groups nothing is bounded.
+/// Enters the group, which is made, and bounds it; control groups are mounted. Where the kernel has no such groups nothing is bounded.
 pub(crate) fn enter() -> io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("cgroup2", CGROUPS, "cgroup2", flags, None)?;
     let root = Path::new(CGROUPS);
     fs::write(root.join("cgroup.subtree_control"), "+pids")?;
     let guest = make(root, GUEST, bound(&fs::read_to_string("/proc/meminfo")?))?;

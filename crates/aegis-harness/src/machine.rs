@@ -78,7 +78,8 @@ pub(crate) fn mount_early() -> io::Result<()> {
     aegis_sys::guest::own_root()?;
     settings::apply();
     // Without one of these a machine lacks something, and comes up.
-    card::told("the bound of processes", group::enter());
+    let groups = mount_at("cgroup2", Path::new(CGROUPS), plain() | MountFlags::NOEXEC, "");
+    card::told("the bound of processes", groups.and_then(|()| group::enter()));
     card::told(modules::MODPROBE, modules::mount_image());
     // A process that floods its pipe fills it before we empty it: each of our turns carries more.
     aegis_sys::guest::yield_to_others()?;
@@ -244,7 +245,7 @@ fn mount_system(modules: Option<OwnedFd>, stores: Stores) -> io::Result<()> {
     mount_at("devpts", Path::new("/dev/pts"), terminals, "mode=0620,ptmxmode=0666")?;
     mount_at("tmpfs", Path::new("/dev/shm"), plain(), "mode=1777")?;
     mount_at("tmpfs", Path::new("/run"), plain(), "mode=0755")?;
-    mount_at("cgroup2", Path::new("/sys/fs/cgroup"), hard, "")?;
+    mount_at("cgroup2", Path::new(CGROUPS), hard, "")?;
     for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
         match std::os::unix::fs::symlink(target, Path::new("/dev").join(link)) {

@@ -16,6 +16,7 @@ mod shares;
 mod stage;
 mod stores;
 mod tool;
+mod trees;
 mod volatile;
 
 use std::process::ExitCode;

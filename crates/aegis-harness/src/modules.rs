@@ -12,9 +12,9 @@ use std::process::ExitCode;
 use aegis_harness::catalogue::Catalogue;
 use aegis_sys::loops;
 use rustix::fs::{FileType, Mode, mknodat};
-use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree};
+use rustix::mount::{MountFlags, mount};
 
-use crate::places;
+use crate::{places, trees};
 
 /// As what the kernel calls the harness for a module; also `CONFIG_MODPROBE_PATH` of `guest/kernel/workloads.config`.
 pub(crate) const MODPROBE: &str = "/sbin/modprobe";
@@ -71,8 +71,7 @@ fn device_number(text: &str) -> Option<u64> {
 
 /// The mounted image, to be shown in a root that is entered later; `None` without one.
 pub(crate) fn open() -> Option<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(rustix::fs::CWD, MOUNTED, flags).ok()
+    trees::take(Path::new(MOUNTED)).ok()
 }
 
 /// Shows the image where programs look for the modules of this kernel; those of another in an image stay.
@@ -81,7 +80,7 @@ pub(crate) fn show(image: Option<OwnedFd>) -> io::Result<()> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let at = Path::new("/lib/modules").join(release);
     places::directory(&at)?;
-    Ok(move_mount(image, "", rustix::fs::CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    trees::put(&image, &at)
 }
 
 /// Loads what the kernel asks for: the last argument, as in `modprobe -q -- fs-xfs`.

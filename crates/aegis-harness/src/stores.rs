@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use crate::trees;
 
 /// Docker's images and containers, those of podman, buildah and CRI-O, and those of containerd.
 const STORES: [&str; 3] = ["/var/lib/docker", "/var/lib/containers", "/var/lib/containerd"];
@@ -34,9 +34,7 @@ impl Stores {
 
     /// Shows them in the root, which has been entered.
     pub(crate) fn show(self) -> io::Result<()> {
-        self.0.into_iter().try_for_each(|(tree, at)| {
-            Ok(move_mount(tree, "", rustix::fs::CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-        })
+        self.0.iter().try_for_each(|(tree, at)| trees::put(tree, Path::new(at)))
     }
 }
 
@@ -45,6 +43,5 @@ fn tree(disk: &Path, at: &str) -> io::Result<OwnedFd> {
     let dir = disk.join(DIR).join(name);
     // As the programs themselves make them: for root alone, and to pass through.
     fs::DirBuilder::new().recursive(true).mode(0o711).create(&dir)?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    Ok(open_tree(rustix::fs::CWD, dir, flags)?)
+    trees::take(&dir)
 }
