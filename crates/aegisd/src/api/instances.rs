@@ -93,7 +93,7 @@ pub(super) async fn create(
     if let Some(existing) = existing {
         let is_meant = is_meant(&app, &request, kit.clone(), &existing)?;
         // What never ran has nothing of anybody's, and would only keep the name from the next attempt.
-        if is_meant || names_only(&request) || !existing.view().never_ran() {
+        if is_meant || !existing.view().never_ran() {
             let started = start_existing(&app, &request, is_meant, &existing).await;
             return started.map(|instance| (StatusCode::OK, instance));
         }
