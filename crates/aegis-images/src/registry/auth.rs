@@ -7,6 +7,7 @@ use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 
 use super::credentials::Credentials;
+use super::plain::PlainPlaces;
 use super::{MOST_ERROR, Trouble, body, unreachable};
 use crate::error::ImageError;
 
@@ -62,7 +63,7 @@ pub(super) async fn answer(
     registry: &str,
     challenge: Challenge,
     credentials: &Credentials,
-    may_be_plain: bool,
+    plain: &PlainPlaces,
 ) -> Result<Option<Access>, Trouble> {
     let (realm, service, scope) = match (challenge, credentials) {
         (Challenge::Basic, Credentials::Password { user, password }) => {
@@ -74,8 +75,8 @@ pub(super) async fn answer(
     let mut url = Url::parse(&realm).map_err(|_| {
         Trouble::Final(ImageError::invalid(format!("{registry} names no valid place for tokens")))
     })?;
-    if url.scheme() != "https" && !may_be_plain {
-        let text = format!("{registry} wants credentials sent without encryption, to {url}");
+    if !plain.allow(&url) {
+        let text = format!("{registry} wants a token fetched without encryption, from {url}");
         return Err(Trouble::Final(ImageError::Invalid(text)));
     }
     let fields =

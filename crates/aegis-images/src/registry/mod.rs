@@ -5,6 +5,7 @@
 
 pub(crate) mod auth;
 mod credentials;
+mod plain;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::{self, MOST_DOCUMENT};
 use crate::reference::ImageReference;
+use crate::registry::plain::PlainPlaces;
 use crate::settings::{RegistrySettings, Settings};
 
 /// How long a connection may take to come about.
@@ -175,7 +177,7 @@ pub(crate) struct Repository {
     name: String,
     image: String,
     base: String,
-    plain: bool,
+    plain: PlainPlaces,
     credentials: credentials::Credentials,
     access: Arc<Mutex<Option<auth::Access>>>,
 }
@@ -186,16 +188,22 @@ impl std::fmt::Debug for Repository {
     }
 }
 
-fn client(settings: &RegistrySettings, proxy: Option<&str>) -> Result<Client, ImageError> {
+fn client(
+    settings: &RegistrySettings,
+    plain: PlainPlaces,
+    proxy: Option<&str>,
+) -> Result<Client, ImageError> {
     // An error only says that it has been done before.
     let _again = rustls::crypto::ring::default_provider().install_default();
     let setting = |error: reqwest::Error| ImageError::Settings(format!("{error}"));
-    let safe = Policy::custom(|attempt| {
+    let safe = Policy::custom(move |attempt| {
         let was_safe = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
         if attempt.previous().len() > MOST_REDIRECTS {
             attempt.error("too many redirections")
         } else if was_safe && attempt.url().scheme() != "https" {
             attempt.error("a redirection away from encryption")
+        } else if !plain.allow(attempt.url()) {
+            attempt.error("a redirection to another host without encryption")
         } else {
             attempt.follow()
         }
@@ -234,11 +242,12 @@ impl Repository {
             ImageError::Credentials { registry: name.clone(), detail }
         })?;
         let scheme = if own.plain_http { "http" } else { "https" };
+        let plain = PlainPlaces::of(&name, settings);
         Ok(Repository {
-            client: client(&own, settings.proxy.as_deref())?,
+            client: client(&own, plain.clone(), settings.proxy.as_deref())?,
             image: reference.familiar(),
             base: format!("{scheme}://{name}/v2/{}", reference.repository()),
-            plain: own.plain_http,
+            plain,
             credentials: credentials.map_err(|_| ImageError::BrokenOff)??,
             access: Arc::default(),
             name,
@@ -270,7 +279,7 @@ impl Repository {
             let header = response.headers().get(WWW_AUTHENTICATE).and_then(|header| header.to_str().ok());
             if let Some(challenge) = header.and_then(auth::challenge) {
                 let (client, name) = (&self.client, &self.name);
-                let access = auth::answer(client, name, challenge, &self.credentials, self.plain).await?;
+                let access = auth::answer(client, name, challenge, &self.credentials, &self.plain).await?;
                 *self.access.lock().unwrap_or_else(PoisonError::into_inner) = access.clone();
                 if access.is_some() {
                     response = self.send(url, headers).await?;
