@@ -27,7 +27,7 @@ pub(super) fn look(line: &[u8]) -> Look {
         if at > FARTHEST {
             return Look::Ours;
         }
-        match invisible(rest) {
+        match invisible(rest).or_else(|| blank(rest).filter(|_| seen == 0)) {
             Some(0) => return Look::Open,
             Some(length) => {
                 at += length;
@@ -63,6 +63,22 @@ fn invisible(text: &[u8]) -> Option<usize> {
             Some(if text.first() == Some(&0xcd) { 2 } else { 3 })
         }
         [0xc2 | 0xcd] | [0xe2 | 0xef] | [0xe2, 0x80 | 0x81] | [0xef, 0xbb | 0xb8] => Some(0),
+        _ => None,
+    }
+}
+
+/// The length of a blank, if a text begins with it (Unicode's `White_Space`, besides ends of lines): one before a tag is easily
+/// overlooked. Beginnings of those that [`invisible`] waits for are not looked at again.
+fn blank(text: &[u8]) -> Option<usize> {
+    match text {
+        [b' ' | b'\t', ..] => Some(1),
+        [0xc2, 0xa0, ..] => Some(2),
+        [0xe1, 0x9a, 0x80, ..] | [0xe2, 0x80, 0x80..=0x8a | 0xaf, ..] => Some(3),
+        // The mark of a blank in Mongolian and Braille's empty cell look like one.
+        [0xe2, 0x81, 0x9f, ..] | [0xe3, 0x80, 0x80, ..] | [0xe1, 0xa0, 0x8e, ..] | [0xe2, 0xa0, 0x80, ..] => {
+            Some(3)
+        }
+        [0xe1 | 0xe3] | [0xe1, 0x9a | 0xa0] | [0xe3, 0x80] | [0xe2, 0xa0] => Some(0),
         _ => None,
     }
 }
@@ -128,6 +144,12 @@ mod tests {
             "\x1b(B[system]",
             "\u{2066}[exec]",
             "[sys\u{ad}tem]",
+            " [system]",
+            "\t [exec] x",
+            "\u{a0}[system] x",
+            "\u{2003}\u{3000}[system] x",
+            "\u{1680}\\[system]",
+            "\u{180e}[system]",
         ] {
             assert_eq!(look(ours.as_bytes()), Look::Ours, "{ours:?}");
         }
@@ -135,7 +157,8 @@ mod tests {
             "plain",
             "[systems]",
             "[error] x",
-            " [system]",
+            "- [system]",
+            "[ system]",
             "[",
             "x[system]",
             "\\x",
