@@ -20,6 +20,52 @@ fn start_below(daemon: &Daemon, project: &Path) {
 }
 
 #[test]
+fn a_link_that_a_guest_has_put_where_a_directory_is_named_is_not_followed_also_when_the_guest_is_gone() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let root = dir.path().canonicalize().unwrap();
+    std::fs::create_dir_all(root.join("p/data")).unwrap();
+    std::fs::create_dir_all(root.join("private")).unwrap();
+    std::fs::write(root.join("private/key"), "hidden").unwrap();
+    std::os::unix::fs::symlink("private", root.join("own")).unwrap();
+    let (project, data) = (root.join("p").display().to_string(), root.join("p/data").display().to_string());
+    let link = format!("rmdir /workspace/data; ln -s {} /workspace/data", root.join("private").display());
+    let _done = daemon.ok(&["run", "--workspace", &project, "--", "sh", "-c", &link]);
+    let mount = format!("{data}:/data");
+    let tries = [
+        &["--workspace", &project, "--mount", &mount][..],
+        &["--mount", &mount],
+        &["--workspace", &data],
+        &["--workspace", &format!("{data}/../private")],
+    ];
+    let refused = |settings: &[&str]| {
+        let words = [&["run"], settings, &["--", "cat", "/data/key", "/workspace/key"]].concat();
+        let done = daemon.aegis(&words);
+        assert!(
+            done.code == 125 && !done.out().contains("hidden"),
+            "{words:?}: {}{}",
+            done.out(),
+            done.err()
+        );
+        assert!(
+            done.err().contains("where a guest could put it") && done.err().contains("realpath"),
+            "{}",
+            done.err()
+        );
+    };
+    tries.iter().for_each(|settings| refused(settings));
+    daemon.crash();
+    daemon.up();
+    refused(&["--mount", &mount]);
+    // Within a workspace by name, by its path.
+    let _done = daemon.ok(&["run", "--workspace", "kept", "--", "ln", "-s", &project, "way"]);
+    let kept = daemon.root().join("data/workspaces/kept/way");
+    refused(&["--workspace", &kept.display().to_string()]);
+    // A link of the user's own is followed, as ever.
+    let own = root.join("own").display().to_string();
+    assert_eq!(daemon.ok(&["run", "--workspace", &own, "--", "cat", "key"]), "hidden");
+}
+
+#[test]
 fn a_guest_that_exchanges_a_directory_of_another_mount_gets_an_error_and_no_other_directory() {
     let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
     let project = dir.path().canonicalize().unwrap().join("p");

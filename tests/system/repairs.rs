@@ -99,6 +99,18 @@ fn a_name_whose_command_never_ran_is_free_for_the_next_attempt() {
     let started = start("sleep");
     assert_eq!(started.code, 0, "{}", started.err());
     assert_ne!(daemon.info("box").unwrap()["id"], first);
+    // What has been copied to one is somebody's.
+    let copied = |what: &[&str]| daemon.ok(&[&["instance", "start", "--name", "kept", "--"], what].concat());
+    let failed = daemon.aegis(&["instance", "start", "--name", "kept", "--", "/root/work"]);
+    assert!(failed.code != 0 && failed.err().contains("not found"), "{}", failed.err());
+    let work = daemon.root().join("work");
+    std::fs::write(&work, "#!/bin/sh\nsleep 1000\n").unwrap();
+    std::fs::set_permissions(&work, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let _copied = daemon.ok(&["cp", work.to_str().unwrap(), "kept:/root/work"]);
+    let taken = daemon.aegis(&["instance", "start", "--name", "kept", "--", "/root/work", "more"]);
+    assert!(taken.code != 0 && taken.err().contains("exists"), "{}", taken.err());
+    let _started = copied(&["/root/work"]);
+    assert_eq!(daemon.shell("kept", "cat /root/work | wc -l").trim(), "2");
     // Once it has run, another command is another instance.
     assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
     let taken = start("true");

@@ -176,6 +176,10 @@ pub struct CreateInstance {
     /// More directories of the host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
+    /// Directories, absolute, in which the client followed symbolic links to arrive at the sources of `workspace` and
+    /// `mounts`. Where a guest could put them they are refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub followed: Vec<String>,
     /// Go on from this snapshot, with the settings of the instance that it was taken of. Beside it only a handle, ports
     /// and `share_workspace` can be given; the reply comes when it runs.
     #[serde(skip_serializing_if = "Option::is_none")]

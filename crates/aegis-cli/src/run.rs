@@ -47,7 +47,10 @@ pub fn words(command: &[OsString]) -> (Vec<String>, Vec<String>) {
 /// If a file that they name cannot be read.
 pub fn request(settings: Settings, command: &[OsString]) -> Result<CreateInstance, Failure> {
     let (command, command_base64) = words(command);
+    let directories = settings.workspace.iter().chain(settings.mount.iter().map(|mount| &mount.directory));
+    let followed = directories.flat_map(|directory| directory.followed.clone()).collect();
     Ok(CreateInstance {
+        followed,
         network: settings.network.request()?,
         command,
         command_base64,
@@ -63,7 +66,7 @@ pub fn request(settings: Settings, command: &[OsString]) -> Result<CreateInstanc
         no_image_env: settings.no_image_env,
         secrets: settings.secret,
         workspace: settings.workspace.map(|wanted| workspace::directory(wanted, settings.workspace_quota)),
-        mounts: settings.mount,
+        mounts: settings.mount.into_iter().map(workspace::WantedMount::request).collect(),
         kit: settings.kit,
         timeout_ms: settings.timeout,
         max_lifetime_ms: settings.max_lifetime,
@@ -277,7 +280,7 @@ fn told(timings: &Timings, whole: Duration) -> String {
 }
 
 /// Says why a command ended where its exit code does not.
-fn explain(exit: &Exit) {
+pub(crate) fn explain(exit: &Exit) {
     let Some(reason) = &exit.reason else { return };
     if matches!(reason.code.as_str(), "exited" | "stopped" | "deleted") {
         return;

@@ -1,7 +1,6 @@
 //! What a new instance is made of, as `run` and `instance start` take it.
 
 use aegis_api::instance::IdleTime;
-use aegis_api::workspace::HostMount;
 use clap::{Args, ValueEnum};
 
 use crate::network;
@@ -52,7 +51,7 @@ pub struct Settings {
     pub workspace_quota: Option<u64>,
     /// Another directory of this host to see, a name or path as with --workspace; may be repeated
     #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = workspace::mount)]
-    pub mount: Vec<HostMount>,
+    pub mount: Vec<workspace::WantedMount>,
     /// What it may reach.
     #[command(flatten)]
     pub network: network::Options,

@@ -17,6 +17,26 @@ pub struct Wanted {
     pub source: String,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// Directories in which links were followed to it.
+    pub followed: Vec<String>,
+}
+
+/// Another directory of the host, at some place in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedMount {
+    /// The directory.
+    pub directory: Wanted,
+    /// Where it is in the guest.
+    pub at: String,
+}
+
+impl WantedMount {
+    /// As the API takes it.
+    #[must_use]
+    pub fn request(self) -> HostMount {
+        let Wanted { source, read_only, .. } = self.directory;
+        HostMount { source, at: self.at, read_only }
+    }
 }
 
 /// Takes `:ro` or `:rw` off the end.
@@ -28,11 +48,12 @@ fn access(text: &str) -> (&str, bool) {
     }
 }
 
-/// What a source means here: a path contains `/` or begins with `.` or `~`, all else is a name.
-fn source(text: &str, home: Option<&Path>) -> Result<String, String> {
+/// What a source means here: a path contains `/` or begins with `.` or `~`, all else is a name. Links are followed; the
+/// directories that they are in are told, too.
+fn source(text: &str, home: Option<&Path>) -> Result<(String, Vec<String>), String> {
     if !text.contains('/') && !text.starts_with('.') && !text.starts_with('~') {
         check_name(text).map_err(|error| format!("{error}; a path contains '/'"))?;
-        return Ok(text.to_owned());
+        return Ok((text.to_owned(), Vec::new()));
     }
     let path = match (text.strip_prefix('~'), home) {
         (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
@@ -45,7 +66,11 @@ fn source(text: &str, home: Option<&Path>) -> Result<String, String> {
     if !whole.is_dir() {
         return Err(format!("{} is no directory", path.display()));
     }
-    whole.into_os_string().into_string().map_err(|_| "the path is no UTF-8".to_owned())
+    let links = aegis_paths::trail(&path).map_err(|error| format!("{}: {error}", path.display()))?.links;
+    let text =
+        |path: PathBuf| path.into_os_string().into_string().map_err(|_| "the path is no UTF-8".to_owned());
+    let followed = links.into_iter().map(|link| text(link.dir)).collect::<Result<Vec<_>, _>>()?;
+    Ok((text(whole)?, followed))
 }
 
 fn home() -> Option<PathBuf> {
@@ -58,20 +83,22 @@ fn home() -> Option<PathBuf> {
 /// A sentence.
 pub fn wanted(text: &str) -> Result<Wanted, String> {
     let (text, read_only) = access(text);
-    Ok(Wanted { source: source(text, home().as_deref())?, read_only })
+    let (source, followed) = source(text, home().as_deref())?;
+    Ok(Wanted { source, read_only, followed })
 }
 
 /// Parses `HOST:GUEST[:ro]`.
 ///
 /// # Errors
 /// A sentence.
-pub fn mount(text: &str) -> Result<HostMount, String> {
+pub fn mount(text: &str) -> Result<WantedMount, String> {
     let (text, read_only) = access(text);
     let (host, at) = text.rsplit_once(':').ok_or("expected HOST:GUEST[:ro]")?;
     if !at.starts_with('/') {
         return Err(format!("the place in the guest, {at:?}, is not absolute"));
     }
-    Ok(HostMount { source: source(host, home().as_deref())?, at: at.to_owned(), read_only })
+    let (source, followed) = source(host, home().as_deref())?;
+    Ok(WantedMount { directory: Wanted { source, read_only, followed }, at: at.to_owned() })
 }
 
 /// The workspace as the API takes it.
@@ -153,7 +180,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("app")).unwrap();
         let whole = dir.path().canonicalize().unwrap();
-        let of = |text: &str| source(text, Some(&whole));
+        let of = |text: &str| source(text, Some(&whole)).map(|(source, _)| source);
         assert_eq!(of("app"), Ok("app".to_owned()));
         assert_eq!(of("~/app"), Ok(whole.join("app").display().to_string()));
         assert_eq!(of("~"), Ok(whole.display().to_string()));
@@ -161,6 +188,9 @@ mod tests {
             of("."),
             Ok(std::env::current_dir().unwrap().canonicalize().unwrap().display().to_string())
         );
+        std::os::unix::fs::symlink("app", dir.path().join("link")).unwrap();
+        let (app, followed) = (whole.join("app").display().to_string(), vec![whole.display().to_string()]);
+        assert_eq!(source("~/link", Some(&whole)), Ok((app, followed)));
         assert!(of("~other/app").is_err());
         assert!(of("./absent").unwrap_err().contains("absent"));
         assert!(of("No Name").unwrap_err().contains("a path contains"));
@@ -168,9 +198,9 @@ mod tests {
 
     #[test]
     fn read_only_is_said_at_the_end() {
-        assert_eq!(wanted("w:ro"), Ok(Wanted { source: "w".into(), read_only: true }));
-        assert_eq!(wanted("w"), Ok(Wanted { source: "w".into(), read_only: false }));
-        let one = mount("/:/host:ro").unwrap();
+        let named = |read_only| Ok(Wanted { source: "w".into(), read_only, followed: Vec::new() });
+        assert_eq!((wanted("w:ro"), wanted("w")), (named(true), named(false)));
+        let one = mount("/:/host:ro").unwrap().request();
         assert_eq!((one.source.as_str(), one.at.as_str(), one.read_only), ("/", "/host", true));
         assert!(mount("/tmp").is_err());
         assert!(mount("/tmp:data").is_err());

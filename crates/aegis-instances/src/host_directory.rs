@@ -10,7 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aegis_paths::{Dir, Identity, Location, Mounts, Unopened, open_unchanged};
+use aegis_kits::Kit;
+use aegis_paths::{Dir, Identity, Location, Mounts, Trail, Unopened, open_unchanged, trail};
 use aegis_store::home::Home;
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -20,6 +21,9 @@ use crate::mounts::{Mount, Source};
 
 /// Deepest path that is followed upwards.
 const MOST_DEPTH: usize = 4096;
+
+/// The daemon's configuration, in its home.
+const CONFIG: &str = "config.toml";
 
 /// Where kits of the system are.
 pub const SYSTEM_KITS: &str = "/usr/share/aegis/kits";
@@ -39,6 +43,12 @@ pub enum DirectoryError {
     #[error("{} leads through a symbolic link; name the directory by its own path", path.display())]
     Linked {
         /// Its path.
+        path: PathBuf,
+    },
+    /// A symbolic link that was followed may be a guest's.
+    #[error("a symbolic link in {} was followed, where a guest could put it", path.display())]
+    Planted {
+        /// The directory that the link is in.
         path: PathBuf,
     },
     /// Another directory, or a symbolic link, is where it was.
@@ -69,6 +79,25 @@ pub fn named(path: &Path, home: &Home) -> Result<Identity, DirectoryError> {
     let directory = open_plainly(path)?;
     refuse(&directory, path, home)?;
     identity(&directory, path)
+}
+
+/// Refuses a link that a guest may have put where it is, which is in `dir`: in a workspace that Aegis keeps, or where `shown`
+/// says of a directory and all above it that guests could write there.
+///
+/// # Errors
+/// If that is so, or cannot be found out.
+pub(crate) fn check_followed(
+    dir: &Path,
+    home: &Home,
+    shown: impl FnOnce(&[Identity]) -> bool,
+) -> Result<(), DirectoryError> {
+    let opened = open_plainly(dir)?;
+    let above = above(&opened, dir)?;
+    let kept = identity_of(&home.workspaces()).is_some_and(|kept| above.iter().any(|one| one.is(&kept)));
+    if kept || shown(&above) {
+        return Err(DirectoryError::Planted { path: dir.to_owned() });
+    }
+    Ok(())
 }
 
 /// Opens the directory of a mount.
@@ -171,7 +200,14 @@ impl Looked<'_> {
         self.above.iter().any(|one| one.is(&identity)) || by_location()
     }
 
+    /// Whether a place is in it, or a link that leads to the place is: whoever writes the link chooses where it leads.
     fn contains(&self, place: &Path) -> bool {
+        let Ok(Trail { links, end }) = trail(place) else { return false };
+        self.holds(&end) || links.iter().any(|link| self.holds(&link.dir))
+    }
+
+    /// Whether a file or directory that is reached without links is in it.
+    fn holds(&self, place: &Path) -> bool {
         let location = || self.place(place).and_then(|(_, location)| location);
         let by_location =
             || self.location.as_ref().zip(location()).is_some_and(|(own, place)| own.contains(&place));
@@ -207,10 +243,11 @@ impl Looked<'_> {
             return Some("the home of the daemon is in it, with all instances and their secrets");
         }
         let near = |place: &Path| self.contains(place) || self.lies_in(place);
-        let boots =
-            home.assets.iter().flat_map(|assets| ["kernel", "base-rootfs"].map(|part| assets.join(part)));
-        if boots.into_iter().any(|part| near(&part)) {
+        if boots(home).iter().any(|part| near(part)) {
             return Some("what machines boot from is there");
+        }
+        if near(&home.root.join(CONFIG)) {
+            return Some("the daemon's configuration is there");
         }
         let short = home.short_run();
         if short.exists() && near(&short) {
@@ -228,23 +265,47 @@ impl Looked<'_> {
     }
 }
 
-/// Where kits are, and each of them: it may be a link to elsewhere.
+/// What machines boot from: the directories, and what is in them, which may be links to elsewhere.
+fn boots(home: &Home) -> Vec<PathBuf> {
+    let parts: Vec<PathBuf> = home
+        .assets
+        .iter()
+        .flat_map(|assets| ["kernel", "base-rootfs"].map(|part| assets.join(part)))
+        .collect();
+    let entries = parts.iter().filter_map(|part| std::fs::read_dir(part).ok()).flatten().flatten();
+    let entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    parts.into_iter().chain(entries).collect()
+}
+
+/// Where kits are, each of them, its manifest, and the programs that it has executed on the host: all may be links to
+/// elsewhere, and a kit may be one file.
 fn kits(home: &Home, programs: Option<&Path>) -> Vec<PathBuf> {
     let beside = programs.and_then(Path::parent).map(|dir| dir.join("kits"));
     let shelves: Vec<PathBuf> =
         [Some(home.root.join("kits")), beside, Some(SYSTEM_KITS.into())].into_iter().flatten().collect();
-    let each = shelves.iter().filter_map(|shelf| std::fs::read_dir(shelf).ok()).flatten().flatten();
-    let each: Vec<PathBuf> = each.map(|entry| entry.path()).collect();
-    shelves.into_iter().chain(each).filter(|path| path.is_dir()).collect()
+    let entries = shelves.iter().filter_map(|shelf| std::fs::read_dir(shelf).ok()).flatten().flatten();
+    let entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    let each = entries.iter().flat_map(|entry| parts(Kit::load(entry))).collect::<Vec<_>>();
+    shelves.into_iter().chain(entries).chain(each).filter(|path| path.exists()).collect()
+}
+
+/// A kit's manifest, and whatever of the commands of its daemons is a file.
+fn parts(kit: Kit) -> Vec<PathBuf> {
+    let daemons = kit.manifest.map(|manifest| manifest.instance_daemons).unwrap_or_default();
+    let words = daemons.into_iter().flat_map(|daemon| daemon.command).filter(|word| word.contains('/'));
+    let named = words.map(|word| kit.dir.join(word)).filter(|path| path.is_file());
+    std::iter::once(kit.source.clone()).chain(named).collect()
 }
 
 fn identity_of(path: &Path) -> Option<Identity> {
     Identity::of(File::open(path).ok()?).ok()
 }
 
-/// A directory of the daemon's own and all above it; nothing if it is not there.
+/// A directory of the daemon's own and all above it, or all above a file; nothing if it is not there.
 fn all_above(path: &Path) -> Vec<Identity> {
-    File::open(path).ok().and_then(|file| above(&file.into(), path).ok()).unwrap_or_default()
+    let directory = if path.is_dir() { Some(path) } else { path.parent() };
+    let open = directory.and_then(|directory| File::open(directory).ok());
+    open.and_then(|file| above(&file.into(), path).ok()).unwrap_or_default()
 }
 
 /// A directory and all above it, the root last.
@@ -353,6 +414,49 @@ mod tests {
         for fine in [root.join("project"), home.workspaces().join("w"), home.workspaces().join("w/inner")] {
             named(&fine, &home).unwrap();
         }
+    }
+
+    #[test]
+    fn neither_are_files_that_the_daemon_goes_by_nor_links_that_lead_to_them() {
+        let Place { dir, home } = place();
+        let root = dir.path().canonicalize().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let program = |name: &str, command: &str| {
+            format!(
+                "name = \"{name}\"\n[[instance_daemons]]\nname = \"d\"\ncommand = [\"sh\", \"{command}\"]\n"
+            )
+        };
+        let kits = home.root.join("kits");
+        fs::create_dir_all(kits.join("dir")).unwrap();
+        // A kit of one file, a kit's manifest, a program that a kit names, a part of the boot, the configuration.
+        symlink(write("one/flat.toml", "name = \"flat\""), kits.join("flat.toml")).unwrap();
+        symlink(write("two/any", "name = \"dir\""), kits.join("dir/kit.toml")).unwrap();
+        let daemon = write("three/bin/daemon", "");
+        write("home/kits/abs.toml", &program("abs", &daemon.display().to_string()));
+        fs::create_dir_all(home.root.join("kernel")).unwrap();
+        symlink(write("four/vmlinux", ""), home.root.join("kernel/vmlinux")).unwrap();
+        symlink(write("five/config", ""), home.root.join("config.toml")).unwrap();
+        for refused in ["one", "two", "three", "three/bin", "four", "five"] {
+            let error = named(&root.join(refused), &home);
+            assert!(matches!(error, Err(DirectoryError::Refused { .. })), "{refused}: {error:?}");
+        }
+        named(&root.join("project"), &home).unwrap();
+        // A home that is reached by links: whoever writes one of them chooses another home.
+        fs::create_dir_all(root.join("six")).unwrap();
+        fs::create_dir_all(root.join("seven/inner")).unwrap();
+        symlink(root.join("seven/inner/link"), root.join("six/home")).unwrap();
+        symlink(&home.root, root.join("seven/inner/link")).unwrap();
+        let linked = Home::new(root.join("six/home"), root.join("six/home"));
+        for refused in ["six", "seven", "seven/inner"] {
+            let error = named(&root.join(refused), &linked);
+            assert!(matches!(error, Err(DirectoryError::Refused { .. })), "{refused}: {error:?}");
+        }
+        named(&root.join("project"), &linked).unwrap();
     }
 
     #[test]

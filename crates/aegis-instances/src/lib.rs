@@ -41,6 +41,7 @@ pub mod restart;
 mod revision;
 pub mod root;
 pub mod secret;
+mod shown;
 pub mod spec;
 pub mod usage;
 pub mod view;
@@ -55,6 +56,11 @@ pub use view::View;
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    ms_of(std::time::SystemTime::now())
+}
+
+/// The same of another moment.
+pub(crate) fn ms_of(moment: std::time::SystemTime) -> i64 {
+    let since = moment.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

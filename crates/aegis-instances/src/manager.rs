@@ -25,12 +25,14 @@ pub use crate::instance::{InstanceHandle, READY_TIMEOUT};
 use crate::kit::Kits;
 use crate::lifecycle::{Request, State};
 use crate::measures::Measures;
+use crate::mounts::Mount;
 use crate::network::groups::{Directory, Groups};
 use crate::network::resolvers::Resolvers;
 use crate::ports::Ingress;
 use crate::rest::RestDefaults;
 use crate::root::RootDisks;
 use crate::secret::SecretValues;
+use crate::shown::{self, Shown};
 use crate::usage::Usage;
 use crate::view::View;
 use crate::{now_ms, orphans, recovery};
@@ -113,6 +115,8 @@ pub(crate) struct Context {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) config: Config,
     pub(crate) disk: HostDisk,
+    /// Directories of the host that guests could write.
+    shown: Shown,
     pub(crate) ingress: Arc<dyn Ingress>,
     pub(crate) roots: Arc<dyn RootDisks>,
     pub(crate) secrets: Arc<dyn SecretValues>,
@@ -217,6 +221,7 @@ impl Instances {
             templates,
             spares: Spares::new(config.spare),
             disk: HostDisk::new(home.data(), config.disk),
+            shown: Shown::open(shown::place(&home.data())),
             home,
             registry,
             vmm,
@@ -243,6 +248,8 @@ impl Instances {
         let instances = Instances { context, closing: Arc::new(watch::Sender::new(false)) };
         let rows = instances.context.registry.all().await?;
         recovery::recover(&instances, rows).await;
+        // Those of a version that did not note it.
+        instances.list().iter().for_each(|view| instances.note_shown(&view.spec.mounts));
         instances.context.upkeep.spawn(host_disk::watch(instances.clone()));
         Ok(instances)
     }
@@ -287,6 +294,21 @@ impl Instances {
     /// If there is none, or it may not.
     pub fn name_directory(&self, path: &Path) -> Result<Identity, DirectoryError> {
         host_directory::named(path, &self.context.home)
+    }
+
+    /// Notes which directories a guest is about to see for writing.
+    pub fn note_shown(&self, mounts: &[Mount]) {
+        let writable = mounts.iter().filter(|mount| !mount.read_only);
+        self.context.shown.note(writable.filter_map(|mount| mount.identity));
+    }
+
+    /// Refuses a symbolic link that was followed to a directory that is named, if a guest may have put it there: `dir` is the
+    /// directory that the link is in.
+    ///
+    /// # Errors
+    /// If a guest could write there, or that cannot be found out.
+    pub fn check_followed(&self, dir: &Path) -> Result<(), DirectoryError> {
+        host_directory::check_followed(dir, &self.context.home, |above| self.context.shown.covers(above))
     }
 
     /// The groups, and who is in them.
@@ -393,6 +415,28 @@ impl Instances {
             }
         }
         pruned
+    }
+
+    /// Deletes an instance whose command was never executed and whose disk nobody has used since its last start failed. It has
+    /// nothing of anybody's, and would only keep its name. Returns whether it is gone.
+    ///
+    /// # Errors
+    /// If it cannot be deleted.
+    pub async fn give_way(&self, instance: &InstanceHandle) -> Result<bool, InstanceError> {
+        let Some(unused) = instance.disk().try_begin() else { return Ok(false) };
+        let view = instance.view();
+        let disk = self.context.home.disk(&view.id);
+        // A copy to it boots a machine, which writes it.
+        let written = disk.metadata().and_then(|meta| meta.modified()).map_or(i64::MAX, crate::ms_of);
+        drop(unused);
+        if !view.never_ran() || view.stopped_ms.is_none_or(|stopped| written > stopped) {
+            return Ok(false);
+        }
+        match instance.request(Request::Prune).await {
+            // Somebody has started it meanwhile.
+            Err(InstanceError::AlreadyRunning(_)) => Ok(false),
+            ended => ended.map(|()| true),
+        }
     }
 
     /// Removes files that belong to no instance.

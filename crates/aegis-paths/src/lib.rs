@@ -4,7 +4,7 @@
 //! in its workspace, for one. Two things help, and both are here. What a user typed is opened once, links followed, as
 //! they are his; whatever is below is taken from that descriptor, and a link there leads nowhere ([`Dir`]). A directory
 //! that is kept by name and opened again later is compared with what it was ([`Identity`], [`open_unchanged`]). Where it
-//! is on its file system, whatever that is mounted at, [`Mounts`] tells.
+//! is on its file system, whatever that is mounted at, [`Mounts`] tells, and [`trail`] which links lead to it.
 
 mod beneath;
 mod identity;
@@ -12,12 +12,14 @@ mod lookup;
 mod mounts;
 mod owner;
 mod remove;
+mod trail;
 
 pub use beneath::Dir;
 pub use identity::{Identity, Unopened, open_unchanged, resolve};
 pub use mounts::{Location, Mounts, is_kernel_interface};
 pub use owner::{foreign_link, foreign_owner};
 pub use remove::remove_tree;
+pub use trail::{Link, Trail, trail};
 
 #[cfg(test)]
 mod tests;

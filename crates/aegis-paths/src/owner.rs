@@ -1,9 +1,9 @@
 //! Whose a file is: who owns it can change what is in it.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use crate::trail::trail;
 
 /// The owner of a file, if that is neither this user nor root.
 #[must_use]
@@ -17,28 +17,14 @@ pub fn foreign_owner(uid: u32) -> Option<u32> {
 /// # Errors
 /// The system's.
 pub fn foreign_link(path: &Path) -> io::Result<Option<(PathBuf, u32)>> {
-    let mut way = PathBuf::new();
-    for component in path.components() {
-        way.push(component);
-        if !matches!(component, Component::Normal(_)) {
-            continue;
-        }
-        match fs::symlink_metadata(&way) {
-            Ok(meta) if meta.is_symlink() => {
-                if let Some(uid) = foreign_owner(meta.uid()) {
-                    return Ok(Some((way, uid)));
-                }
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
+    let links = trail(path)?.links.into_iter();
+    let mut foreign = links.filter_map(|link| Some((link.dir.join(link.name), foreign_owner(link.uid)?)));
+    Ok(foreign.next())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{lchown, symlink};
 
     use super::*;
@@ -49,6 +35,7 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         fs::create_dir(at("real")).unwrap();
         symlink("real", at("link")).unwrap();
+        symlink("link", at("own")).unwrap();
         for fine in ["real", "link", "link/x", "none/at/all"] {
             assert_eq!(foreign_link(&at(fine)).unwrap(), None, "{fine}");
         }
@@ -56,8 +43,10 @@ mod tests {
             return;
         }
         lchown(at("link"), Some(1234), None).unwrap();
-        for foreign in ["link", "link/x", "link/../real"] {
-            assert_eq!(foreign_link(&at(foreign)).unwrap(), Some((at("link"), 1234)), "{foreign}");
+        // Also behind one of one's own.
+        for foreign in ["link", "link/x", "link/../real", "own", "own/x"] {
+            let found = foreign_link(&at(foreign)).unwrap();
+            assert_eq!(found, Some((dir.path().canonicalize().unwrap().join("link"), 1234)), "{foreign}");
         }
         assert_eq!((foreign_owner(1234), foreign_owner(0)), (Some(1234), None));
     }

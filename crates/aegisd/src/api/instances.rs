@@ -92,12 +92,10 @@ pub(super) async fn create(
     let existing = request.handle.as_deref().and_then(|handle| app.instances.find(handle).ok());
     if let Some(existing) = existing {
         let is_meant = is_meant(&app, &request, kit.clone(), &existing)?;
-        // What never ran has nothing of anybody's, and would only keep the name from the next attempt.
-        if is_meant || !existing.view().never_ran() {
+        if is_meant || !app.instances.give_way(&existing).await? {
             let started = start_existing(&app, &request, is_meant, &existing).await;
             return started.map(|instance| (StatusCode::OK, instance));
         }
-        existing.request(Request::Delete).await?;
     }
     let names_no_command = names_only(&request) || names_disk(&request).is_some();
     if let (true, Some(handle)) = (names_no_command, &request.handle) {
@@ -121,7 +119,7 @@ pub(super) async fn create(
     // Better now than at the boot.
     app.secrets.values(&spec.secrets).map_err(aegis_instances::InstanceError::Secret)?;
     // Not removed either.
-    let _claimed = workspaces::claim(&app, &mut spec.mounts)?;
+    let _claimed = workspaces::claim(&app, &mut spec.mounts, &request.followed)?;
     let ports = request.exposes.iter().map(convert::wanted).collect::<Result<Vec<_>, _>>()?;
     let groups = request.network.as_ref().map(|network| network.groups.clone()).unwrap_or_default();
     let created = app.instances.create(request.handle.clone(), spec, ports, groups).await?;
@@ -245,7 +243,7 @@ async fn start_existing(
     if !names_only(request) {
         // Whoever names its directories once more means those that are there now.
         let mut mounts = view.spec.mounts.clone();
-        let _claimed = workspaces::claim(app, &mut mounts)?;
+        let _claimed = workspaces::claim(app, &mut mounts, &request.followed)?;
         existing.renew_directories(mounts.iter().map(|mount| mount.identity).collect()).await?;
     }
     begin(existing, request.wait).await?;

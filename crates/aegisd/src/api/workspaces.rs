@@ -142,21 +142,27 @@ impl From<DirectoryError> for Failure {
             DirectoryError::Linked { .. } => {
                 ApiError::new(ErrorCode::WorkspaceNotFound, text).hint("find that path with: realpath PATH")
             }
+            DirectoryError::Planted { .. } => ApiError::new(ErrorCode::WorkspaceRefused, text)
+                .hint("if you mean where it leads, name that directory itself: realpath PATH"),
             DirectoryError::Refused { .. } => ApiError::new(ErrorCode::WorkspaceRefused, text)
                 .hint("show it a directory that holds what it needs and nothing else"),
         })
     }
 }
 
-/// Makes the workspaces that are named, and notes which directories the paths lead to.
-pub(super) fn claim(app: &App, mounts: &mut [Mount]) -> Result<Vec<Claim>, Failure> {
+/// Makes the workspaces that are named, and notes which directories the paths lead to. In those that were `followed` the client
+/// followed symbolic links to them.
+pub(super) fn claim(app: &App, mounts: &mut [Mount], followed: &[String]) -> Result<Vec<Claim>, Failure> {
     let mut claims = Vec::new();
-    for mount in mounts {
+    for mount in mounts.iter_mut() {
         match &mount.source {
             Source::Named(name) => claims.push(app.workspaces.claim(name)?),
             Source::Path(path) => mount.identity = Some(app.instances.name_directory(path)?),
         }
     }
+    // One of them may be in another one that is named with it.
+    app.instances.note_shown(mounts);
+    followed.iter().try_for_each(|dir| app.instances.check_followed(std::path::Path::new(dir)))?;
     Ok(claims)
 }
 

@@ -1,0 +1,93 @@
+//! Which directories of the host guests could write, also guests that are no more. What is in one of them may be a symbolic
+//! link that a guest put there, and leads where that guest likes.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aegis_paths::Identity;
+
+/// Most that are remembered; a line of the file has some 70 bytes.
+const MOST: usize = 1 << 16;
+/// Longest file that is read, bytes.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// What was shown for writing, each directory once. In a file of JSON lines, to which is only added.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    path: PathBuf,
+    all: Mutex<HashSet<Identity>>,
+}
+
+impl Shown {
+    /// Reads what an earlier daemon noted. Lines that are none, as after a crash, are left out.
+    pub(crate) fn open(path: PathBuf) -> Shown {
+        let all = File::open(&path).map(read).unwrap_or_default();
+        Shown { path, all: Mutex::new(all) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Identity>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes directories before a guest sees them. What cannot be written down holds until the daemon ends.
+    pub(crate) fn note(&self, directories: impl IntoIterator<Item = Identity>) {
+        let mut all = self.lock();
+        let fresh: Vec<Identity> =
+            directories.into_iter().filter(|one| all.len() < MOST && all.insert(*one)).collect();
+        if let Err(error) = self.write(&fresh) {
+            tracing::warn!(%error, "cannot note which directories guests may write");
+        }
+    }
+
+    fn write(&self, fresh: &[Identity]) -> io::Result<()> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> = fresh.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        // Behind a line that a crash has cut, too.
+        file.write_all(format!("\n{}\n", lines.join("\n")).as_bytes())?;
+        file.sync_data()
+    }
+
+    /// Whether one of these was shown: a directory and all above it.
+    pub(crate) fn covers(&self, above: &[Identity]) -> bool {
+        let all = self.lock();
+        // The number of a device may be another one after a boot of the host, which the set does not know.
+        above.iter().any(|one| all.contains(one) || all.iter().any(|shown| shown.is(one)))
+    }
+}
+
+fn read(file: File) -> HashSet<Identity> {
+    let lines = BufReader::new(io::Read::take(file, MOST_BYTES)).split(b'\n').map_while(Result::ok);
+    lines.filter_map(|line| serde_json::from_slice(&line).ok()).take(MOST).collect()
+}
+
+/// A file for it in the directory of what is durable.
+pub(crate) fn place(data: &Path) -> PathBuf {
+    data.join("shown.jsonl")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_shown_is_known_to_the_next_daemon_whatever_a_crash_has_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = |ino| Identity { dev: 1, ino, birth: Some(7) };
+        let path = place(dir.path());
+        Shown::open(path.clone()).note([one(1), one(2), one(1)]);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, whole.get(..whole.len() - 5).unwrap()).unwrap();
+        let shown = Shown::open(path.clone());
+        assert!(shown.covers(&[one(9), one(1)]) && !shown.covers(&[one(2), one(3)]));
+        shown.note([one(3)]);
+        let moved = Identity { dev: 2, ..one(3) };
+        assert!(Shown::open(path).covers(&[moved]), "after a boot that numbers devices anew");
+    }
+}
