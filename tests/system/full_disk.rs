@@ -125,6 +125,63 @@ fn a_guest_that_fills_the_host_stands_still_before_it_is_full_and_loses_nothing(
 }
 
 #[test]
+fn what_the_daemon_writes_itself_leaves_room_for_guests() {
+    let Some(small) = SmallDisk::mount("size=320m") else { return };
+    let daemon = Daemon::start_in(small.path());
+    let _id = daemon.instance("writer", &["sleep", "1000"]);
+    let _started =
+        daemon.ok(&["instance", "start", "--name", "full", "--memory", "768m", "--", "sleep", "1000"]);
+    let _filled = daemon
+        .shell("full", "mkdir /mem; mount -t tmpfs -o size=300m none /mem; head -c 230m /dev/urandom > /mem/noise && md5sum /mem/noise > /mem/sum");
+    let _ballast = small.take("ballast", 100 * MIB);
+    let archive = small_archive_of_much(daemon.root());
+    let tries: [&[&str]; 4] = [
+        &["instance", "hibernate", "full"],
+        &["snapshot", "create", "full", "snap"],
+        &["fork", "full"],
+        &["image", "load", "-i", archive.to_str().unwrap()],
+    ];
+    for arguments in tries {
+        let done = daemon.aegis(arguments);
+        // A fork shares its memory with what it is of, and may do with what there is.
+        let may_do = arguments[0] == "fork" && done.code == 0;
+        assert!(
+            may_do || (done.code != 0 && done.err().contains("nearly full")),
+            "{arguments:?}: {}",
+            done.err()
+        );
+        assert!(small.free() > 16 * MIB as u64, "{arguments:?} leaves {} bytes", small.free());
+        let _written = daemon.shell("writer", "head -c 1m /dev/urandom > /noise && sync /noise");
+    }
+    // What was given up has taken nothing, and goes on.
+    assert!(small.free() > 100 * MIB as u64, "{} bytes", small.free());
+    assert_eq!(daemon.shell("full", "md5sum -c /mem/sum").trim(), "/mem/noise: OK");
+    assert!(daemon.ok(&["image", "list"]).contains("No images"));
+}
+
+/// An image whose archive is small and whose layer is not.
+fn small_archive_of_much(dir: &Path) -> PathBuf {
+    let script = r#"
+import gzip, hashlib, io, json, sys, tarfile
+def add(archive, name, data):
+    info = tarfile.TarInfo(name); info.size = len(data); archive.addfile(info, io.BytesIO(data))
+layer = io.BytesIO()
+with tarfile.open(fileobj=layer, mode='w') as archive: add(archive, 'much', b'x' * (400 << 20))
+layer = layer.getvalue()
+config = json.dumps({'architecture': sys.argv[2], 'os': 'linux', 'rootfs': {'type': 'layers', 'diff_ids': ['sha256:' + hashlib.sha256(layer).hexdigest()]}}).encode()
+with tarfile.open(sys.argv[1], 'w') as archive:
+    add(archive, 'layer.tar', gzip.compress(layer, 1))
+    add(archive, 'config.json', config)
+    add(archive, 'manifest.json', json.dumps([{'Config': 'config.json', 'RepoTags': ['much:1'], 'Layers': ['layer.tar']}]).encode())
+"#;
+    let archive = dir.join("much.tar");
+    let processor = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let made = Command::new("python3").args(["-c", script]).arg(&archive).arg(processor).status();
+    assert!(made.unwrap().success());
+    archive
+}
+
+#[test]
 fn a_daemon_on_a_full_disk_starts_lists_and_deletes() {
     let Some(small) = SmallDisk::mount("size=200m") else { return };
     let daemon = Daemon::start_in(small.path());

@@ -57,7 +57,7 @@ pub enum ArchiveError {
     #[error("{0:?} is stored as a sparse file with a map that makes no sense")]
     Sparse(String),
     /// The input cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 

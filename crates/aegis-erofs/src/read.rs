@@ -49,7 +49,7 @@ pub enum ReadError {
     #[error("more than {0} entries")]
     TooManyEntries(u64),
     /// The image cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 

@@ -64,7 +64,7 @@ pub enum TreeError {
         limit: u64,
     },
     /// The spool could not be written, or the source of contents not read.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 

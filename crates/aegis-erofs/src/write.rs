@@ -40,7 +40,7 @@ pub enum WriteError {
     #[error("the image has no layer {0}")]
     NoSuchLayer(u32),
     /// The image cannot be written or the spool not read.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 

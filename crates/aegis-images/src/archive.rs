@@ -5,9 +5,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
 use aegis_erofs::{Content, Extent, FileTree, NodeId, Spool};
+use aegis_store::room::Paced;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -107,10 +109,13 @@ impl Archive {
         let whole = io::Cursor::new(start).chain(buffered);
         let plain = inflate::decoder(whole, packing).map_err(unreadable)?;
         let tmp = layout.tmp();
+        let target = File::open(&tmp).map_err(ImageError::io("cannot read", tmp.clone()))?;
         let spool = Spool::in_dir(&tmp).map_err(ImageError::io("cannot write in", tmp))?;
         let mut tree = FileTree::new(settings.limits.clone(), spool);
-        aegis_erofs::ingest_some(&mut tree, BufReader::new(plain))
-            .map_err(|error| ImageError::invalid(format!("the archive: {error}")))?;
+        aegis_erofs::ingest_some(&mut tree, BufReader::new(Paced::new(plain, target))).map_err(|error| {
+            ImageError::for_want_of_room(&error, &layout.tmp())
+                .unwrap_or_else(|| ImageError::invalid(format!("the archive: {error}")))
+        })?;
         Ok(Archive { tree, layout, stored: RefCell::default() })
     }
 

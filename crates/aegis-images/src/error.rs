@@ -1,7 +1,7 @@
 //! What can go wrong with images.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -144,6 +144,23 @@ impl ImageError {
                 | ImageError::Digest(_)
                 | ImageError::NotFound { .. }
         )
+    }
+
+    /// The error for want of room on the host, if that is what an error comes from.
+    pub(crate) fn for_want_of_room(
+        error: &(dyn std::error::Error + 'static),
+        path: &Path,
+    ) -> Option<ImageError> {
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let full = causes.any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+        });
+        full.then(|| {
+            ImageError::io("cannot write", path)(io::Error::new(
+                io::ErrorKind::StorageFull,
+                error.to_string(),
+            ))
+        })
     }
 
     pub(crate) fn layer(digest: &crate::Digest) -> impl Fn(&dyn std::fmt::Display) -> ImageError {

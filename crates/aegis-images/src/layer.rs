@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use aegis_erofs::{Layer, Limits};
+use aegis_store::room::{Pace, Paced, check_for};
 use tokio::sync::mpsc;
 
 use crate::digest::{self, Digest, Hasher};
@@ -131,10 +132,13 @@ async fn fetch_on(
     }
     let mut len = partial.len;
     let (chunks, mut to_write) = mpsc::channel::<bytes::Bytes>(CHUNKS);
+    let rest = blob.size.saturating_sub(len);
     let writer = tokio::task::spawn_blocking(move || {
-        let mut result = Ok(());
+        let (mut result, mut pace) = (check_for(&partial.file, rest), Pace::default());
         while let Some(chunk) = to_write.blocking_recv() {
-            result = partial.add(&chunk);
+            if result.is_ok() {
+                result = pace.check(&partial.file, chunk.len() as u64).and_then(|()| partial.add(&chunk));
+            }
             if result.is_err() {
                 break;
             }
@@ -190,11 +194,16 @@ pub(crate) fn unpack(
     let data = layout.temporary()?;
     let writer = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
 
+    let target = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
     let most = limits.max_data_bytes.saturating_add(limits.max_entries.saturating_mul(HEADER_BYTES));
     let read = |archive: &mut dyn Read| {
-        let index = Layer::read(&mut *archive, writer, limits).map_err(|error| failed(&error))?;
+        let mut archive = Paced::new(archive, target);
+        let index = Layer::read(&mut archive, writer, limits);
+        let index = index.map_err(|error| {
+            ImageError::for_want_of_room(&error, data.path()).unwrap_or_else(|| failed(&error))
+        })?;
         // Writers of tar fill up their last record; all of it counts for the digest.
-        io::copy(archive, &mut io::sink()).map_err(|error| failed(&error))?;
+        io::copy(&mut archive, &mut io::sink()).map_err(|error| failed(&error))?;
         Ok(index)
     };
     let (unpacked, found) = inflate::inflated(blob, Packing::of(&start), most, read)?;

@@ -1,6 +1,7 @@
 //! What a file system has left, in bytes and in inodes, and when that is too little.
 
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,13 @@ const MOST_FLOOR_INODES: u64 = 2048;
 const LEAST_FLOOR_INODES: u64 = 64;
 /// The default floor is at most this part of a file system, which may be small.
 const SMALL_PART: u64 = 4;
+
+/// What large writes of the daemon's own leave: guests have no room to write into what is nearly full.
+const LEAST_LEFT_BYTES: u64 = 128 << 20;
+/// On a small file system it is this part.
+const LEAST_LEFT_PART: u64 = 16;
+/// How much is written before the room is looked at once more.
+const STRETCH: u64 = 64 << 20;
 
 /// How often the room is looked at while there is plenty.
 const CALM: Duration = Duration::from_secs(1);
@@ -42,13 +50,83 @@ impl Room {
     /// The system's.
     pub fn at(path: &Path) -> io::Result<Room> {
         let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        let stat = rustix::fs::statvfs(existing)?;
-        Ok(Room {
+        Ok(Room::of(&rustix::fs::statvfs(existing)?))
+    }
+
+    fn of(stat: &rustix::fs::StatVfs) -> Room {
+        Room {
             total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
             total_inodes: stat.f_files,
             free_inodes: stat.f_favail,
-        })
+        }
+    }
+
+    /// Whether so many bytes can be written, with enough left for what is written by others.
+    fn has(&self, bytes: u64) -> bool {
+        let left = LEAST_LEFT_BYTES.min(self.total_bytes / LEAST_LEFT_PART);
+        self.free_bytes.saturating_sub(bytes) >= left
+    }
+}
+
+/// Checks that what is about to be written into a file, bytes, leaves room on its file system.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`], or the system's.
+pub fn check_for(file: impl AsFd, bytes: u64) -> io::Result<()> {
+    let room = Room::of(&rustix::fs::fstatvfs(file)?);
+    if room.has(bytes) {
+        return Ok(());
+    }
+    let (free, wanted) = (room.free_bytes >> 20, bytes >> 20);
+    let text = format!(
+        "the host's disk is nearly full: {free} MiB are free, and {wanted} MiB more are to be written"
+    );
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
+}
+
+/// Looks at the room from time to time while much is written.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// What may be written before the next look.
+    left: u64,
+}
+
+impl Pace {
+    /// To be asked before so many bytes are written into a file.
+    ///
+    /// # Errors
+    /// As of [`check_for`].
+    pub fn check(&mut self, file: impl AsFd, bytes: u64) -> io::Result<()> {
+        if bytes > self.left {
+            check_for(file, STRETCH.max(bytes))?;
+            self.left = STRETCH.max(bytes);
+        }
+        self.left -= bytes;
+        Ok(())
+    }
+}
+
+/// What is read to be written to the file system of `target`: it ends with an error before that is full.
+#[derive(Debug)]
+pub struct Paced<R, F> {
+    from: R,
+    target: F,
+    pace: Pace,
+}
+
+impl<R, F> Paced<R, F> {
+    /// What is read from `from`.
+    pub fn new(from: R, target: F) -> Paced<R, F> {
+        Paced { from, target, pace: Pace::default() }
+    }
+}
+
+impl<R: Read, F: AsFd> Read for Paced<R, F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(into)?;
+        self.pace.check(&self.target, count as u64)?;
+        Ok(count)
     }
 }
 
@@ -145,6 +223,24 @@ mod tests {
 
     fn room(total_bytes: u64, free_bytes: u64, total_inodes: u64, free_inodes: u64) -> Room {
         Room { total_bytes, free_bytes, total_inodes, free_inodes }
+    }
+
+    #[test]
+    fn large_writes_leave_room_for_those_of_others() {
+        let room = |total: u64, free: u64| Room {
+            total_bytes: total << 20,
+            free_bytes: free << 20,
+            total_inodes: 0,
+            free_inodes: 0,
+        };
+        let can = |room: Room, mebibytes: u64| room.has(mebibytes << 20);
+        assert!(can(room(1 << 20, 1128), 1000) && !can(room(1 << 20, 1128), 1001), "a large disk");
+        assert!(can(room(160, 110), 100) && !can(room(160, 110), 101), "a small one");
+        assert!(!can(room(160, 9), 0));
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(check_for(&file, u64::MAX).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let mut paced = Paced::new(&b"abc"[..], &file);
+        assert_eq!(io::read_to_string(&mut paced).unwrap(), "abc");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use thiserror::Error;
 pub use seal::Key;
 use seal::{Place, TAG};
 
+use crate::room::check_for;
 use crate::sweep::PARTIAL;
 
 const MAGIC: [u8; 16] = *b"AEGIS-saved-v1\x0d\x0a";
@@ -115,7 +116,9 @@ fn write_to(
     if head.note.len() > MOST_NOTE || head.devices.len() > MOST_DEVICES || head.memory > MOST_MEMORY {
         return Err(SavedError::Damaged("there is more of the machine than can be saved"));
     }
-    let mut file = BufWriter::with_capacity(PIECE, File::create(path)?);
+    let file = File::create(path)?;
+    check_for(&file, extents.iter().map(|extent| extent.end.saturating_sub(extent.start)).sum())?;
+    let mut file = BufWriter::with_capacity(PIECE, file);
     let memory = head.memory.to_le_bytes();
     let devices = sealed(key, 0, Place::Devices, &head.devices)?;
     let (note, devices) = (head.note.as_bytes(), &*devices);

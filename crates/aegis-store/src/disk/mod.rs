@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use crate::room::{Pace, check_for};
 use crate::sweep::PARTIAL;
 
 /// The smallest disk, in bytes: the journal alone takes 16 MiB.
@@ -328,14 +329,16 @@ fn reflink(_source: &File, _target: &File) -> bool {
 
 /// Copies what is neither a hole nor zero, and leaves holes for the rest.
 fn copy_sparse(source: &File, target: &File, size: u64) -> io::Result<()> {
+    check_for(target, source.metadata()?.blocks().saturating_mul(512))?;
     target.set_len(size)?;
-    let mut buffer = vec![0; BUFFER];
+    let (mut buffer, mut pace) = (vec![0; BUFFER], Pace::default());
     let mut position = 0;
     while let Some((start, end)) = next_data(source, position, size)? {
         position = start;
         while position < end {
             let wanted = usize::try_from(end - position).unwrap_or(BUFFER).min(BUFFER);
             source.read_exact_at(&mut buffer[..wanted], position)?;
+            pace.check(target, wanted as u64)?;
             write_blocks(target, &buffer[..wanted], position)?;
             position += wanted as u64;
         }

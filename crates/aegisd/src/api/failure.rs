@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 /// What to do when the host's disk is full.
-const MAKE_ROOM: &str = "delete what is not needed: aegis instance delete, aegis snapshot delete, aegis image prune, \
+pub(super) const MAKE_ROOM: &str = "delete what is not needed: aegis instance delete, aegis snapshot delete, aegis image prune, \
                          aegis template prune; see: aegis status";
 
 /// A failure of a handler.

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use utoipa::IntoParams;
 
 use super::convert::{parse, timestamp};
-use super::failure::{Failure, blocking};
+use super::failure::{Failure, MAKE_ROOM, blocking};
 use crate::App;
 
 /// Least time between two reports of progress.
@@ -71,6 +71,9 @@ impl From<ImageError> for Failure {
             }
             ImageError::Damaged(name, _) => of(ErrorCode::ImageInvalid)
                 .hint(format!("remove it with: aegis image remove {name}, and pull it again")),
+            ImageError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                of(ErrorCode::InsufficientResources).hint(MAKE_ROOM)
+            }
             ImageError::Io { .. } => of(ErrorCode::Internal).hint("is the disk full? see: aegis doctor"),
             ImageError::Settings(_) => of(ErrorCode::HostNotReady).hint("see $AEGIS_HOME/config.toml"),
             ImageError::BrokenOff => of(ErrorCode::ShuttingDown),
