@@ -32,8 +32,7 @@ fn profile() -> Profile {
         tcp: true,
         calls: Call::all(CALLS)
             .chain([
-                // A pair has no name that anybody could find it by.
-                Call::with(libc::SYS_socketpair, [first(libc::AF_UNIX)]),
+                Call::with(libc::SYS_socketpair, [Argument::All(STREAM_PAIR)]),
                 Call::with(libc::SYS_socket, [libc::AF_INET, libc::AF_INET6].map(first)),
                 Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)]),
                 Call::with(libc::SYS_ioctl, [Argument::Is(1, FIONBIO)]),
@@ -43,6 +42,12 @@ fn profile() -> Profile {
         capabilities: 0,
     }
 }
+
+/// A pair has no name that anybody could find it by, and one that is a stream cannot be connected to anything else: an end of a
+/// pair for datagrams can, to any path. Their types have this bit in common (`SOCK_DGRAM`, and `SOCK_RAW`, which is the same
+/// here: `unix_create` of the kernel).
+const STREAM_PAIR: &[Argument] =
+    &[Argument::Is(0, libc::AF_UNIX as u64), Argument::Lacks(1, libc::SOCK_DGRAM as u64)];
 
 /// Calls that are made with any arguments.
 const CALLS: &[i64] = &[

@@ -17,6 +17,8 @@ pub enum Argument {
     Lacks(u8, u64),
     /// The argument of this number is the process that makes the call.
     OwnProcess(u8),
+    /// All of these hold.
+    All(&'static [Argument]),
 }
 
 /// What stands for the own process in a filter that is made before there is one: more than any has (`PID_MAX_LIMIT` of
@@ -67,14 +69,22 @@ const F_SETOWN_EX: u64 = 15;
 
 type Failure = seccompiler::BackendError;
 
-fn rule(argument: Argument) -> Result<SeccompRule, Failure> {
+fn conditions(argument: Argument) -> Result<Vec<SeccompCondition>, Failure> {
     let (index, compare, value) = match argument {
         Argument::OwnProcess(index) => (index, SeccompCmpOp::Eq, OWN_PROCESS.into()),
         Argument::Is(index, value) => (index, SeccompCmpOp::Eq, value),
         Argument::Has(index, bits) => (index, SeccompCmpOp::MaskedEq(bits), bits),
         Argument::Lacks(index, bits) => (index, SeccompCmpOp::MaskedEq(bits), 0),
+        Argument::All(all) => {
+            let each = all.iter().map(|argument| conditions(*argument)).collect::<Result<Vec<_>, _>>()?;
+            return Ok(each.concat());
+        }
     };
-    SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value)?])
+    Ok(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value)?])
+}
+
+fn rule(argument: Argument) -> Result<SeccompRule, Failure> {
+    SeccompRule::new(conditions(argument)?)
 }
 
 fn errno(number: i32) -> SeccompAction {

@@ -80,9 +80,6 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
         // SAFETY: plain system calls on integers; sources are owned by this closure and open.
         unsafe {
             check(libc::setsid())?;
-            // Whoever may read this process's memory need not have started it: the daemon that did may be gone. Without
-            // Yama there is no such rule, and nothing to lift.
-            libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0);
             // A kernel before 5.11 does not know that; what is inherited there is what this process was left.
             libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             for (slot, (source, _)) in staged.iter_mut().zip(&fds) {
@@ -94,6 +91,18 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
             }
         }
         if fds.len() > staged.len() { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
+    };
+    // SAFETY: the closure is async-signal-safe, see the module's head.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Lets whoever may read the memory of a process that `command` starts do so without having started it: the daemon that did may
+/// be gone. Without Yama there is no such rule, and nothing to lift.
+pub fn readable(command: &mut Command) {
+    let setup = || {
+        // SAFETY: takes integers only.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
+        Ok(())
     };
     // SAFETY: the closure is async-signal-safe, see the module's head.
     unsafe { command.pre_exec(setup) };

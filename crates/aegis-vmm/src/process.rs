@@ -92,6 +92,10 @@ impl Process {
     /// # Errors
     /// The system's.
     pub fn spawn(mut command: Command, fds: Vec<(OwnedFd, i32)>, wall: Wall) -> io::Result<Process> {
+        if matches!(wall, Wall::Jail(_)) {
+            // A monitor's memory is its machine's, which is kept.
+            aegis_sys::child::readable(&mut command);
+        }
         aegis_sys::child::detached(&mut command, fds);
         let group = wall.group();
         let program = match wall {

@@ -333,7 +333,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         end: end.clone(),
     };
     tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
-    let server = axum::serve(socket::ApiListener(listener), api::router(app))
+    let server = axum::serve(socket::ApiListener::new(listener), api::router(app))
         .with_graceful_shutdown(end.wanted.clone().cancelled_owned());
     let supervisor = Supervisor { kits, secrets: Arc::clone(&stored), home: home.clone() };
     let supervising = tokio::spawn(supervisor.run(instances.clone(), end.wanted.clone()));

@@ -239,9 +239,16 @@ impl Host {
             ("a file without a name to execute", libc::SYS_memfd_create, 0),
             ("set the clock", libc::SYS_clock_settime, 0),
         ];
+        let pair = [i64::from(libc::AF_UNIX), i64::from(libc::SOCK_DGRAM), 0].map(Into::into);
+        let [family, kind, protocol] = pair;
         calls
             .into_iter()
             .map(|(what, call, first)| attempt(what, call, [first.into(), room.as_slice().into(), 0.into()]))
+            .chain([attempt(
+                "a socket for datagrams, to be connected to a path",
+                libc::SYS_socketpair,
+                [family, kind, protocol, room.as_slice().into()],
+            )])
             .collect()
     }
 
@@ -445,4 +452,13 @@ fn a_call_of_a_helper_is_refused_by_the_daemon_itself() {
     assert!(said(Path::new("/usr/bin/python3")).starts_with("HTTP/1.1 200"));
     let refused = said(&copy);
     assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("caller_refused"), "{refused}");
+    // Nor one that is gone before anybody can look at it.
+    let fleeting = "import socket,sys,os\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                    s.sendall(b'DELETE /v1/instances/victim HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\nos._exit(0)";
+    for _ in 0..20 {
+        let mut command = std::process::Command::new(&copy);
+        let _ended =
+            command.env("PYTHONHOME", "/usr").args(["-c", fleeting, socket.to_str().unwrap()]).status();
+    }
+    assert_eq!(host.daemon.ok(&["exec", "victim", "--", "echo", "well"]), "well\n");
 }
