@@ -1,6 +1,8 @@
 //! What the guest sees of the host: nothing.
 
-use aegis_tests::Daemon;
+use std::time::Duration;
+
+use aegis_tests::{Daemon, eventually};
 
 #[test]
 fn from_inside_there_is_no_host() {
@@ -38,6 +40,32 @@ fn the_kernel_is_the_guests_own() {
     let pids = daemon.ok(&["run", "--", "sh", "-c", "ls -d /proc/[0-9]* | wc -l"]);
     let count: u32 = pids.trim().parse().unwrap();
     assert!(count < 100, "{count} processes are more than a guest of its own has");
+}
+
+/// Holds the harness still, so that it answers nothing more, and says nonsense on its ports.
+const TAKE_HARNESS: &str = "
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+PTRACE_ATTACH, PIDFD_OPEN, PIDFD_GETFD = 16, 434, 438
+assert libc.ptrace(PTRACE_ATTACH, 1, None, None) == 0, os.strerror(ctypes.get_errno())
+pidfd = libc.syscall(PIDFD_OPEN, 1, 0)
+for fd in os.listdir('/proc/1/fd'):
+    if os.readlink('/proc/1/fd/' + fd).startswith('/dev/vport'):
+        os.write(libc.syscall(PIDFD_GETFD, pidfd, int(fd), 0), b'nonsense' * 1000)
+print('taken', flush=True)
+time.sleep(1000)
+";
+
+#[test]
+fn an_instance_whose_guest_breaks_the_protocol_and_falls_silent_does_not_run_for_ever() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("mute", &["python3", "-c", TAKE_HARNESS]);
+    eventually("the instance is stopped", Duration::from_secs(180), || daemon.state("mute") == "stopped");
+    let shown = daemon.info("mute").unwrap();
+    assert_eq!(shown["stop_reason"]["code"], "guest_unreachable", "{shown}");
+    // It is as good as any other that was stopped.
+    assert_eq!(daemon.ok(&["run", "--", "echo", "well"]), "well\n");
+    assert!(daemon.ok(&["instance", "delete", "mute"]).contains("deleted"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use aegis_guest_link::{Events, GuestLink, Resume};
+use aegis_guest_link::{Events, GuestLink, LinkError, Resume};
 use aegis_guest_protocol::messages::{Addresses, Freeze};
 use aegis_vmm::Machine;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::actor::Message;
 use crate::lifecycle::{Boot, Event};
 use crate::machine::boot;
-use crate::machine::session::{Session, Teller};
+use crate::machine::session::{Brevity, Session, Teller};
 use crate::network::gateway::Network;
 use crate::output::Output;
 use crate::reason::StopReason;
@@ -291,7 +291,8 @@ impl Live {
 
     async fn converse(&self, session: Arc<Session>, events: Events) {
         let tell = Teller { boot: self.boot, mailbox: self.mailbox.clone() };
-        session.converse(events, &self.output, &tell).await;
+        let mut brevity = Brevity::default();
+        brevity.note(session.converse(events, &self.output, &tell)).await;
         drop(session);
         loop {
             if self.cancel.is_cancelled() {
@@ -300,15 +301,19 @@ impl Live {
             let Some(machine) = self.machine() else { return };
             let [stdout_held, stderr_held] = self.output.offsets();
             let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held, another: false };
-            let opened = tokio::select! {
-                opened = Session::open(&*machine, resume) => opened,
-                _ = machine.ended() => return,
-                () = self.cancel.cancelled() => return,
+            let opened = if brevity.is_hopeless() {
+                Err(LinkError::Protocol("it breaks off each session at once".to_owned()))
+            } else {
+                tokio::select! {
+                    opened = Session::reopen(&*machine, resume) => opened,
+                    _ = machine.ended() => return,
+                    () = self.cancel.cancelled() => return,
+                }
             };
             match opened {
                 Ok((session, events, _)) => {
                     self.session.send_replace(Some(Arc::clone(&session)));
-                    session.converse(events, &self.output, &tell).await;
+                    brevity.note(session.converse(events, &self.output, &tell)).await;
                 }
                 Err(error) => {
                     // A machine that has just died reports that itself, and better.
@@ -331,7 +336,7 @@ pub(crate) fn adopt_guest(live: &Arc<Live>) {
         let Some(machine) = owner.machine() else { return };
         let [stdout_held, stderr_held] = owner.output.offsets();
         let resume = Resume { returning: true, events_seen: 0, stdout_held, stderr_held, another: false };
-        let failure = match Session::open(&*machine, resume).await {
+        let failure = match Session::reopen(&*machine, resume).await {
             Ok((session, events, true)) => {
                 owner.begin_session(&session, events);
                 return owner.tell_addresses().await;

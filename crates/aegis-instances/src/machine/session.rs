@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_guest_link::{Events, GuestLink, GuestStream, LinkError, Resume};
 use aegis_guest_protocol::messages::{
@@ -24,6 +24,8 @@ const ANY_WORDS: u32 = 9;
 /// How long a guest may take to answer what is said first before it is asked again over new pipes, and how long then.
 const SOON: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(20);
+/// How long a guest that is up may take to greet, and to answer both times.
+const AGAIN: Duration = Duration::from_secs(40);
 
 /// A session with a guest.
 #[derive(Debug)]
@@ -92,6 +94,28 @@ pub struct ExecHandle {
     pub stay: Option<Stay>,
 }
 
+/// A session that ended sooner was brief, and so many of them in a row are no accident.
+const BRIEF: Duration = Duration::from_secs(1);
+const MOST_BRIEF: u32 = 16;
+
+/// How many sessions in a row were brief: a guest that breaks the protocol each time would be asked for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Brevity(u32);
+
+impl Brevity {
+    /// Waits for the end of a session.
+    pub(crate) async fn note(&mut self, session: impl Future<Output = ()>) {
+        let began = Instant::now();
+        session.await;
+        self.0 = if began.elapsed() < BRIEF { self.0 + 1 } else { 0 };
+    }
+
+    /// Whether another one would be no better.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.0 >= MOST_BRIEF
+    }
+}
+
 /// Whoever waits for an exec learns that nobody will ever tell, when a conversation is over or given up: a machine that goes to
 /// disk says no word of it.
 struct Untold<'s>(&'s Session);
@@ -115,6 +139,24 @@ impl Session {
                 tokio::time::timeout(LATE, again).await.unwrap_or(Err(LinkError::Timeout(what)))
             }
             other => other,
+        }
+    }
+
+    /// Connects to a guest that is up, after a session that broke off or was an earlier daemon's. One that stands still with its
+    /// machine is waited for.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the guest is lost.
+    pub(crate) async fn reopen(
+        machine: &dyn Machine,
+        resume: Resume,
+    ) -> Result<(Arc<Session>, Events, bool), LinkError> {
+        loop {
+            let opened = tokio::time::timeout(AGAIN, Session::open(machine, resume)).await;
+            match opened.unwrap_or(Err(LinkError::Timeout("the greeting"))) {
+                Err(LinkError::Timeout(_)) if machine.is_paused().await.unwrap_or(false) => {}
+                opened => return opened,
+            }
         }
     }
 
