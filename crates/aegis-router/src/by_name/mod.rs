@@ -9,6 +9,7 @@ mod places;
 mod pool;
 mod proxy;
 mod request;
+mod watched;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use admission::Peer;
 use body::Held;
 use places::{Place, Places};
 use pool::Pool;
+use watched::Watched;
 
 /// Most bytes of a request's head.
 const LONGEST_HEAD: u16 = 64_000;
@@ -139,6 +141,7 @@ impl Names {
                 Ok::<_, std::convert::Infallible>(response.map(|body| Held::new(body, busy)))
             }
         });
+        let client = Watched::new(client, place.moved());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(client), service);
         tokio::pin!(connection);
         tokio::select! {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,11 @@ const MOST_OF_ONE: usize = 1024;
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a request is kept afterwards.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request on whose connection nothing has moved for this long gives way if all places are taken by requests.
+const STALLED: Duration = Duration::from_secs(120);
+/// How often it is looked for one meanwhile.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A client as far as it can be told from others: a host, or a network of IPv6.
 type Client = Option<IpAddr>;
@@ -41,6 +47,31 @@ struct Held {
     /// Its number among those that wait, if it has no request.
     turn: Option<u64>,
     evicted: CancellationToken,
+    /// When bytes last came or went.
+    moved: Moved,
+}
+
+/// When bytes last came or went on a connection. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Moved {
+    since: Instant,
+    after_ms: Arc<AtomicU64>,
+}
+
+impl Moved {
+    fn now() -> Moved {
+        Moved { since: Instant::now(), after_ms: Arc::default() }
+    }
+
+    /// Notes that bytes move.
+    pub(super) fn note(&self) {
+        let after = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.after_ms.store(after, Ordering::Relaxed);
+    }
+
+    fn ago(&self) -> Duration {
+        self.since.elapsed().saturating_sub(Duration::from_millis(self.after_ms.load(Ordering::Relaxed)))
+    }
 }
 
 impl Held {
@@ -102,7 +133,14 @@ impl Inner {
 
     fn longest_of(&self, client: IpAddr) -> Option<u64> {
         let theirs = |id: &&u64| self.all.get(id).is_some_and(|held| held.client == Some(client));
-        self.fresh.values().chain(self.idle.values()).find(theirs).copied()
+        let waiting = self.fresh.values().chain(self.idle.values()).find(theirs).copied();
+        waiting.or_else(|| self.longest_stalled(|held| held.client == Some(client)))
+    }
+
+    /// The request that has stalled for longest, among some.
+    fn longest_stalled(&self, among: impl Fn(&Held) -> bool) -> Option<u64> {
+        let stalled = self.all.iter().filter(|(_, held)| among(held) && held.moved.ago() >= STALLED);
+        stalled.max_by_key(|(_, held)| held.moved.ago()).map(|(id, _)| *id)
     }
 
     /// Makes room for one more of this client, if that can be had.
@@ -116,7 +154,7 @@ impl Inner {
         if self.fresh.len() >= MOST_FRESH {
             self.evict(self.longest_fresh());
         }
-        self.all.len() < MOST || self.evict(self.longest_waiting())
+        self.all.len() < MOST || self.evict(self.longest_waiting().or_else(|| self.longest_stalled(|_| true)))
     }
 }
 
@@ -133,6 +171,7 @@ pub(super) struct Place {
     places: Places,
     id: u64,
     evicted: CancellationToken,
+    moved: Moved,
 }
 
 /// A request under way on a connection.
@@ -149,11 +188,16 @@ impl Places {
         loop {
             {
                 let inner = self.lock();
-                if inner.all.len() < MOST || inner.longest_waiting().is_some() {
+                let waits = || inner.longest_waiting().or_else(|| inner.longest_stalled(|_| true)).is_some();
+                if inner.all.len() < MOST || waits() {
                     return;
                 }
             }
-            self.freed.notified().await;
+            tokio::select! {
+                () = self.freed.notified() => {}
+                // Nothing tells that a request stalls.
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
     }
 
@@ -165,7 +209,7 @@ impl Places {
             return None;
         }
         let (id, turn) = (inner.number(), inner.number());
-        let evicted = CancellationToken::new();
+        let (evicted, moved) = (CancellationToken::new(), Moved::now());
         let held = Held {
             client,
             requests: 0,
@@ -173,17 +217,23 @@ impl Places {
             since: Instant::now(),
             turn: Some(turn),
             evicted: evicted.clone(),
+            moved: moved.clone(),
         };
         inner.all.insert(id, held);
         inner.fresh.insert(turn, id);
         if let Some(client) = client {
             *inner.clients.entry(client).or_default() += 1;
         }
-        Some(Place { places: self.clone(), id, evicted })
+        Some(Place { places: self.clone(), id, evicted, moved })
     }
 }
 
 impl Place {
+    /// To be told of what moves on its connection.
+    pub(super) fn moved(&self) -> Moved {
+        self.moved.clone()
+    }
+
     /// Returns when somebody else got the place.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
@@ -281,6 +331,28 @@ mod tests {
         assert!(places.take(HERE).is_some());
         assert!(place.evicted.is_cancelled());
         assert!(kept.iter().all(|(_, place)| !place.evicted.is_cancelled()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_stall_give_way_when_there_is_nothing_else() {
+        let places = Places::default();
+        let mut kept = Vec::new();
+        for _ in 0..MOST {
+            let place = Arc::new(places.take(HERE).unwrap());
+            kept.push((place.busy(), place));
+        }
+        let waits = tokio::time::timeout(STALLED / 2, places.room()).await;
+        assert!(waits.is_err() && places.take(HERE).is_none(), "all are busy");
+        kept.iter().filter(|(_, place)| place.id % 2 == 0).for_each(|(_, place)| place.moved.note());
+        tokio::time::timeout(STALLED, places.room()).await.unwrap();
+        let taken = places.take(HERE).unwrap();
+        let gone: Vec<u64> = kept
+            .iter()
+            .filter(|(_, place)| place.evicted.is_cancelled())
+            .map(|(_, place)| place.id)
+            .collect();
+        assert!(gone.len() == 1 && gone[0] % 2 == 1, "{gone:?}: one on which nothing moved");
+        drop(taken);
     }
 
     #[test]
