@@ -172,6 +172,22 @@ fn signal_machines(daemon: &Daemon, signal: Signal) {
 }
 
 #[test]
+fn a_limit_of_time_holds_when_nobody_waits_any_more() {
+    let daemon = Daemon::start();
+    let box_ = daemon.instance("box", &["sleep", "1000"]);
+    let script = "trap '' HUP; echo ready; while :; do sleep 0.2; done";
+    let mut client = daemon.spawn(&["exec", "--timeout", "3s", &box_, "--", "sh", "-c", script]);
+    let _ready = aegis_tests::read_until(client.stdout.as_mut().unwrap(), "ready");
+    client.kill().unwrap();
+    let _gone = client.wait();
+    let left = || {
+        daemon.shell("box", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'tra[p]' || true")
+    };
+    assert_eq!(left().trim(), "1", "it does not mind being hung up");
+    aegis_tests::eventually("it is ended", aegis_tests::DEADLINE, || left().trim() == "0");
+}
+
+#[test]
 fn a_limit_of_time_and_a_signal_hold_whatever_the_guest_does() {
     let daemon = Daemon::start();
     let box_ = daemon.instance("box", &["sleep", "1000"]);
@@ -185,6 +201,7 @@ fn a_limit_of_time_and_a_signal_hold_whatever_the_guest_does() {
     let (limited, terminated, interrupted) = (ready(limited), ready(sleeper()), ready(sleeper()));
     signal_machines(&daemon, Signal::STOP);
     let beginning = daemon.spawn(&["exec", &box_, "--", "true"]);
+    let never_begun = daemon.spawn(&["exec", "--timeout", "4s", &box_, "--", "true"]);
     let running = daemon.spawn(&["run", "--", "sleep", "1000"]);
     kill_process(Pid::from_child(&terminated), Signal::TERM).unwrap();
     kill_process(Pid::from_child(&interrupted), Signal::INT).unwrap();
@@ -194,7 +211,10 @@ fn a_limit_of_time_and_a_signal_hold_whatever_the_guest_does() {
     kill_process(Pid::from_child(&beginning), Signal::INT).unwrap();
     assert_eq!(wait(interrupted, None).code, 130);
     assert_eq!(wait(beginning, None).code, 130);
-    assert_eq!(wait(limited, None).code, 124);
+    let limited = wait(limited, None);
+    assert_eq!(limited.code, 124);
+    assert!(limited.err().contains("time was up"), "{}", limited.err());
+    assert_eq!(wait(never_begun, None).code, 124);
     assert!(begun.elapsed() < Duration::from_secs(29), "the guest's own limit for an answer is 30 s");
     kill_process(Pid::from_child(&running), Signal::INT).unwrap();
     assert_eq!(wait(running, None).code, 130);

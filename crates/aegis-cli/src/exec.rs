@@ -8,7 +8,7 @@ use crate::Context;
 use crate::arguments::{Exec, Interaction};
 use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{self, READER_GONE, say};
-use crate::run::{environment, words};
+use crate::run::{environment, explain, words};
 use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
 use crate::terminal::{self, Changed};
 
@@ -78,7 +78,10 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
     };
     drop(raw);
     match end.map_err(Failure::of_process)? {
-        End::Exit(exit) => Ok(exit.code),
+        End::Exit(exit) => {
+            explain(&exit);
+            Ok(exit.code)
+        }
         End::Failed(failure) => Err(failure.of_process()),
         End::ReaderGone => Ok(READER_GONE),
         End::DaemonGone => Err(Failure { exit_code: AEGIS_FAILED, ..Failure::new("lost aegisd") }),

@@ -6,6 +6,7 @@ mod failure;
 mod images;
 mod instances;
 mod kits;
+mod limit;
 mod logs;
 mod network;
 mod ports;

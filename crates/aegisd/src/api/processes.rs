@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aegis_api::error::{ApiError, ErrorBody, ErrorCode};
 use aegis_api::instance::{ActionReply, ExecRequest, SignalRequest};
@@ -24,20 +24,14 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use serde::Deserialize;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use utoipa::IntoParams;
 
 use super::convert::{self, exec_spec, parse};
 use super::failure::{Failure, stopped};
+use super::limit::{Limit, TIME_WAS_UP, TIMED_OUT, time_was_up, until_given_up};
 use crate::App;
 use crate::stream::{self, Incoming, Outgoing};
-
-/// Exit code of a process whose time was up, as of `timeout(1)`.
-const TIMED_OUT: i32 = 124;
-/// How long a process whose time is up may take to end after SIGTERM.
-const KILL_AFTER: Duration = Duration::from_secs(5);
-/// How long its guest may take, after SIGKILL, to tell that it has ended. A guest that is stuck never does.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 
 /// Sends a signal to the instance's command and its process group.
 #[utoipa::path(post, path = "/v1/instances/{id}/signal", request_body = SignalRequest,
@@ -113,12 +107,22 @@ pub(super) async fn exec(
         return Err(Failure::invalid(text));
     }
     let spec = exec_spec(wanted)?;
-    let (process, session, upkeep) = if at_rest {
-        app.instances.exec_at_rest(&instance, &spec).await?
-    } else {
+    let starting = async {
+        if at_rest {
+            return app.instances.exec_at_rest(&instance, &spec).await;
+        }
         let (process, session) = instance.exec(&spec).await?;
-        (process, session, None)
+        Ok((process, session, None))
     };
+    // A guest that is stuck does not start it at all.
+    let Ok(started) = tokio::time::timeout(until_given_up(timeout), starting).await else {
+        return if detach {
+            Err(Failure(ApiError::new(ErrorCode::GuestFailed, TIME_WAS_UP)))
+        } else {
+            Ok(never_started(&app, upgraded, Request::from_parts(parts, Body::empty())))
+        };
+    };
+    let (process, session, upkeep) = started?;
     let running = Running {
         name: format!("exec-{}", process.exec_id),
         process,
@@ -126,6 +130,7 @@ pub(super) async fn exec(
         output: logged.then(|| Arc::clone(instance.output())),
         instance,
         timeout,
+        owner: app.streams.clone(),
         _upkeep: upkeep,
     };
     if detach {
@@ -142,6 +147,20 @@ pub(super) async fn exec(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
 }
 
+/// The answer for a process whose time was up before its guest executed it.
+fn never_started(app: &App, upgraded: bool, request: Request) -> Response {
+    let exit = Exit { code: TIMED_OUT, reason: Some(time_was_up()), timings: None };
+    if upgraded {
+        return upgrade(app, request, async move |_incoming, outgoing| {
+            // A client that has gone needs no exit code.
+            let _gone = outgoing.finish(&Frame::Exit(exit)).await;
+        });
+    }
+    let line = ExecLine { exit_code: Some(exit.code), done: true, ..ExecLine::default() };
+    let json = serde_json::to_string(&line).unwrap_or_default() + "\n";
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], json).into_response()
+}
+
 /// A process of `exec` and what belongs to it.
 struct Running {
     name: String,
@@ -151,6 +170,8 @@ struct Running {
     output: Option<Arc<Output>>,
     instance: InstanceHandle,
     timeout: Option<Duration>,
+    /// Of what goes on when nobody waits for it.
+    owner: TaskTracker,
     /// The machine, if it lives for this process alone.
     _upkeep: Option<Upkeep>,
 }
@@ -180,7 +201,7 @@ impl Running {
         // Apart from the output: each direction goes on while the other waits.
         let input = client(incoming, Arc::clone(&self.session), target, Arc::clone(&self.process.io));
         let mut input = AbortOnDropHandle::new(tokio::spawn(input));
-        let limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
+        let limit = Limit::begin(&self.owner, Arc::clone(&self.session), target, self.timeout);
         let instance = self.instance.clone();
         let held = instance.held();
         tokio::pin!(held);
@@ -209,7 +230,9 @@ impl Running {
             }
         }
         let frame = match self.exit_code(&limit).await {
-            Some(code) => Frame::Exit(Exit { code, reason: None, timings: None }),
+            Some(code) => {
+                Frame::Exit(Exit { code, reason: limit.is_over().then(time_was_up), timings: None })
+            }
             None => Frame::Error(lost()),
         };
         // A client that has gone needs no exit code.
@@ -262,6 +285,7 @@ impl Running {
     async fn exit_code(&mut self, limit: &Limit) -> Option<i32> {
         tokio::select! {
             status = &mut self.process.exited => {
+                limit.settled();
                 let status = status.ok()?;
                 Some(if limit.is_over() { TIMED_OUT } else { status.code() })
             }
@@ -279,7 +303,12 @@ impl Running {
     async fn keep(mut self) {
         // Without input to come, the process sees the end of it at once.
         let _over = self.process.io.finish().await;
-        let limit = Limit::begin(Arc::clone(&self.session), Target::Exec(self.process.exec_id), self.timeout);
+        let limit = Limit::begin(
+            &self.owner,
+            Arc::clone(&self.session),
+            Target::Exec(self.process.exec_id),
+            self.timeout,
+        );
         let mut reading = Reading::default();
         loop {
             tokio::select! {
@@ -308,7 +337,7 @@ impl Running {
         // Without input to come, the process sees the end of it at once.
         let _over = self.process.io.finish().await;
         let target = Target::Exec(self.process.exec_id);
-        let limit = Limit::begin(Arc::clone(&self.session), target, self.timeout);
+        let limit = Limit::begin(&self.owner, Arc::clone(&self.session), target, self.timeout);
         let mut reading = Reading::default();
         loop {
             let next = tokio::select! {
@@ -345,45 +374,6 @@ struct Reading {
 
 fn lost() -> ApiError {
     ApiError::new(ErrorCode::GuestFailed, "the instance stopped before the process had ended")
-}
-
-/// The time that a process has. It is asked to end, then killed, then given up: a guest that is stuck, or does not want
-/// to, prevents none of that.
-struct Limit {
-    over_at: Option<Instant>,
-    /// Ends the process through its guest.
-    _end: Option<AbortOnDropHandle<()>>,
-}
-
-impl Limit {
-    fn begin(session: Arc<Session>, target: Target, after: Option<Duration>) -> Limit {
-        // A time beyond what the clock can tell is no limit.
-        let over_at = after.and_then(|after| Instant::now().checked_add(after));
-        let end = over_at.map(|at| AbortOnDropHandle::new(tokio::spawn(end_process(session, target, at))));
-        Limit { over_at, _end: end }
-    }
-
-    fn is_over(&self) -> bool {
-        self.over_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    /// Completes when nobody waits for the guest any more.
-    async fn given_up(&self) {
-        match self.over_at {
-            Some(at) => tokio::time::sleep_until((at + KILL_AFTER + GIVE_UP_AFTER).into()).await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-async fn end_process(session: Arc<Session>, target: Target, at: Instant) {
-    tokio::time::sleep_until(at.into()).await;
-    let signal = async |signal| drop(session.link().call(&Signal { target, signal }).await);
-    // The second is not kept from being sent by a guest that does not answer the first.
-    tokio::join!(signal(15), async {
-        tokio::time::sleep(KILL_AFTER).await;
-        signal(9).await;
-    });
 }
 
 /// Carries the client's frames to the process until the client has gone.
