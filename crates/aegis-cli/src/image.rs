@@ -224,6 +224,7 @@ pub async fn prune(context: &Context, arguments: &ImagePrune) -> Result<i32, Fai
 /// # Errors
 /// If it cannot be read, or is not valid.
 pub async fn load(context: &Context, arguments: &ImageLoad) -> Result<i32, Failure> {
+    arguments.input.as_deref().map_or(Ok(()), readable)?;
     let (upload, loaded) = context.client().load();
     let input = arguments.input.clone();
     let fed = tokio::task::spawn_blocking(move || feed(input.as_deref(), upload));
@@ -247,6 +248,14 @@ pub async fn load(context: &Context, arguments: &ImageLoad) -> Result<i32, Failu
     output::line(
         images.iter().map(|image| format!("Loaded: {}", named(image))).collect::<Vec<_>>().join("\n"),
     )
+}
+
+/// Fails before anything is sent of what cannot be opened. A pipe is not opened: whoever writes to it would take that for all.
+fn readable(input: &Path) -> Result<(), Failure> {
+    let looked = input.metadata().and_then(|meta| {
+        if meta.is_file() || meta.is_dir() { std::fs::File::open(input).map(drop) } else { Ok(()) }
+    });
+    looked.map_err(|error| Failure::new(format!("cannot read {}: {error}", input.display())))
 }
 
 fn feed(input: Option<&Path>, upload: Upload) -> Result<(), Failure> {

@@ -52,6 +52,8 @@ pub(crate) const MAILBOX: usize = 64;
 pub(crate) enum Message {
     /// Somebody wants something.
     Wanted(Request, oneshot::Sender<Reply>),
+    /// The time of the command of this boot is up.
+    TimeUp(Boot),
     /// Something happened.
     Happened(Event),
     /// The machine of this boot is there; to be stored, then confirmed.
@@ -264,6 +266,13 @@ impl Actor {
                 self.next_waiter += 1;
                 self.waiters.insert(self.next_waiter, reply);
                 self.step(Event::Wanted(request, self.next_waiter)).await;
+            }
+            // One that was on its way when its boot ended is no concern of the next.
+            Message::TimeUp(boot) => {
+                if boot == self.record.life.boot() {
+                    self.next_waiter += 1;
+                    self.step(Event::Wanted(Request::TimeUp, self.next_waiter)).await;
+                }
             }
             Message::Happened(event) => {
                 self.note(&event);
@@ -511,13 +520,12 @@ impl Actor {
     fn start_timer(&mut self) {
         let Some(timeout) = self.record.spec.timeout_ms else { return };
         let after = remaining_ms(timeout, self.record.started_ms, now_ms());
-        let mailbox = self.own_mailbox.clone();
+        let (mailbox, boot) = (self.own_mailbox.clone(), self.record.life.boot());
         self.stop_timer();
         self.timer = Some(tokio::spawn(async move {
             tokio::time::sleep(std::time::Duration::from_millis(after)).await;
-            let (reply, _nobody) = oneshot::channel();
             // An instance that has gone needs no stop.
-            let _gone = mailbox.send(Message::Wanted(Request::TimeUp, reply)).await;
+            let _gone = mailbox.send(Message::TimeUp(boot)).await;
         }));
     }
 

@@ -15,13 +15,23 @@ const ENDS: [&str; 3] = ["crt", "pem", "cer"];
 /// Most of them that are named.
 const MOST: usize = 3;
 
+/// How deep below such a directory they are looked for, as `update-ca-certificates` does.
+const MOST_DEPTH: u32 = 4;
+
 /// Their files in these directories.
 fn own(places: &[&Path]) -> Vec<PathBuf> {
-    let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
     let is_one = |path: &PathBuf| {
         path.extension().is_some_and(|end| ENDS.iter().any(|one| end.eq_ignore_ascii_case(one)))
     };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_one).collect();
+    let (mut files, mut level) = (Vec::new(), places.iter().map(PathBuf::from).collect::<Vec<_>>());
+    for _ in 0..MOST_DEPTH {
+        let entries = level.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten();
+        let (below, beside): (Vec<_>, Vec<_>) = entries
+            .map(|entry| (entry.file_type().is_ok_and(|kind| kind.is_dir()), entry.path()))
+            .partition(|(is_dir, _)| *is_dir);
+        files.extend(beside.into_iter().map(|(_, path)| path).filter(is_one));
+        level = below.into_iter().map(|(_, path)| path).collect();
+    }
     files.sort();
     files
 }
@@ -42,11 +52,12 @@ mod tests {
     #[test]
     fn certificates_are_found_wherever_a_distribution_keeps_them() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["corporate.crt", "OTHER.PEM", "README", "old.crt.bak"] {
+        std::fs::create_dir_all(dir.path().join("corp/ca.crt")).unwrap();
+        for name in ["corporate.crt", "OTHER.PEM", "README", "old.crt.bak", "corp/root.crt"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         let found = own(&[Path::new("/nowhere"), dir.path()]);
-        assert_eq!(found, ["OTHER.PEM", "corporate.crt"].map(|name| dir.path().join(name)));
+        assert_eq!(found, ["OTHER.PEM", "corp/root.crt", "corporate.crt"].map(|name| dir.path().join(name)));
         assert!(own(&[Path::new("/nowhere")]).is_empty());
     }
 }

@@ -36,6 +36,7 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
         certificates(environment),
         memory(),
         disk(home, environment.instances.disk),
+        names(environment),
         daemon(home),
     ]);
     findings
@@ -139,7 +140,7 @@ fn filesystem_tools(home: &Home) -> Finding {
 /// Authorities of the host's own are no fault, and the usual cause of TLS errors in instances.
 fn certificates(environment: &Environment) -> Finding {
     let Some(names) = authorities::of_host() else {
-        return finding("certificates", Ok("this host has no authorities of its own".to_owned()));
+        return finding("certificates", Ok("none of this host's own in the usual places".to_owned()));
     };
     if environment.network.trust_host_cas {
         let detail = format!("instances trust those of this host: {names} ([network] trust_host_cas)");
@@ -181,6 +182,34 @@ fn disk(home: &Home, settings: DiskSettings) -> Finding {
         found.remedy = Some("works; instances that fill the host's disk are paused before it is full".into());
     }
     found
+}
+
+/// Whether the name router's port is to be had, or is had by this home's daemon.
+fn names(environment: &Environment) -> Finding {
+    let Some(address) = environment.names else {
+        return finding("names", Ok("instances are not reached by name: [router] listen".to_owned()));
+    };
+    let of_daemon = match daemon_alive(&environment.home) {
+        Ok(DaemonLiveness::Running { pid: Some(pid) }) => Some(format!("(pid {pid})")),
+        _ => None,
+    };
+    let Err(error) = std::net::TcpListener::bind(address) else {
+        return finding("names", Ok(format!("{address} is free for the name router")));
+    };
+    let holder = aegis_router::holder(address.port());
+    match (holder, of_daemon) {
+        (Some(holder), Some(daemon)) if holder.ends_with(&daemon) => {
+            finding("names", Ok(format!("the name router listens on {address}")))
+        }
+        (holder, _) => {
+            let holder = holder.unwrap_or_else(|| error.to_string());
+            let detail = format!("no routing by name: {address} is not to be had: {holder}");
+            let mut found = finding("names", Ok(detail));
+            found.remedy =
+                Some("works without; choose another port in config.toml: [router] listen".to_owned());
+            found
+        }
+    }
 }
 
 fn daemon(home: &Home) -> Finding {
