@@ -24,8 +24,9 @@ const ANY_WORDS: u32 = 9;
 /// How long a guest may take to answer what is said first before it is asked again over new pipes, and how long then.
 const SOON: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(20);
-/// How long a guest that is up may take to greet, and to answer both times.
-const AGAIN: Duration = Duration::from_secs(40);
+/// How long a guest that is up may take to greet and to answer, each time that it is asked.
+const AGAIN: [Duration; 4] =
+    [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(23)];
 
 /// A session with a guest.
 #[derive(Debug)]
@@ -143,7 +144,9 @@ impl Session {
     }
 
     /// Connects to a guest that is up, after a session that broke off or was an earlier daemon's. One that stands still with its
-    /// machine is waited for.
+    /// machine is waited for. One that does not answer is asked over new pipes: QEMU 7.2 keeps back for good what a guest says to
+    /// whoever comes next, if it noticed by a write of the guest's that the last one had gone (`flush_buf` of its
+    /// `hw/char/virtio-console.c` throttles a port that it has just closed), and closing a pipe ends that.
     ///
     /// # Errors
     /// [`LinkError`]: the guest is lost.
@@ -151,10 +154,17 @@ impl Session {
         machine: &dyn Machine,
         resume: Resume,
     ) -> Result<(Arc<Session>, Events, bool), LinkError> {
+        let mut patience = AGAIN.iter();
         loop {
-            let opened = tokio::time::timeout(AGAIN, Session::open(machine, resume)).await;
+            let Some(wait) = patience.next() else { return Err(LinkError::Timeout("the greeting")) };
+            let opened = tokio::time::timeout(*wait, Session::connect(machine, resume, *wait)).await;
             match opened.unwrap_or(Err(LinkError::Timeout("the greeting"))) {
-                Err(LinkError::Timeout(_)) if machine.is_paused().await.unwrap_or(false) => {}
+                Err(LinkError::Timeout(_)) if machine.is_paused().await.unwrap_or(false) => {
+                    patience = AGAIN.iter();
+                }
+                Err(LinkError::Timeout(what)) => {
+                    tracing::warn!(what, "a guest does not answer, and is asked again");
+                }
                 opened => return opened,
             }
         }
