@@ -21,9 +21,8 @@ fn value(text: &str, name: &str) -> f64 {
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
-#[test]
-fn connections_bytes_wakes_and_execs_are_counted() {
-    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+/// Starts an instance whose guest has a server that answers all that it is sent with 1,000 bytes. Returns its public port.
+fn serve(daemon: &Daemon) -> u16 {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let guest = server.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -49,8 +48,15 @@ fn connections_bytes_wakes_and_execs_are_counted() {
     ];
     assert_eq!(daemon.aegis(&start).code, 0);
     let port = daemon.info("web").unwrap()["endpoints"][0]["public_port"].as_u64().unwrap();
+    u16::try_from(port).unwrap()
+}
+
+#[test]
+fn connections_bytes_wakes_and_execs_are_counted() {
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    let port = serve(&daemon);
     let poke = || {
-        let mut client = TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         client.write_all(b"ten bytes!").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         let mut rest = Vec::new();
@@ -96,9 +102,22 @@ fn resident_mib(daemon: &Daemon) -> u64 {
 
 #[test]
 fn a_burst_of_connections_leaves_no_memory_taken() {
-    let daemon = Daemon::none();
-    daemon.up();
+    let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
+    let port = serve(&daemon);
     let before = resident_mib(&daemon);
+    for _ in 0..6 {
+        // As many as may wait for that server.
+        let mut burst: Vec<_> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+        for connection in &mut burst {
+            connection.write_all(&[7; 64 << 10]).unwrap();
+            connection.shutdown(Shutdown::Write).unwrap();
+        }
+        for connection in &mut burst {
+            let mut all = Vec::new();
+            connection.read_to_end(&mut all).unwrap();
+            assert_eq!(all.len(), 1000);
+        }
+    }
     let socket = daemon.root().join("aegisd.sock");
     for _ in 0..3 {
         let burst: Vec<_> = (0..600)
