@@ -61,6 +61,58 @@ fn a_full_disk_is_shown_and_grows_and_keeps_what_is_on_it() {
     aegis_tests::registry::tool("e2fsck", &["-fn", disk.unwrap().to_str().unwrap()]);
 }
 
+/// Takes each inode of the disk, and then each block.
+const USE_UP: &str = r#"
+import itertools, os
+os.mkdir("/root/fill")
+def more(number): os.close(os.open(f"/root/fill/{number}", os.O_CREAT | os.O_WRONLY))
+try:
+    for number in itertools.count(): more(number)
+except OSError as error: print(error.strerror)
+if os.environ.get("BLOCKS"):
+    with open("/root/fill/0", "wb", 0) as file:
+        try:
+            while file.write(bytes(1 << 12)): pass
+        except OSError as error: print(error.strerror)
+"#;
+
+#[test]
+fn a_disk_without_inodes_keeps_no_instance_from_starting() {
+    let daemon = Daemon::start();
+    let start = ["instance", "start", "--name", "box", "--disk", "100m", "--", "sleep", "1000"];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    let copied = tempfile::tempdir().unwrap();
+    let copy = || daemon.aegis(&["cp", "box:/etc/hostname", copied.path().to_str().unwrap()]);
+    for (blocks, said) in
+        [("", "No space left on device"), ("1", "No space left on device\nNo space left on device")]
+    {
+        let blocks = format!("BLOCKS={blocks}");
+        let fill = ["exec", "--env", &blocks, "box", "--", "python3", "-c", USE_UP];
+        assert_eq!(daemon.ok(&fill).trim(), said);
+        assert_eq!(daemon.shell("box", "df --output=iavail / | tail -n1").trim(), "0");
+        // Again and again: what a start takes is there for the next one.
+        for _ in 0..3 {
+            let restarted = daemon.aegis(&["instance", "restart", "box"]);
+            assert_eq!(restarted.code, 0, "{}", restarted.err());
+            assert_eq!(daemon.shell("box", "echo well; hostname"), "well\nbox");
+        }
+        let running = copy();
+        assert_eq!(running.code, 0, "{}", running.err());
+        assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
+        let at_rest = copy();
+        assert_eq!(at_rest.code, 0, "{}", at_rest.err());
+        assert_eq!(daemon.aegis(&["instance", "start", "--name", "box"]).code, 0);
+        // As somebody would who makes room: his own files, and then what the image has.
+        assert_eq!(
+            daemon.shell("box", "rm -r /root/fill /etc/issue && touch /new && rm /new && echo room"),
+            "room"
+        );
+        assert_eq!(daemon.aegis(&["instance", "restart", "box"]).code, 0);
+        assert_eq!(daemon.shell("box", "ls /etc/issue 2>/dev/null; : > /etc/issue; echo well"), "well");
+    }
+    assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
+}
+
 #[test]
 fn who_starts_processes_without_end_is_bounded_and_can_be_looked_at_and_ended() {
     let daemon = Daemon::start();

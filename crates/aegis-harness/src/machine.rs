@@ -23,6 +23,7 @@ use crate::modules;
 use crate::names;
 use crate::places;
 use crate::record::{self, Record};
+use crate::reserve;
 use crate::settings;
 use crate::shares;
 use crate::stage;
@@ -132,7 +133,7 @@ pub(crate) fn open_port(number: u32) -> io::Result<OwnedFd> {
 /// The machine that the harness is PID 1 of.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    /// The instance's disk and the joined root, kept to detach them at the end.
+    /// The joined root and then the instance's disk, kept to detach them at the end.
     mounts: RefCell<Vec<OwnedFd>>,
     /// What was written where users may write too.
     record: Record,
@@ -215,6 +216,7 @@ impl Guest {
             .map_err(|error| failed("mount the instance's disk")(error.into()))?;
         // A disk that cannot grow is as good as before.
         card::told("the size of the disk", disks::fill(&data, upper));
+        reserve::open(upper);
         for dir in ["root", "work"] {
             fs::create_dir_all(upper.join(dir)).map_err(failed("prepare the instance's disk"))?;
         }
@@ -340,7 +342,10 @@ impl Platform for Guest {
         if owner.0 != 0 && all.iter().all(|share| share.at != WORKSPACE) {
             card::told(WORKSPACE, own(WORKSPACE, owner));
         }
-        shares::mount_all(all, owner)
+        shares::mount_all(all, owner)?;
+        // Here, where everything is in its place. What a full disk has no room for is kept another time.
+        let _less = self.mounts.borrow().last().map(reserve::keep);
+        Ok(())
     }
 
     fn abandon_shares(&self) {

@@ -10,6 +10,7 @@ mod modules;
 mod names;
 mod places;
 mod record;
+mod reserve;
 mod resting;
 mod settings;
 mod shares;
