@@ -85,6 +85,31 @@ fn what_a_manifest_says_is_what_an_instance_is() {
 }
 
 #[test]
+fn a_full_disk_keeps_no_instance_of_a_kit_from_starting() {
+    let daemon = Daemon::start();
+    let _id = start(&daemon, "notes", &["--kit", "http-service", "--disk", "100m"]);
+    let greet = "curl -sSf http://127.0.0.1/";
+    eventually("it serves", LONG, || daemon.aegis(&["exec", "notes", "--", "sh", "-c", greet]).code == 0);
+    // Each inode, and then each block.
+    let fill = "mkdir /root/inodes; cd /root/inodes; \
+        python3 -c 'import itertools\nfor n in itertools.count(): open(str(n), \"w\").close()' 2>/dev/null; \
+        cat /dev/zero 2>/dev/null > 0; cat /dev/zero 2>/dev/null > 1; df --output=avail,iavail / | tail -n1 | xargs";
+    let full = daemon.shell("notes", fill);
+    assert_eq!(full, "0 0");
+    for _ in 0..2 {
+        let restarted = daemon.aegis(&["instance", "restart", "notes"]);
+        assert_eq!(restarted.code, 0, "{}", restarted.err());
+    }
+    eventually("it serves again", LONG, || {
+        daemon.aegis(&["exec", "notes", "--", "sh", "-c", greet]).code == 0
+    });
+    let logged = daemon.ok(&["logs", "notes"]);
+    let said =
+        "[system] files of the kit are as they were: /opt/http-service/server.py: No space left on device";
+    assert!(logged.contains(said), "{logged}");
+}
+
+#[test]
 fn what_the_user_says_wins() {
     let daemon = Daemon::start();
     everything(&daemon);

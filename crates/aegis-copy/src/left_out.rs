@@ -16,6 +16,8 @@ pub const VANISHED: u8 = 24;
 pub const VOLATILE: u8 = 40;
 /// Exit code of the guest's end when what is named is in a directory of the host that is not there.
 pub const ABSENT: u8 = 41;
+/// Exit code of the guest's end when there is no room for what would be written.
+pub const NO_ROOM: u8 = 42;
 
 /// Why an entry is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

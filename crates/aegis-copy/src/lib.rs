@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use left_out::{ABSENT, LeftOut, Omissions, PARTIAL, VANISHED, VOLATILE};
+pub use left_out::{ABSENT, LeftOut, NO_ROOM, Omissions, PARTIAL, VANISHED, VOLATILE};
 pub use pack::{Packed, pack, pack_beneath};
 pub use target::Target;
 pub use unpack::{Limits, Owner, unpack};
@@ -92,6 +92,13 @@ pub enum CopyError {
 }
 
 impl CopyError {
+    /// Whether there is no room for what would be written.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        let kind = if let CopyError::File { source, .. } = self { Some(source.kind()) } else { None };
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
     fn file(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
         let path = path.to_owned();
         move |source| CopyError::File { path, source }

@@ -7,7 +7,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use aegis_copy::{ABSENT, Limits, Owner, Target, VOLATILE};
+use aegis_copy::{ABSENT, CopyError, Limits, NO_ROOM, Owner, Target, VOLATILE};
 use aegis_guest_protocol::rest::{self, AtRest};
 use aegis_harness::identity;
 
@@ -31,6 +31,12 @@ struct Refusal {
 impl From<String> for Refusal {
     fn from(why: String) -> Refusal {
         Refusal { exit_code: 1, why }
+    }
+}
+
+impl From<CopyError> for Refusal {
+    fn from(error: CopyError) -> Refusal {
+        Refusal { exit_code: if error.is_no_room() { NO_ROOM } else { 1 }, why: error.to_string() }
     }
 }
 
@@ -75,7 +81,7 @@ fn pack(path: &Path, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
     // A link that is named itself is followed here, where it is the guest's: the host takes none in its place.
     let path = fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()))?;
     resting::check_read(rest, &path)?;
-    let packed = aegis_copy::pack(&path, stdout).map_err(|error| error.to_string())?;
+    let packed = aegis_copy::pack(&path, stdout)?;
     packed.left_out.lines().iter().for_each(|line| say(line));
     Ok(packed.left_out.exit_code().into())
 }
@@ -83,7 +89,7 @@ fn pack(path: &Path, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
 fn unpack(destination: &Path, name: &OsStr, user: &str, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
     resting::check_read(rest, destination)?;
     let name = Some(name).filter(|name| !name.is_empty());
-    let target = Target::open(destination, name).map_err(|error| error.to_string())?;
+    let target = Target::open(destination, name)?;
     resting::check_written(rest, &target)?;
     unpack_to(target, user)
 }
@@ -91,8 +97,8 @@ fn unpack(destination: &Path, name: &OsStr, user: &str, rest: Option<&AtRest>) -
 /// Unpacks to exactly this place, below directories that are made if there are none.
 fn place(target: &Path, user: &str) -> Result<ExitCode, Refusal> {
     let parent = target.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
-    unpack_to(Target::exactly(target).map_err(|error| error.to_string())?, user)
+    fs::create_dir_all(parent).map_err(|source| CopyError::File { path: parent.to_owned(), source })?;
+    unpack_to(Target::exactly(target)?, user)
 }
 
 fn unpack_to(target: Target, user: &str) -> Result<ExitCode, Refusal> {
@@ -102,6 +108,6 @@ fn unpack_to(target: Target, user: &str) -> Result<ExitCode, Refusal> {
     let owner = Owner { uid: identity.uid, gid: identity.gid };
     let stdin = Input::take().map_err(|error| error.to_string())?;
     let stdin = BufReader::with_capacity(BUFFER, stdin);
-    let done = aegis_copy::unpack(target, stdin, Some(owner), Limits { link: true, ..Limits::default() });
-    done.map(|_| ExitCode::SUCCESS).map_err(|error| error.to_string().into())
+    let limits = Limits { link: true, ..Limits::default() };
+    Ok(aegis_copy::unpack(target, stdin, Some(owner), limits).map(|_| ExitCode::SUCCESS)?)
 }

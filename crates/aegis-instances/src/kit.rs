@@ -25,6 +25,8 @@ use crate::usage::User;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most that is taken of what it prints, bytes.
 const MOST_PRINTED: usize = 64 << 10;
+/// What is done when a kit's files are, in messages.
+const PLACING: &str = "putting its files in place";
 /// Size of the pieces in which files go to the guest, bytes.
 const PIECE: usize = 256 << 10;
 
@@ -98,12 +100,12 @@ pub(crate) async fn equip(
         ..process.clone()
     };
     if !kit.validate_config.is_empty() {
-        run(context, session, hook(&kit.validate_config), None, "validate_config").await?;
+        run(context, session, hook(&kit.validate_config), "validate_config").await?;
     }
     if kit.render_env.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let printed = run(context, session, hook(&kit.render_env), None, "render_env").await?;
+    let printed = run(context, session, hook(&kit.render_env), "render_env").await?;
     context.kits.rendered(&printed).map_err(failed)
 }
 
@@ -114,7 +116,14 @@ async fn put_all(
     contents: &Contents,
 ) -> Result<(), StopReason> {
     for (from, to) in &contents.files {
-        put(context, session, (&contents.dir, from), to, "root").await?;
+        match put(context, session, (&contents.dir, from), to, "root").await? {
+            Put::Done => {}
+            // A disk that was filled meanwhile has what was put at an earlier boot.
+            Put::NoRoom(words) if order.live.boot > 1 => {
+                order.live.log(&format!("files of the kit are as they were: {words}"));
+            }
+            Put::NoRoom(words) => return Err(failed(format!("{PLACING}: {words}"))),
+        }
     }
     let Some(template) = &contents.workspace else { return Ok(()) };
     let shared = order.spec.mounts.iter().find(|mount| mount.at == WORKSPACE);
@@ -125,9 +134,20 @@ async fn put_all(
     if wanted {
         let template =
             contents.dir.dir_beneath(template).map_err(|error| failed(no_template(template, &error)))?;
-        put(context, session, (&template, Path::new("")), WORKSPACE, &order.spec.user).await?;
+        let put = put(context, session, (&template, Path::new("")), WORKSPACE, &order.spec.user).await?;
+        if let Put::NoRoom(words) = put {
+            return Err(failed(format!("{PLACING}: {words}")));
+        }
     }
     Ok(())
+}
+
+/// What became of a file or tree that was to be put into a guest.
+enum Put {
+    /// It is there.
+    Done,
+    /// The guest has no room for it, in its words; what was there is.
+    NoRoom(String),
 }
 
 fn no_template(path: &Path, error: &std::io::Error) -> String {
@@ -145,7 +165,7 @@ async fn put(
     (dir, path): (&Dir, &Path),
     to: &str,
     owner: &str,
-) -> Result<(), StopReason> {
+) -> Result<Put, StopReason> {
     let (ours, theirs) = tokio::io::duplex(PIECE);
     let dir = dir.try_clone().map_err(failed)?;
     let path = path.to_owned();
@@ -160,26 +180,58 @@ async fn put(
         tty: None,
         stdin: true,
     };
-    let done = run(context, session, process, Some(ours), "putting its files in place").await;
-    match packing.await {
-        // Of both ends the guest's knows why it broke off.
-        Ok(Err(error)) if done.is_ok() => Err(failed(error)),
+    let ended = execute(context, session, process, Some(ours), PLACING).await;
+    let packed = packing.await;
+    let ended = ended?;
+    if ended.status == ExitStatus::Code(aegis_copy::NO_ROOM) {
+        return Ok(Put::NoRoom(ended.err.trim().to_owned()));
+    }
+    // Of both ends the guest's knows why it broke off.
+    ended.printed(PLACING)?;
+    match packed {
+        Ok(Err(error)) => Err(failed(error)),
         // A kit is put in place as a whole.
-        Ok(Ok(packed)) if done.is_ok() && packed.left_out.exit_code() != 0 => {
-            Err(failed(packed.left_out.lines().join("; ")))
-        }
-        _ => done.map(drop),
+        Ok(Ok(packed)) if packed.left_out.exit_code() != 0 => Err(failed(packed.left_out.lines().join("; "))),
+        _ => Ok(Put::Done),
     }
 }
 
-/// Runs a program in the guest to its end, and returns what it printed. One that fails is told with its last words.
+/// How a program in the guest ended, and what it said.
+struct Ended {
+    status: ExitStatus,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    /// What it printed. One that fails is told with its last words.
+    fn printed(self, what: &str) -> Result<String, StopReason> {
+        match (self.status, self.err.trim()) {
+            (ExitStatus::Code(0), _) => Ok(self.out),
+            (status, "") => Err(failed(format!("{what}: it ended with code {}", status.code()))),
+            (_, words) => Err(failed(format!("{what}: {words}"))),
+        }
+    }
+}
+
+/// Runs a program of the kit in the guest to its end, and returns what it printed.
 async fn run(
+    context: &Context,
+    session: &Session,
+    process: Process,
+    what: &str,
+) -> Result<String, StopReason> {
+    execute(context, session, process, None, what).await?.printed(what)
+}
+
+/// Runs a program in the guest to its end.
+async fn execute(
     context: &Context,
     session: &Session,
     process: Process,
     input: Option<tokio::io::DuplexStream>,
     what: &str,
-) -> Result<String, StopReason> {
+) -> Result<Ended, StopReason> {
     let stay = context.kit_usage.enter(User::Exec);
     let stay = stay.ok_or_else(|| failed("too many programs of kits at once"))?;
     let started = session.exec(process, stay).await.map_err(|error| boot::refused(&error))?;
@@ -196,19 +248,9 @@ async fn run(
     let (out, err) = tokio::time::timeout(HOOK_TIMEOUT, conversation)
         .await
         .map_err(|_| failed(format!("{what}: not done within {} seconds", HOOK_TIMEOUT.as_secs())))?;
-    match started.exited.await {
-        Ok(ExitStatus::Code(0)) => Ok(out),
-        Ok(status) => {
-            let words = err.trim();
-            let words = if words.is_empty() {
-                format!("it ended with code {}", status.code())
-            } else {
-                words.to_owned()
-            };
-            Err(failed(format!("{what}: {words}")))
-        }
-        Err(_) => Err(failed(format!("{what}: the connection to the guest broke"))),
-    }
+    let status = started.exited.await;
+    let status = status.map_err(|_| failed(format!("{what}: the connection to the guest broke")))?;
+    Ok(Ended { status, out, err })
 }
 
 async fn feed(mut from: tokio::io::DuplexStream, to: &GuestStream) {
