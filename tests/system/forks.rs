@@ -273,6 +273,26 @@ fn a_child_that_does_not_become_itself_boots_from_its_disk() {
 }
 
 #[test]
+fn what_a_hook_starts_in_the_background_goes_on() {
+    let daemon = Daemon::start();
+    let parent = start(&daemon, "web", &[]);
+    assert_eq!(ask(parent).asked, 1);
+    let hook =
+        "#!/bin/sh\nwhile :; do echo line; echo line >&2; date +%s%N > /root/ticks; sleep 0.1; done &\n";
+    let script = format!(
+        "mkdir -p /etc/aegis/resume.d; printf '%s' '{hook}' > /etc/aegis/resume.d/x; chmod +x /etc/aegis/resume.d/x"
+    );
+    let _out = daemon.shell("web", &script);
+    let _reply = fork(&daemon, "web", &[]);
+    assert_eq!(daemon.started_by("web-1"), "fork");
+    for _ in 0..3 {
+        let look = || daemon.shell("web-1", "cat /root/ticks 2>/dev/null; true");
+        let before = look();
+        eventually("it ticks", DEADLINE, || look() > before);
+    }
+}
+
+#[test]
 fn children_are_members_of_their_parents_groups_with_addresses_of_their_own() {
     let daemon = Daemon::start();
     let _port = start(&daemon, "web", &["--group", "crew"]);

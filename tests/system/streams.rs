@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use aegis_tests::{DEADLINE, Daemon, eventually, read_exactly};
+use aegis_tests::{DEADLINE, Daemon, eventually, read_exactly, read_until};
 use sha2::{Digest, Sha256};
 
 fn noise(count: usize) -> Vec<u8> {
@@ -181,4 +181,42 @@ fn what_is_detached_goes_on_by_itself_and_keeps_nobody_awake() {
     let none = daemon.aegis(&["exec", "-d", "box", "--", "nosuchcmd"]);
     assert_eq!(none.code, 127, "{}", none.err());
     assert_eq!(daemon.aegis(&["exec", "-d", "-i", "box", "--", "cat"]).code, 2);
+}
+
+#[test]
+fn what_a_killed_client_leaves_behind_goes_on_and_its_command_does_not() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    let counts = |file: &str| {
+        format!(
+            "n=0; while :; do n=$((n + 1)); echo line; echo line >&2; echo $n > /tmp/{file}; sleep 0.1; done"
+        )
+    };
+    let left = format!(
+        "nohup sh -c '{}' & setsid sh -c '{}' & echo ready; echo $$ > /tmp/own; sleep 1000; echo never > /tmp/never",
+        counts("nohup"),
+        counts("setsid")
+    );
+    // Nobody reads what this one says, whatever it is told.
+    let endless = "trap '' HUP; echo $$ > /tmp/endless; echo ready; while :; do echo more; done";
+    for script in [left.as_str(), endless] {
+        let mut child = daemon.spawn(&["exec", "box", "--", "bash", "-c", script]);
+        let _begun = read_until(child.stdout.as_mut().unwrap(), "ready");
+        eventually("it runs", DEADLINE, || {
+            daemon.aegis(&["exec", "box", "--", "test", "-s", "/tmp/own"]).code == 0
+        });
+        child.kill().unwrap();
+        let _killed = child.wait().unwrap();
+    }
+    for own in ["own", "endless"] {
+        let gone = format!("! kill -0 $(cat /tmp/{own})");
+        eventually(own, DEADLINE, || daemon.aegis(&["exec", "box", "--", "sh", "-c", &gone]).code == 0);
+    }
+    for file in ["nohup", "setsid"] {
+        let count = || daemon.shell("box", &format!("cat /tmp/{file}")).parse::<u64>().unwrap_or(0);
+        let before = count();
+        // Longer than a pipe that is closed after a while would stay open.
+        eventually(file, DEADLINE, || count() > before + 100);
+    }
+    assert_eq!(daemon.shell("box", "ls /tmp/never 2>/dev/null; true"), "");
 }

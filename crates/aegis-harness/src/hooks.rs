@@ -104,6 +104,8 @@ async fn tail(from: OwnedFd, mut ended: Ended) -> io::Result<String> {
         kept.extend(&bytes);
         kept.drain(..kept.len().saturating_sub(MOST_WORDS));
     }
+    // What it has started may go on.
+    pump::leave(from);
     Ok(String::from_utf8_lossy(kept.make_contiguous()).into_owned())
 }
 

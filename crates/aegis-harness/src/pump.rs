@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Frame, Kind, MAX_DATA};
 use bytes::Bytes;
@@ -21,6 +22,8 @@ pub type Ended = watch::Receiver<bool>;
 
 /// How much is read at once of what nobody wants, bytes.
 const REST: usize = 16 << 10;
+/// How long a process may take to end when its session is over.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Makes a descriptor asynchronous.
 ///
@@ -71,8 +74,8 @@ async fn wait(from: &AsyncFd<OwnedFd>, ended: &mut Ended) {
 /// Sends a terminal's or pipe's output to a stream of the session, then its end.
 ///
 /// What a process leaves behind in the background may go on writing into its pipe: that is read and dropped from then on,
-/// since a write into a closed pipe would end it. So may one that is `detached`, when the session is over. A terminal is hung
-/// up, as usual.
+/// since a write into a closed pipe would end it. The pipe of a process that is not `detached` is closed all the same if it goes
+/// on after the session is over, of which it is told otherwise. A terminal is hung up, as usual.
 pub async fn output(
     from: Rc<AsyncFd<OwnedFd>>,
     stream: Rc<Stream>,
@@ -80,14 +83,43 @@ pub async fn output(
     ended: Ended,
     detached: bool,
 ) {
-    let copied = copy_output(&from, &stream, &streams, ended).await;
+    let copied = copy_output(&from, &stream, &streams, ended.clone()).await;
     if copied.is_ok() {
         let _over = streams.outlet().send(stream.epoch(), Frame::bare(Kind::Eof, stream.id())).await;
     }
-    if (copied.is_ok() || detached) && rustix::pipe::fcntl_getpipe_size(from.get_ref()).is_ok() {
+    if copied.is_ok() || detached {
+        leave(from);
+    } else {
+        tokio::task::spawn_local(leave_unless_endless(from, ended));
+    }
+}
+
+/// Lets whoever has the other end of a pipe go on writing.
+pub(crate) fn leave(from: Rc<AsyncFd<OwnedFd>>) {
+    if is_pipe(&from) {
         // Ends with the last process that has the pipe.
         tokio::task::spawn_local(drop_rest(from));
     }
+}
+
+/// The same, but if the process that was given the pipe goes on for long, it is closed.
+async fn leave_unless_endless(from: Rc<AsyncFd<OwnedFd>>, mut ended: Ended) {
+    if !is_pipe(&from) {
+        return;
+    }
+    let has_ended = async { ended.wait_for(|over| *over).await.is_ok() };
+    // Meanwhile it is read, so that last words hold nobody up.
+    let left = tokio::select! {
+        () = drop_rest(Rc::clone(&from)) => false,
+        left = tokio::time::timeout(FAREWELL, has_ended) => left.unwrap_or(false),
+    };
+    if left {
+        drop_rest(from).await;
+    }
+}
+
+fn is_pipe(fd: &AsyncFd<OwnedFd>) -> bool {
+    rustix::pipe::fcntl_getpipe_size(fd.get_ref()).is_ok()
 }
 
 async fn drop_rest(from: Rc<AsyncFd<OwnedFd>>) {
@@ -113,7 +145,7 @@ async fn copy_output(
     streams: &Streams,
     mut ended: Ended,
 ) -> Result<(), SessionOver> {
-    let spliceable = Cell::new(rustix::pipe::fcntl_getpipe_size(from.get_ref()).is_ok());
+    let spliceable = Cell::new(is_pipe(from));
     loop {
         let credit = stream.credit().await.ok_or(SessionOver)?;
         let most = usize::try_from(credit).unwrap_or(MAX_DATA).min(MAX_DATA);
