@@ -1,5 +1,6 @@
 //! Commands on a terminal: what they pass through, and what they show only there.
 
+use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use aegis_tests::{Daemon, read_until, wait};
@@ -77,7 +78,6 @@ fn a_pull_shows_a_bar_for_each_layer_on_a_terminal_and_nothing_in_a_pipe() {
 
 #[test]
 fn a_secret_is_asked_for_and_not_shown() {
-    use std::io::Write;
     let daemon = Daemon::start_with(&[("AEGIS_FAKE_GUEST", env!("CARGO_BIN_EXE_fake-guest"))]);
     let (mut child, mut keys) = typing(&daemon, "$AEGIS secret set TOKEN");
     let _asked = read_until(child.stdout.as_mut().unwrap(), "Value of TOKEN: ");
@@ -127,4 +127,47 @@ fn input_that_ends_within_a_line_ends_for_a_terminal_too() {
         let done = daemon.aegis_with_input(&["exec", "-i", "-t", "box", "--", "cat"], input.into());
         assert!(done.code == 0 && done.out().contains(said), "{input:?}: {:?} {:?}", done.out(), done.err());
     }
+}
+
+#[test]
+fn input_that_ends_ends_whoever_reads_key_by_key_too() {
+    let daemon = Daemon::start();
+    let _box = daemon.instance("box", &["sleep", "1000"]);
+    // Shells and their like read lines while they start, and keys at their prompt.
+    for (input, program, said) in [
+        ("exit", "bash", "exit"),
+        ("echo $((6 * 7))\n", "bash", "42"),
+        ("echo $((6 * 7))\necho", "bash", "42"),
+        ("print(6 * 7)\nx", "python3", "42"),
+        ("print(6 * 7)\n", "python3", "42"),
+    ] {
+        for late in [false, true] {
+            let mut child = daemon.command(&["exec", "-i", "-t", "box", "--", program]);
+            let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+            let mut keys = child.stdin.take().unwrap();
+            if late {
+                let prompt = if program == "bash" { "# " } else { ">>> " };
+                let _begun = read_until(child.stdout.as_mut().unwrap(), prompt);
+            }
+            keys.write_all(input.as_bytes()).unwrap();
+            drop(keys);
+            let done = wait(child, None);
+            assert!(done.out().contains(said), "{input:?} {late}: {:?} {:?}", done.out(), done.err());
+        }
+    }
+    // One that ends by a key is not hung up before it has seen it.
+    let script = "import os, time, tty; tty.setraw(0); print('ready', flush=True); time.sleep(2); \
+        key = os.read(0, 1); time.sleep(1); print(key); os._exit(3)";
+    let mut child = daemon.command(&["exec", "-i", "-t", "box", "--", "python3", "-c", script]);
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    let _begun = read_until(child.stdout.as_mut().unwrap(), "ready");
+    keys.write_all(b"q").unwrap();
+    drop(keys);
+    let done = wait(child, None);
+    assert!(done.code == 3 && done.out().contains("b'q'"), "{:?} {:?}", done.out(), done.err());
+    // The command of an instance has a terminal as well.
+    let run = ["run", "-i", "-t", "--", "bash"];
+    let done = daemon.aegis_with_input(&run, b"echo $((6 * 7)); exit".into());
+    assert!(done.out().contains("exit"), "{:?} {:?}", done.out(), done.err());
 }

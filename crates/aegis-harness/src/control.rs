@@ -32,6 +32,7 @@ use crate::port::Port;
 use crate::processes::{self, Child, Ends, Processes};
 use crate::pump::{self, Input};
 use crate::streams::{Stream, Streams};
+use crate::terminal::Terminal;
 use crate::workload_output::Durable;
 
 /// How long the bulk port may take to be greeted after the control port was.
@@ -427,10 +428,10 @@ impl Shared {
         let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
         let input = match child.ends {
             Ends::Terminal(terminal) => {
-                let terminal = pump::asynchronous(terminal).map_err(to_error)?;
-                tokio::task::spawn_local(Rc::clone(stdout).fill(Rc::clone(&terminal), child.ended));
+                let fd = pump::asynchronous(terminal).map_err(to_error)?;
+                tokio::task::spawn_local(Rc::clone(stdout).fill(Rc::clone(&fd), child.ended.clone()));
                 stderr.end();
-                Some(Input::Terminal(terminal))
+                Some(Input::Terminal(Terminal { fd, leader: child.pid, ended: child.ended }))
             }
             Ends::Pipes { stdin, stdout: out, stderr: err } => {
                 let (out, err) =
@@ -507,7 +508,7 @@ impl Shared {
                 outputs.push(tokio::task::spawn_local(async move {
                     let _over = outlet.send(epoch, ended).await;
                 }));
-                Some(Input::Terminal(terminal))
+                Some(Input::Terminal(Terminal { fd: terminal, leader: pid, ended: child.ended.clone() }))
             }
             Ends::Pipes { stdin, stdout, stderr } => {
                 send(pump::asynchronous(stdout).map_err(to_error)?, io);

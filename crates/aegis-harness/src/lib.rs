@@ -32,6 +32,7 @@ pub mod processes;
 pub mod pump;
 pub mod sockets;
 pub mod streams;
+pub mod terminal;
 pub mod workload_output;
 
 use std::io;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::outlet::{self, SessionOver};
 use crate::streams::{Stream, Streams};
+use crate::terminal::Terminal;
 
 /// Says when a process has ended, so that its output is drained and closed even if a child of it holds the pipe.
 pub type Ended = watch::Receiver<bool>;
@@ -213,12 +214,9 @@ async fn until_reset<T>(stream: &Stream, work: impl Future<Output = T>) -> Resul
 pub enum Input {
     /// A pipe, closed when the stream ends.
     Pipe(Rc<AsyncFd<OwnedFd>>),
-    /// A terminal, told by its end-of-file character.
-    Terminal(Rc<AsyncFd<OwnedFd>>),
+    /// A terminal, told as its programs expect it.
+    Terminal(Terminal),
 }
-
-/// The end-of-file character of a terminal in its initial settings (control-D).
-const END_OF_FILE: &[u8] = &[4];
 
 /// Writes what the host sends into a process's input until either ends. Goes on taking, and dropping, what the
 /// process does not want any more, so that the host's writer is not held up.
@@ -226,9 +224,9 @@ const END_OF_FILE: &[u8] = &[4];
 /// An input that `survives` waits for the next session when one is over.
 pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bool) {
     let fd = match &to {
-        Input::Pipe(fd) | Input::Terminal(fd) => Rc::clone(fd),
+        Input::Pipe(fd) | Input::Terminal(Terminal { fd, .. }) => Rc::clone(fd),
     };
-    let (mut open, mut last) = (true, b'\n');
+    let (mut open, mut last) = (true, None);
     loop {
         let moved = stream.moved();
         let Some(bytes) = stream.receive().await else {
@@ -239,24 +237,20 @@ pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bo
             break;
         };
         open = open && write_all(&fd, &bytes).await.is_ok();
-        last = bytes.last().copied().unwrap_or(last);
+        last = bytes.last().copied().or(last);
         if let Some(credit) = stream.consumed(bytes.len()) {
             let _over = streams.outlet().send(stream.epoch(), credit).await;
         }
     }
-    if let Input::Terminal(_) = to
+    if let Input::Terminal(terminal) = to
         && open
         && !stream.is_reset()
     {
-        let _gone = write_all(&fd, END_OF_FILE).await;
-        // Within a line the first one only hands over what there is of it.
-        if last != b'\n' {
-            let _gone = write_all(&fd, END_OF_FILE).await;
-        }
+        terminal.end(last).await;
     }
 }
 
-async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to.get_ref().as_fd(), bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
