@@ -175,10 +175,11 @@ fn what_users_write_into_the_tables_of_names_stays() {
     let _id = daemon.instance("box", &["sleep", "1000"]);
     let before = daemon.shell("box", "cat /etc/resolv.conf");
     assert!(before.starts_with("nameserver "), "{before}");
-    let edit = "echo '10.1.2.3 db' >> /etc/hosts; printf 'nameserver 9.9.9.9\\n' > /etc/resolv.conf";
+    assert_eq!(daemon.shell("box", "cat /etc/hostname"), "box");
+    let edit = "echo '10.1.2.3 db' >> /etc/hosts; printf 'nameserver 9.9.9.9\\n' > /etc/resolv.conf; echo own > /etc/hostname";
     let _done = daemon.shell("box", edit);
-    let look = "getent hosts db; cat /etc/resolv.conf; getent hosts $(hostname) | wc -l";
-    let expected = "10.1.2.3        db\nnameserver 9.9.9.9\n1";
+    let look = "getent hosts db; cat /etc/resolv.conf /etc/hostname; getent hosts $(hostname) | wc -l";
+    let expected = "10.1.2.3        db\nnameserver 9.9.9.9\nown\n1";
     for verb in ["restart", "hibernate", "restart"] {
         assert_eq!(daemon.aegis(&["instance", verb, "box"]).code, 0);
         assert_eq!(daemon.shell("box", look), expected, "after {verb}");
@@ -189,8 +190,17 @@ fn what_users_write_into_the_tables_of_names_stays() {
     assert_eq!(daemon.aegis(&["instance", "restart", "other-1"]).code, 0);
     assert_eq!(daemon.shell("other-1", look), expected, "in a fork that was started again");
     // What is gone is written again.
-    let _done = daemon.shell("box", "rm /etc/hosts /etc/resolv.conf");
+    let _done = daemon.shell("box", "rm /etc/hosts /etc/resolv.conf /etc/hostname");
     assert_eq!(daemon.aegis(&["instance", "restart", "box"]).code, 0);
     assert_eq!(daemon.shell("box", "cat /etc/resolv.conf"), before);
+    assert_eq!(daemon.shell("box", "cat /etc/hostname"), "box");
+    // What is copied there is as good as written.
+    let copied = tempfile::tempdir().unwrap();
+    let file = copied.path().join("hostname");
+    std::fs::write(&file, "copied\n").unwrap();
+    assert_eq!(daemon.aegis(&["instance", "stop", "box"]).code, 0);
+    assert_eq!(daemon.aegis(&["cp", file.to_str().unwrap(), "box:/etc/hostname"]).code, 0);
+    assert_eq!(daemon.aegis(&["instance", "start", "--name", "box"]).code, 0);
+    assert_eq!(daemon.shell("box", "cat /etc/hostname"), "copied");
     assert_eq!(daemon.shell("box", "getent hosts $(hostname) | wc -l"), "1");
 }

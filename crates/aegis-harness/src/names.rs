@@ -32,12 +32,16 @@ fn hosts(hostname: &str) -> String {
 /// of an instance have changed in them at an earlier start stays.
 pub(crate) fn give(hostname: &str, record: &Record) -> io::Result<()> {
     rustix::system::sethostname(hostname.as_bytes())?;
-    card::told(HOSTNAME, places::put(Path::new(HOSTNAME), format!("{hostname}\n").as_bytes()));
+    card::told(HOSTNAME, give_hostname(Path::new(HOSTNAME), hostname, record));
     card::told(HOSTS, give_hosts(Path::new(HOSTS), hostname, record));
     if places::read(Path::new(RESOLVER)).map_or(true, |old| old.is_empty()) {
         card::write_resolver("# This instance has no network.\n", record);
     }
     Ok(())
+}
+
+fn give_hostname(file: &Path, hostname: &str, record: &Record) -> io::Result<()> {
+    if record.edited(file) { Ok(()) } else { record.write(file, format!("{hostname}\n").as_bytes()) }
 }
 
 fn give_hosts(file: &Path, hostname: &str, record: &Record) -> io::Result<()> {
@@ -65,7 +69,7 @@ fn renamed(table: &str, from: &str, to: &str) -> String {
 pub(crate) fn change(hostname: &str, record: &Record) -> io::Result<()> {
     let before = rustix::system::uname().nodename().to_string_lossy().into_owned();
     rustix::system::sethostname(hostname.as_bytes())?;
-    card::told(HOSTNAME, places::put(Path::new(HOSTNAME), format!("{hostname}\n").as_bytes()));
+    card::told(HOSTNAME, give_hostname(Path::new(HOSTNAME), hostname, record));
     // A guest without the table has none to change.
     if let Some(table) = places::read(Path::new(HOSTS)).ok().and_then(|table| String::from_utf8(table).ok()) {
         let table = renamed(&table, &before, hostname);
@@ -140,6 +144,24 @@ mod tests {
         fs::write(&file, b"10.0.0.1 \xff\n").unwrap();
         give_hosts(&file, "db", &record).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"10.0.0.1 \xff\n");
+    }
+
+    #[test]
+    fn a_name_that_users_have_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hostname");
+        let record = Record::default();
+        record.keep_on(Some(crate::record::open(dir.path()).unwrap()));
+        fs::write(&file, "of the image\n").unwrap();
+        for name in ["web", "api"] {
+            give_hostname(&file, name, &record).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), format!("{name}\n"));
+        }
+        fs::write(&file, "mine\n").unwrap();
+        for name in ["api", "web"] {
+            give_hostname(&file, name, &record).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "mine\n");
+        }
     }
 
     #[test]
