@@ -76,13 +76,16 @@ pub fn account_file(path: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Resolves `NAME`, `UID`, `NAME:GROUP`, … A number need not have an entry; a name must.
+/// Resolves `NAME`, `UID`, `NAME:GROUP`, … A number need not have an entry; a name must. An empty half is as if it were not
+/// there: `:GROUP` is root in another group.
 ///
 /// # Errors
 /// [`UnknownUser`].
 pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<User, UnknownUser> {
     let (who, wanted_group) = match user.split_once(':') {
-        Some((who, wanted)) => (who, Some(wanted)),
+        Some((who, wanted)) => {
+            (if who.is_empty() { ROOT } else { who }, Some(wanted).filter(|text| !text.is_empty()))
+        }
         None => (user, None),
     };
     let number: Option<u32> = if who == ROOT { Some(0) } else { who.parse().ok() };
@@ -136,9 +139,21 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_half_is_as_if_it_were_not_there() {
+        let found = |user: &str| resolve(user, PASSWD, GROUP).unwrap();
+        assert_eq!(found("ann:"), found("ann"));
+        assert_eq!(found("1000:"), found("1000"));
+        assert_eq!(found("4242:").identity, Identity { uid: 4242, gid: 0, groups: vec![] });
+        assert_eq!((found(":1000").identity.uid, found(":1000").identity.gid), (0, 1000));
+        assert_eq!((found(":wheel").identity.gid, found(":wheel").home.as_str()), (10, "/root"));
+        assert_eq!(found(":"), found("root"));
+    }
+
+    #[test]
     fn unknown_names_are_refused() {
         assert_eq!(resolve("eve", PASSWD, GROUP), Err(UnknownUser::User("eve".into())));
         assert_eq!(resolve("ann:nobody", PASSWD, GROUP), Err(UnknownUser::Group("nobody".into())));
+        assert_eq!(resolve("", PASSWD, GROUP), Err(UnknownUser::User(String::new())));
     }
 
     #[test]
