@@ -28,7 +28,7 @@ use crate::settings;
 use crate::shares;
 use crate::stage;
 use crate::stores::Stores;
-use crate::volatile;
+use crate::volatile::{self, SHARED};
 
 /// Number of the control port: the host's `nr=`.
 pub(crate) const CONTROL: u32 = 1;
@@ -259,8 +259,9 @@ fn mount_system(modules: Option<OwnedFd>, stores: Stores) -> io::Result<()> {
     for (at, done) in [
         ("/lib/modules", modules::show(modules)),
         ("/var/lib", stores.show()),
-        ("/run", volatile::copy(run, Path::new("/run"))),
-        ("/dev/shm", volatile::copy(shm, Path::new("/dev/shm"))),
+        ("/run", volatile::copy(run, Path::new("/run"), None)),
+        // Everybody's, as it is under every engine: images have it by accident.
+        ("/dev/shm", volatile::copy(shm, Path::new("/dev/shm"), Some(SHARED))),
         ("/tmp", volatile::share(Path::new("/tmp"))),
         (WORKSPACE, places::directory(Path::new(WORKSPACE))),
     ] {

@@ -4,7 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown, lchown, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, fchown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, mknodat};
@@ -17,6 +17,8 @@ const MOST_ENTRIES: u32 = 20_000;
 const MOST_BYTES: u64 = 64 << 20;
 /// How deep directories may be below each other there.
 const MOST_DEPTH: u32 = 64;
+/// The mode of a directory in which everybody makes files, and nobody removes those of others.
+pub(crate) const SHARED: u32 = 0o1777;
 
 /// Directories whose changes end with the machine, as the instance's disk has them.
 pub(crate) const EMPTIED: [&str; 3] = ["tmp", "run", "dev/shm"];
@@ -42,16 +44,20 @@ pub(crate) fn open(path: &str) -> Option<OwnedFd> {
 /// Lets everybody make files in `/tmp`, and nobody remove those of others.
 pub(crate) fn share(path: &Path) -> io::Result<()> {
     places::directory(path)?;
-    if fs::metadata(path)?.mode() & 0o7777 == 0o1777 {
+    if fs::metadata(path)?.mode() & 0o7777 == SHARED {
         return Ok(());
     }
-    fs::set_permissions(path, Permissions::from_mode(0o1777))
+    fs::set_permissions(path, Permissions::from_mode(SHARED))
 }
 
-/// Copies what an image has in a directory to what was mounted over it. Stops where it becomes too much.
-pub(crate) fn copy(from: Option<OwnedFd>, to: &Path) -> io::Result<()> {
+/// Makes what was mounted over a directory of an image like it: its owner, its mode, unless another is given, and what is in
+/// it. Stops where that becomes too much.
+pub(crate) fn copy(from: Option<OwnedFd>, to: &Path, mode: Option<u32>) -> io::Result<()> {
     let Some(from) = from else { return Ok(()) };
     let from = PathBuf::from(format!("/proc/self/fd/{}", from.as_raw_fd()));
+    let meta = fs::metadata(&from)?;
+    chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    fs::set_permissions(to, Permissions::from_mode(mode.unwrap_or(meta.mode() & 0o7777)))?;
     Copy::default().directory(&from, to, 0)
 }
 
@@ -124,13 +130,18 @@ mod tests {
         fs::set_permissions(from.join("sshd"), Permissions::from_mode(0o710)).unwrap();
         symlink("/run/sshd", from.join("link")).unwrap();
         mknodat(rustix::fs::CWD, from.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        copy(open(from.to_str().unwrap()), &to).unwrap();
+        fs::set_permissions(&from, Permissions::from_mode(0o2775)).unwrap();
+        copy(open(from.to_str().unwrap()), &to, None).unwrap();
         let mode = |name: &str| fs::symlink_metadata(to.join(name)).unwrap().mode() & 0o7777;
-        assert_eq!((mode("sshd"), mode("sshd/deep/key")), (0o710, 0o4640));
+        assert_eq!((mode("."), mode("sshd"), mode("sshd/deep/key")), (0o2775, 0o710, 0o4640));
         assert_eq!(fs::read_to_string(to.join("sshd/deep/key")).unwrap(), "secret");
         assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("/run/sshd"));
         assert!(fs::symlink_metadata(to.join("pipe")).unwrap().file_type().is_fifo());
-        copy(open("/nowhere"), &to).unwrap();
+        copy(open("/nowhere"), &to, None).unwrap();
+        let shared = dir.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        copy(open(from.to_str().unwrap()), &shared, Some(SHARED)).unwrap();
+        assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o7777, SHARED);
     }
 
     #[test]
@@ -140,7 +151,7 @@ mod tests {
         fs::create_dir_all(&from).unwrap();
         fs::create_dir(&to).unwrap();
         File::create(from.join("large")).unwrap().set_len(MOST_BYTES + 1).unwrap();
-        assert!(copy(open(from.to_str().unwrap()), &to).is_err());
+        assert!(copy(open(from.to_str().unwrap()), &to, None).is_err());
         assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
     }
 

@@ -25,7 +25,14 @@ fn one_program_is_image_enough() {
     let run = |script: &str| daemon.ok(&["exec", "box", "--", "/busybox", "sh", "-c", script]);
     assert_eq!(run("/busybox id -u; pwd; /busybox cat /etc/hostname"), "0\n/workspace\nbox\n");
     assert!(run("/busybox cat /etc/hosts").contains("localhost box"));
-    for (user, number) in [("root", "0\n"), ("0", "0\n"), ("root:root", "0\n"), ("1000:1000", "1000\n")] {
+    for (user, number) in [
+        ("root", "0\n"),
+        ("0", "0\n"),
+        ("root:root", "0\n"),
+        ("1000:1000", "1000\n"),
+        ("1000:", "1000\n"),
+        (":1000", "0\n"),
+    ] {
         assert_eq!(daemon.ok(&["exec", "--user", user, "box", "--", "/busybox", "id", "-u"]), number);
     }
     let unknown = daemon.aegis(&["exec", "--user", "ann", "box", "--", "/busybox", "true"]);
@@ -187,6 +194,49 @@ fn what_an_image_has_in_volatile_directories_is_there_at_each_start_and_nothing_
     assert_eq!(run(look), expected, "they are as the image has them again");
     assert_eq!(run("/busybox cat /var/tmp/own/deep/file"), "own\n", "what is not volatile stays");
     assert_eq!(run("/busybox grep -c ' /tmp ' /proc/mounts || :"), "0\n", "it is on the disk");
+}
+
+#[test]
+fn volatile_directories_belong_to_whom_the_image_gives_them() {
+    let daemon = Daemon::start();
+    for (run, expected) in [
+        (Item::dir("run").owner(1000, 1000), "755 1000:1000"),
+        (Item::dir("run").mode(0o2775).owner(0, 1000), "2775 0:1000"),
+        (Item::dir("run").mode(0o1777), "1777 0:0"),
+    ] {
+        // Everybody's in every image, as under other engines.
+        let shm = Item::dir("dev/shm").mode(0o750).owner(0, 5);
+        let image = load(&daemon, &[run, shm]);
+        let script = "/busybox touch /run/nginx.pid /dev/shm/own && /busybox stat -c '%a %u:%g' /run /dev/shm; \
+            /busybox [ -S /run/aegis/api.sock ]";
+        let run = ["run", "--image", &image, "--user", "1000:1000", "--", "/busybox", "sh", "-c", script];
+        assert_eq!(daemon.ok(&run), format!("{expected}\n1777 0:5\n"));
+    }
+}
+
+#[test]
+fn stores_of_containers_take_overlays_where_the_image_has_only_a_parent_for_them() {
+    let daemon = Daemon::start();
+    let image = load(&daemon, &[Item::dir("var/lib"), Item::dir("var/lib/containers/kept")]);
+    let start = ["instance", "start", "--name", "box", "--image", &image, "--", "/busybox", "sleep", "1000"];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    let run = |script: &str| daemon.ok(&["exec", "box", "--", "/busybox", "sh", "-c", script]);
+    let join = "cd /var/lib/docker && /busybox mkdir -p lower upper work joined && echo below > lower/file; \
+        /busybox mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay joined && \
+        echo above >> joined/file && /busybox cat joined/file";
+    assert_eq!(run(join), "below\nabove\n");
+    assert_eq!(
+        run("/busybox stat -c %a /var/lib/docker /var/lib/containerd; /busybox ls /var/lib/containers"),
+        "711\n711\nkept\n"
+    );
+    assert_eq!(daemon.aegis(&["instance", "restart", "box"]).code, 0);
+    assert_eq!(run(join), "below\nabove\nabove\n", "what was above is there");
+    let none = load(&daemon, &[]);
+    assert_eq!(
+        daemon.aegis(&["run", "--image", &none, "--", "/busybox", "ls", "/var/lib"]).code,
+        1,
+        "nothing is made for it"
+    );
 }
 
 #[test]
