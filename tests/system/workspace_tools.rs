@@ -38,6 +38,25 @@ fn git_clones_commits_and_tells_changes() {
 }
 
 #[test]
+fn git_takes_repositories_of_other_users() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    let repo = dir.path().join("repo");
+    assert!(Command::new("git").args(["init", "-q"]).arg(&repo).status().unwrap().success());
+    let mount = format!("{}:/src", repo.display());
+    let start =
+        ["instance", "start", "--name", "box", "--memory", "256", "--mount", &mount, "--", "sleep", "1000"];
+    assert_eq!(daemon.aegis(&start).code, 0);
+    let make = "git init -q /workspace/origin && git -C /workspace/origin -c user.name=n -c user.email=a@b.c commit -q --allow-empty -m one
+        git clone -q /workspace/origin /workspace/deep/app && cp -r /workspace/deep/app /srv/app && chown -R 7 /srv/app";
+    assert_eq!(daemon.shell("box", make), "");
+    for user in ["root", "1000", "1000:1000"] {
+        let look = "for repo in /workspace/deep/app /srv/app; do git -C $repo status --short && git -C $repo log --format=%s; done && git -C /src status --short";
+        let exec = ["exec", "--user", user, "box", "--", "sh", "-c", look];
+        assert_eq!(daemon.ok(&exec), "one\none\n", "{user}");
+    }
+}
+
+#[test]
 fn pip_installs_from_local_files() {
     let out = same(
         "256",
