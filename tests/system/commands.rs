@@ -148,3 +148,20 @@ fn the_api_answers_in_its_own_words() {
     let (status, _) = ask(&["http://x/v1/no/such/path"]);
     assert_eq!(status, "404");
 }
+
+#[test]
+fn more_processors_than_the_host_has_are_refused_with_their_number() {
+    let daemon = Daemon::start();
+    let of_host = std::thread::available_parallelism().unwrap().get();
+    for wanted in [of_host.max(2) + 1, 4096] {
+        let refused = daemon.aegis(&["run", "--cpus", &wanted.to_string(), "--", "true"]);
+        let words = format!(
+            "{wanted} virtual processors; this host has {of_host} processors, and {} are possible",
+            of_host.max(2)
+        );
+        assert!(refused.code != 0 && refused.err().contains(&words), "{}", refused.err());
+    }
+    assert_eq!(daemon.ok(&["instance", "list"]).trim(), "No instances");
+    let most = of_host.max(2).to_string();
+    assert_eq!(daemon.ok(&["run", "--cpus", &most, "--", "nproc"]).trim(), most);
+}

@@ -59,6 +59,77 @@ check zram-size sh -c 'echo 16M > /sys/block/zram0/disksize'
 check swap sh -c 'mkswap /dev/zram0 && swapon /dev/zram0'
 ";
 
+/// What Docker, Kubernetes and firewalls ask for by name, with tables of their own or by way of `nft`.
+const FIREWALLS: &str = "
+for module in nft_compat nft_reject nft_limit nft_log nft_ct nft_masq nft_nat nft_chain_nat xt_MASQUERADE xt_comment \
+    xt_conntrack xt_addrtype xt_nat xt_mark xt_multiport xt_REDIRECT xt_set ipt_REJECT ip6t_REJECT iptable_nat ip6table_nat \
+    br_netfilter ip_set ip_set_hash_ip nf_conntrack_netlink ip_vs binfmt_misc vsock_loopback; do
+    check $module modprobe $module
+done
+check bridge-calls cat /proc/sys/net/bridge/bridge-nf-call-iptables
+check binfmt sh -c 'mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && cd /tmp && echo :test:M::AEGIS::/bin/cat: \
+    > /proc/sys/fs/binfmt_misc/register && echo AEGIS-executed > own && chmod 755 own && ./own | grep AEGIS-executed'
+";
+
+/// Address translation as `nft` and `iptables` (by way of `nft_compat`) set it up, without either: neither is in the guest.
+/// A connection to a port where nobody listens arrives at another. Then a stream in a socket of virtual machines.
+const NAT: &str = r#"
+import os, socket, struct
+def attr(kind, value):
+    if isinstance(value, list): kind, value = kind | 0x8000, b"".join(value)
+    if isinstance(value, str): value = value.encode() + b"\0"
+    if isinstance(value, int): value = struct.pack(">I", value)
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+def message(kind, attrs=(), flags=0x405, family=2, subsystem=10):
+    body = struct.pack(">BBH", family, 0, 0 if attrs else 10) + b"".join(attrs)
+    kind = kind if kind in (16, 17) else subsystem << 8 | kind
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+def expression(name, *attrs): return attr(1, [attr(1, name), attr(2, list(attrs))])
+def bytes_(value): return [attr(1, value)]
+def chain(name, hook, priority):
+    hook = [attr(1, hook), attr(2, struct.pack(">i", priority))]
+    return message(3, [attr(1, "nat"), attr(3, name), attr(4, hook), attr(7, "nat")])
+def rule(name, *expressions):
+    return message(6, [attr(1, "nat"), attr(2, name), attr(4, list(expressions))], 0xc05)
+def port(number): return bytes_(struct.pack(">H", number))
+redirect = [
+    expression("meta", attr(1, 1), attr(2, 16)), expression("cmp", attr(1, 1), attr(2, 0), attr(3, bytes_(b"\6"))),
+    expression("payload", attr(1, 1), attr(2, 2), attr(3, 2), attr(4, 2)),
+    expression("cmp", attr(1, 1), attr(2, 0), attr(3, port(7777))),
+    expression("immediate", attr(1, 1), attr(2, port(8888))), expression("redir", attr(1, 1)),
+]
+compat = [
+    expression("match", attr(1, "addrtype"), attr(2, 1), attr(3, struct.pack("=HHI", 4, 0, 0))),
+    expression("match", attr(1, "comment"), attr(2, 0), attr(3, b"of a test".ljust(256, b"\0"))),
+    expression("match", attr(1, "conntrack"), attr(2, 3), attr(3, bytes(160) + struct.pack("=HHHH", 1, 0, 8, 0))),
+    expression("target", attr(1, "MASQUERADE"), attr(2, 0), attr(3, struct.pack("=I", 1).ljust(24, b"\0"))),
+]
+def send(*messages):
+    netfilter = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+    netfilter.settimeout(20)
+    netfilter.send(message(16, (), 1) + b"".join(messages) + message(17, (), 1))
+    for _ in messages:
+        answer = netfilter.recv(1 << 16)
+        while answer:
+            length, kind, _, _, _, error = struct.unpack("=IHHIIi", answer[:20])
+            if kind == 2 and error: raise OSError(-error, os.strerror(-error))
+            answer = answer[length + 3 & ~3:]
+send(message(0, [attr(1, "nat")]), chain("out", 3, -100), chain("after", 4, 100), rule("out", *redirect))
+server = socket.create_server(("127.0.0.1", 8888))
+client = socket.create_connection(("127.0.0.1", 7777), 20)
+client.send(b"translated\n")
+print(server.accept()[0].recv(100).decode(), end="")
+for one in compat[:3]: send(rule("after", one))
+send(rule("after", *compat))
+print("rules of iptables")
+os.system("modprobe vsock_loopback")
+server = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+server.bind((socket.VMADDR_CID_ANY, 1234)); server.listen()
+client = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+client.connect((1, 1234)); client.send(b"of the same machine\n")
+print(server.accept()[0].recv(100).decode(), end="")
+"#;
+
 const USER: &str = r#"
 import os, socket, struct, fcntl
 os.setgid(1000); os.setuid(1000)
@@ -97,6 +168,16 @@ fn what_programs_ask_of_the_kernel_is_found_when_they_ask() {
     );
     assert_eq!(shell(&daemon, &look), "Read-only\n");
     assert_eq!(shell(&daemon, "ls /usr/lib/modules | wc -l"), "1\n");
+}
+
+#[test]
+fn firewalls_and_translation_of_addresses_find_what_they_ask_for() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    // Found when it is asked for, before it was loaded by name.
+    let exec = ["exec", "--timeout", "100s", "box", "--", "python3", "-c", NAT];
+    assert_eq!(daemon.ok(&exec), "translated\nrules of iptables\nof the same machine\n");
+    assert_eq!(shell(&daemon, FIREWALLS), "");
 }
 
 #[test]

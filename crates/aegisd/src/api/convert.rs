@@ -228,7 +228,6 @@ pub(super) fn new_spec(
     })
 }
 
-/// Each name once; all of them are one name.
 /// The virtual processors that are asked for. A guest with more than the host has waits for itself, and does not come up in
 /// time.
 fn processors(wanted: Option<u32>) -> Result<u32, Failure> {
@@ -245,6 +244,7 @@ fn processors(wanted: Option<u32>) -> Result<u32, Failure> {
     }
 }
 
+/// Each name once; all of them are one name.
 fn secret_names(wanted: &[String]) -> Result<Vec<String>, Failure> {
     if wanted.iter().any(|name| name == ALL) {
         return Ok(vec![ALL.to_owned()]);
