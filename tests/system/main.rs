@@ -20,6 +20,7 @@ mod forks;
 mod full_disk;
 mod groups;
 mod hibernation;
+mod hot_reload;
 mod images;
 mod isolation;
 mod kernel;

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::changes::Change;
 use crate::frame::{Decoder, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, MAX_PAYLOAD, greeting};
 use crate::messages::{EventNote, HelloReply};
 use crate::replay::Replay;
@@ -121,9 +122,28 @@ pub fn replay(bytes: &[u8]) {
     }
 }
 
+/// A change of files.
+///
+/// # Panics
+/// If one is taken that leads out of what is served, or is written otherwise than it is read.
+pub fn change(bytes: &[u8]) {
+    let Some(change) = Change::decode(bytes) else { return };
+    let spots = match &change {
+        Change::Touched { at, .. } | Change::Made { at, .. } | Change::Gone { at, .. } => [at, at],
+        Change::Moved { from, to, .. } => [from, to],
+    };
+    assert!(spots.iter().all(|spot| spot.is_sound()));
+    let written = change.encode().unwrap_or_default();
+    assert_eq!(Change::decode(&written), Some(change));
+}
+
 /// All of them by name; the seeds of each are in `fuzz/seeds/NAME`.
-pub const TARGETS: [(&str, Target); 3] =
-    [("protocol-frames", frames), ("protocol-message", message), ("protocol-replay", replay)];
+pub const TARGETS: [(&str, Target); 4] = [
+    ("protocol-change", change),
+    ("protocol-frames", frames),
+    ("protocol-message", message),
+    ("protocol-replay", replay),
+];
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,7 @@
 //! This crate does no I/O. Every parser here takes hostile input, is bounded, and is tested with arbitrary bytes.
 
 pub mod argument;
+pub mod changes;
 pub mod flow;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]

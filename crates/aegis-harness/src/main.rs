@@ -2,8 +2,10 @@
 
 mod card;
 mod disks;
+mod echo;
 mod freezer;
 mod group;
+mod host_changes;
 mod input;
 mod machine;
 mod modules;

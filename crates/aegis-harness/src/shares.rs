@@ -5,8 +5,8 @@
 //!   /dev/fuse of each mount ◄── one thread ◄──────┘ answers ◄──────┘
 //! ```
 //!
-//! Nothing is looked into beyond a message's header. A request is kept until it is answered: if the server is gone, a
-//! new one is sent all that are open, and programs in the guest wait meanwhile.
+//! Nothing is looked into beyond a message's header, but what [`host_changes`] does. A request is kept until it is answered:
+//! if the server is gone, a new one is sent all that are open, and programs in the guest wait meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
+use aegis_guest_protocol::changes::{Change, Hello, WINDOW};
 use aegis_guest_protocol::frame::{
     Decoder, Frame, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, Kind, Nonce, greeting, header,
 };
@@ -25,8 +26,10 @@ use aegis_harness::port::HANG_UP;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, OpenTreeFlags, mount, mount_remount, open_tree};
 
+use crate::echo::Step;
+use crate::host_changes::{self, Place, Shared, Told};
 use crate::places;
 
 /// Number of the port for files.
@@ -148,6 +151,9 @@ struct Outlet {
     pipe: Pipe,
     /// Whether a server has greeted.
     open: bool,
+    /// How many have, and how many changes that the last one told of have been dealt with.
+    server: u64,
+    taken: u64,
 }
 
 /// What the threads share. `waiting` is never locked for longer than a moment, so that answers are always taken.
@@ -159,11 +165,12 @@ struct Traffic {
     /// Buffers of large requests, to be used again: fresh memory is dear.
     spare: Mutex<Vec<Vec<u8>>>,
     mounts: Vec<OwnedFd>,
-    /// Said to each new server: whom the files belong to here.
-    owner: Vec<u8>,
+    /// Said to each new server: whom the files belong to here, and how much it may tell.
+    hello: Vec<u8>,
+    changes: Shared,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -196,7 +203,17 @@ impl Traffic {
                 let _unwanted = rustix::io::write(mount, &refusal(unique, Errno::NOTTY));
                 continue;
             }
-            let len = HEADER_LEN + count;
+            let mut len = HEADER_LEN + count;
+            if let Some(step) = self.changes.step(buffer.get(HEADER_LEN..len).unwrap_or_default()) {
+                match step {
+                    Step::Send => {}
+                    Step::Answer(answer) => {
+                        let _unwanted = rustix::io::write(mount, &answer);
+                        continue;
+                    }
+                    Step::SendInstead(other) => len = put(&mut buffer, index, &other),
+                }
+            }
             if UNANSWERED.contains(&opcode) {
                 self.send(buffer.get(..len).unwrap_or_default())?;
                 continue;
@@ -235,6 +252,7 @@ impl Traffic {
     fn hear(&self, pipe: &Pipe) -> io::Result<()> {
         let mut decoder = Decoder::new(HOST_MARKER);
         let mut buffer = vec![0; MOST_MESSAGE];
+        let mut server = 0;
         loop {
             match pipe.read(&mut buffer)? {
                 0 => {
@@ -246,30 +264,48 @@ impl Traffic {
             }
             while let Some(item) = decoder.next_item() {
                 match item {
-                    Item::Greeting(nonce) => self.begin(&nonce)?,
-                    Item::Frame(frame) => self.deliver(&frame),
+                    Item::Greeting(nonce) => server = self.begin(&nonce)?,
+                    Item::Frame(frame) => self.deliver(&frame, server),
                     Item::Lost => {}
                 }
             }
         }
     }
 
-    /// A server is there: it is told what is still open.
-    fn begin(&self, nonce: &Nonce) -> io::Result<()> {
+    /// A server is there: it is told what is still open. Returns its number.
+    fn begin(&self, nonce: &Nonce) -> io::Result<u64> {
         let mut outlet = lock(&self.outlet);
         let mut opening = greeting(&GUEST_MARKER, nonce).to_vec();
-        opening.extend(header(Kind::Rpc, 0, self.owner.len()));
-        opening.extend(&self.owner);
+        opening.extend(header(Kind::Rpc, 0, self.hello.len()));
+        opening.extend(&self.hello);
+        (outlet.server, outlet.taken) = (outlet.server + 1, 0);
         outlet.pipe.write_all(&opening)?;
         let waiting: Vec<Arc<Sent>> = lock(&self.waiting).values().cloned().collect();
         for sent in waiting {
             outlet.pipe.write_all(sent.bytes())?;
         }
         outlet.open = true;
-        Ok(())
+        Ok(outlet.server)
     }
 
-    fn deliver(&self, frame: &Frame) {
+    /// Changes that a server has told of have been dealt with: it may tell more.
+    fn taken(&self, server: u64, count: u64) -> io::Result<()> {
+        let mut outlet = lock(&self.outlet);
+        if outlet.server != server || !outlet.open {
+            return Ok(());
+        }
+        outlet.taken += count;
+        let credit = Frame::credit(0, outlet.taken);
+        outlet.pipe.write_all(&[&credit.header()[..], &credit.payload].concat())
+    }
+
+    fn deliver(&self, frame: &Frame, server: u64) {
+        if frame.kind == Kind::Rpc {
+            if let Some(change) = Change::decode(&frame.payload) {
+                self.changes.put(Told { server, mount: frame.stream, change });
+            }
+            return;
+        }
         let mount = usize::try_from(frame.stream).ok().and_then(|index| self.mounts.get(index));
         if let (Kind::Data, Some(mount), Some((_, unique))) = (frame.kind, mount, head(&frame.payload)) {
             self.settle((frame.stream, unique));
@@ -283,39 +319,61 @@ fn failed(what: impl std::fmt::Display) -> impl Fn(io::Error) -> RpcError {
     move |error| RpcError::new(code::SHARE, format!("{what}: {error}"))
 }
 
+/// Puts a message in the place of the one that was read. Returns how long it is with its frame's header.
+fn put(buffer: &mut [u8], index: u32, message: &[u8]) -> usize {
+    let len = HEADER_LEN + message.len();
+    let frame = header(Kind::Data, index, message.len());
+    let bytes = frame.iter().chain(message);
+    buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    len
+}
+
 /// Mounts directories of the host. Whoever uses them waits until the server is there.
 pub(crate) fn mount_all(shares: &[Share], (uid, gid): (u32, u32)) -> Result<(), RpcError> {
     if shares.is_empty() {
         return Ok(());
     }
-    let owner = format!(r#"{{"uid":{uid},"gid":{gid}}}"#).into_bytes();
-    let traffic = start(shares.len(), owner).map_err(failed("serve files"))?;
+    let hello = serde_json::to_vec(&Hello { uid, gid, changes: WINDOW });
+    let hello = hello.map_err(|error| failed("serve files")(error.into()))?;
+    let traffic = start(shares.len(), hello).map_err(failed("serve files"))?;
+    let mut own = Vec::new();
     for (index, (share, mount)) in (0u32..).zip(shares.iter().zip(&traffic.mounts)) {
         let failed = failed(format!("mount {}", share.at));
         // It may be in one that was mounted just now, and then the server makes it.
         places::reach(Path::new(&share.at)).map_err(&failed)?;
-        mount_one(share, mount).map_err(&failed)?;
+        let root = mount_one(share, mount).map_err(&failed)?;
+        own.push(Place { device: mount.try_clone().map_err(&failed)?, root });
         let (traffic, mount) = (Arc::clone(&traffic), mount.try_clone().map_err(&failed)?);
         spawn("requests", move || traffic.carry(index, &mount)).map_err(&failed)?;
     }
-    Ok(())
+    spawn("changes", move || {
+        host_changes::repeat(&traffic.changes, own, |server, count| traffic.taken(server, count))
+    })
+    .map_err(failed("serve files"))
 }
 
-fn mount_one(share: &Share, device: &OwnedFd) -> io::Result<()> {
+/// Mounts a directory where it is wanted. Returns a mount of the same, for reference, that nobody sees, and that may be
+/// written: nothing is written to the host through it.
+fn mount_one(share: &Share, device: &OwnedFd) -> io::Result<OwnedFd> {
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
         device.as_raw_fd()
     );
     let options = std::ffi::CString::new(options)?;
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    flags.set(MountFlags::RDONLY, share.read_only);
-    Ok(mount("aegis", share.at.as_str(), "fuse.aegis", flags, Some(options.as_c_str()))?)
+    let (at, flags) = (share.at.as_str(), MountFlags::NOSUID | MountFlags::NODEV);
+    mount("aegis", at, "fuse.aegis", flags, Some(options.as_c_str()))?;
+    let own = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let root = open_tree(rustix::fs::CWD, at, own)?;
+    if share.read_only {
+        mount_remount(at, flags | MountFlags::BIND | MountFlags::RDONLY, "")?;
+    }
+    Ok(root)
 }
 
 /// Opens what it takes, and begins to hand out answers.
-fn start(mounts: usize, owner: Vec<u8>) -> io::Result<Arc<Traffic>> {
+fn start(mounts: usize, hello: Vec<u8>) -> io::Result<Arc<Traffic>> {
     let port = Arc::new(crate::machine::open_port(FILES)?);
-    let outlet = Outlet { pipe: Pipe::new(&port, epoll::EventFlags::OUT)?, open: false };
+    let outlet = Outlet { pipe: Pipe::new(&port, epoll::EventFlags::OUT)?, open: false, server: 0, taken: 0 };
     let inlet = Pipe::new(&port, epoll::EventFlags::IN)?;
     let device = || Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
     let mounts: io::Result<Vec<OwnedFd>> = (0..mounts).map(|_| device()).collect();
@@ -324,7 +382,8 @@ fn start(mounts: usize, owner: Vec<u8>) -> io::Result<Arc<Traffic>> {
         waiting: Mutex::default(),
         spare: Mutex::default(),
         mounts: mounts?,
-        owner,
+        hello,
+        changes: Shared::new(),
     });
     let hearing = Arc::clone(&traffic);
     spawn("answers", move || hearing.hear(&inlet))?;

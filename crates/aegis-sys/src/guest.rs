@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::check;
 
@@ -109,6 +109,37 @@ pub fn yield_to_others() -> io::Result<()> {
     let none = libc::sched_param { sched_priority: 0 };
     // SAFETY: the structure outlives the call.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &none) })
+}
+
+/// Type of a handle that FUSE gives out: number and generation of a node.
+const FUSE_HANDLE: libc::c_int = 0x81;
+
+/// Opens a node of a FUSE file system for reference by its number, if the kernel has it in memory; the server is not asked.
+/// `mount` is anything that is open in it, not only for reference.
+///
+/// # Errors
+/// `ESTALE` if the kernel does not have it; otherwise the system's.
+pub fn fuse_node(mount: BorrowedFd<'_>, node: u64) -> io::Result<OwnedFd> {
+    /// `struct file_handle` with the contents of such a handle, in the machine's order.
+    #[repr(C)]
+    struct Handle {
+        bytes: libc::c_uint,
+        kind: libc::c_int,
+        /// The number's upper and lower half, and the generation.
+        contents: [u32; 3],
+    }
+    let [upper, lower] =
+        [node >> 32, node & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(0));
+    let mut handle = Handle { bytes: 12, kind: FUSE_HANDLE, contents: [upper, lower, 0] };
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the handle says how long it is, and outlives the call; the descriptor is open for the time of the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), std::ptr::from_mut(&mut handle), flags)
+    };
+    let fd = libc::c_int::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    check(fd)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

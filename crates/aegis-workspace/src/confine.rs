@@ -68,6 +68,9 @@ const CALLS: &[i64] = &[
     libc::SYS_getpid,
     libc::SYS_getrandom,
     libc::SYS_gettid,
+    // What others change in its directories is told to the guest. What it could watch it could as well look at.
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
     libc::SYS_linkat,
     libc::SYS_lseek,
     libc::SYS_madvise,
@@ -76,6 +79,7 @@ const CALLS: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
+    libc::SYS_ppoll,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
     libc::SYS_read,
@@ -99,7 +103,7 @@ const CALLS: &[i64] = &[
 
 /// Older calls, which the architectures that came later do not have.
 #[cfg(target_arch = "x86_64")]
-const OLDER_CALLS: &[i64] = &[libc::SYS_renameat];
+const OLDER_CALLS: &[i64] = &[libc::SYS_poll, libc::SYS_renameat];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_CALLS: &[i64] = &[];
 

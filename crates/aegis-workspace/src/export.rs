@@ -18,6 +18,8 @@ use crate::tree::{Found, Listed, Tree, is_file, path_of, shown_mode, status_of, 
 use crate::wire::{Change, Features, NewAttributes, Operation, Request, Whence, check_name};
 use crate::{ExportSpec, ServerError};
 
+pub(crate) use changes::happenings;
+
 /// Permissions that making and removing names in a directory takes.
 const CHANGE_NAMES: Mode = Mode::WUSR.union(Mode::XUSR);
 
@@ -541,5 +543,6 @@ fn place(parent: u64, name: &OsStr) -> Place {
     Place { parent, name: name.to_owned() }
 }
 
+mod changes;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 use aegis_fuzz::{Bytes, Fence, Target, scratch};
+use aegis_guest_protocol::changes::{Change, WINDOW};
+use aegis_guest_protocol::frame::HEADER_LEN;
 
 use crate::export::Export;
 use crate::nodes::{Key, Nodes, Place, ROOT};
+use crate::telling::Telling;
+use crate::watcher::Watcher;
 use crate::wire::{self, IN_HEADER, Operation};
 use crate::{ExportSpec, Limit, journal};
 
@@ -117,8 +121,19 @@ fn exchange(fence: &Fence) {
     };
 }
 
-/// Requests to an export, which somebody else changes meanwhile. The first byte says whether it may be written, and
-/// whether it has a limit.
+/// Takes what the guest is told: changes of what is in the directory, and never more than it said it would take.
+fn hear(telling: &mut Telling, taken: u8, fence: &Fence) {
+    let frames: Vec<Vec<u8>> = std::iter::from_fn(|| telling.next()).collect();
+    assert!(frames.len() <= WINDOW as usize);
+    for frame in frames {
+        assert!(Change::decode(frame.get(HEADER_LEN..).unwrap_or_default()).is_some());
+        fence.check_shown(&frame);
+    }
+    telling.take(taken.into());
+}
+
+/// Requests to an export, which somebody else changes meanwhile. The first byte says whether it may be written, whether it
+/// has a limit, and whether the guest is told of changes.
 ///
 /// # Panics
 /// If anything outside its directory is changed or shown, or anything at all where nothing may be written.
@@ -136,7 +151,9 @@ pub fn export(bytes: &[u8]) {
         limit: (mode & 2 == 2).then(|| Limit { bytes: LIMIT, ledger: own.path().join("ledger") }),
         journal: own.path().join("journal"),
     };
-    let mut export = Export::open(&spec).unwrap_or_else(|error| panic!("{error}"));
+    let mut exports = [Export::open(&spec).unwrap_or_else(|error| panic!("{error}"))];
+    let mut telling = Telling::new(Watcher::new().ok().filter(|_| mode & 4 == 4));
+    telling.begin(u32::MAX, &mut exports);
     let mut reply = Vec::new();
     while !bytes.0.is_empty() {
         let (opcode, node, len) = (bytes.byte(), bytes.byte(), bytes.byte());
@@ -156,10 +173,15 @@ pub fn export(bytes: &[u8]) {
             continue;
         }
         reply.clear();
+        telling.before(0, &request, &mut exports);
+        let [export] = &mut exports;
         let _refused = export.answer(&request, &mut reply);
+        let news = export.take_news();
+        telling.after(0, &request, &news, &mut exports);
         fence.check_shown(&reply);
+        hear(&mut telling, node, &fence);
     }
-    drop(export);
+    drop(exports);
     if read_only {
         fence.check_untouched();
     }

@@ -5,6 +5,7 @@
 //!                                                 ▼
 //!   host:  serve ─► wire (what is asked) ─► export, reply (answers) ─► tree (descriptors) ─► nodes (names)
 //!                                                        └────► ledger (limit on size)
+//!         telling ◄─ watcher (what others have changed)
 //! ```
 //!
 //! One process serves one machine and ends with it; it outlives the daemon, so a guest does not notice when that is
@@ -23,9 +24,12 @@ pub mod fuzz;
 mod journal;
 mod ledger;
 pub mod nodes;
+pub mod queue;
 pub mod reply;
 mod serve;
+mod telling;
 mod tree;
+mod watcher;
 pub mod wire;
 
 use std::path::PathBuf;

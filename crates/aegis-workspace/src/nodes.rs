@@ -1,9 +1,10 @@
 //! What the guest's kernel calls by number: which names a node has, and how often the kernel holds it. No I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use aegis_guest_protocol::changes::MOST_PATH;
 use serde::{Deserialize, Serialize};
 
 /// Number of the root (`FUSE_ROOT_ID`).
@@ -166,6 +167,33 @@ impl Nodes {
             }
         }
         false
+    }
+
+    /// Where a directory is, from the root, by its likeliest names; `None` for what has none, or one that is too long.
+    #[must_use]
+    pub fn path(&self, id: u64) -> Option<Vec<u8>> {
+        let mut names: Vec<&[u8]> = Vec::new();
+        let (mut current, mut len) = (id, 0);
+        while current != ROOT {
+            let node = self.nodes.get(&current)?;
+            let (parent, name) = (node.parents.last()?, node.names.last()?);
+            names.push(name.as_bytes());
+            len += name.len() + 1;
+            if len > MOST_PATH {
+                return None;
+            }
+            current = *parent;
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+
+    /// Numbers of all nodes, those that others are in first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        let parents: HashSet<u64> = self.by_place.keys().map(|place| place.parent).collect();
+        let rest = self.nodes.keys().filter(|id| !parents.contains(id));
+        parents.iter().filter(|id| self.nodes.contains_key(id)).chain(rest).copied().collect()
     }
 
     /// The kernel is about to be told of what stands at a place, and will hold it once more.
@@ -359,6 +387,21 @@ mod tests {
         assert_eq!(nodes.places(one), [Place { parent: ROOT, name: "b".into() }]);
         assert!(!nodes.forget(one, 1));
         assert!(nodes.forget(one, 1));
+    }
+
+    #[test]
+    fn a_path_is_that_of_the_names_learnt_last_and_ends_also_in_a_circle() {
+        let mut nodes = Nodes::new(key(0));
+        let a = nodes.found(ROOT, OsStr::new("a"), key(1)).unwrap();
+        let b = nodes.found(a, OsStr::new("b"), key(2)).unwrap();
+        assert_eq!(nodes.path(ROOT), Some(Vec::new()));
+        assert_eq!(nodes.path(b), Some(b"a/b".to_vec()));
+        nodes.moved(Place { parent: a, name: "b".into() }, Place { parent: ROOT, name: "c".into() });
+        assert_eq!((nodes.path(b), nodes.path(99)), (Some(b"c".to_vec()), None));
+        nodes.moved(Place { parent: ROOT, name: "a".into() }, Place { parent: a, name: "self".into() });
+        assert_eq!(nodes.path(a), None);
+        nodes.gone(ROOT, OsStr::new("c"));
+        assert_eq!(nodes.path(b), None);
     }
 
     #[test]

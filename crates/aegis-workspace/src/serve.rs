@@ -3,15 +3,19 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use aegis_guest_protocol::changes::Hello;
 use aegis_guest_protocol::frame::{
     Decoder, Frame, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, Kind, Nonce, greeting, header,
 };
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::confine::confine;
 use crate::export::{Answer, Export};
 use crate::reply::{self, OUT_HEADER, Owner};
-use crate::wire;
+use crate::telling::Telling;
+use crate::watcher::Watcher;
+use crate::wire::{self, Request};
 use crate::{ExportSpec, ServerError};
 
 /// How much is read at a time, bytes.
@@ -23,12 +27,17 @@ const PIECE: usize = 256 << 10;
 /// If a directory cannot be served, or the connection fails other than by its end.
 pub fn serve(mut guest: UnixStream, specs: &[ExportSpec]) -> Result<(), ServerError> {
     let exports = specs.iter().map(Export::open).collect::<Result<Vec<_>, _>>()?;
+    // Without one the guest sees what others change as soon as it asks again.
+    let telling = Telling::new(Watcher::new().ok());
     confine(exports.iter().map(Export::root))?;
-    let mut server = Server { exports, nonce: [0; 16], greeted: false, answer: Vec::new() };
+    let mut server = Server { exports, nonce: [0; 16], greeted: false, answer: Vec::new(), telling };
     server.greet(&mut guest)?;
     let mut decoder = Decoder::new(GUEST_MARKER);
     let mut buffer = vec![0; PIECE];
     loop {
+        if !server.wait(&mut guest)? {
+            continue;
+        }
         let count = match guest.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(count) => count,
@@ -52,14 +61,50 @@ struct Server {
     /// Whether what comes belongs to this conversation: an earlier server may have left half a message in the pipe.
     greeted: bool,
     answer: Vec<u8>,
+    telling: Telling,
 }
 
 impl Server {
     fn greet(&mut self, guest: &mut UnixStream) -> Result<(), ServerError> {
         self.greeted = false;
+        self.telling.pause();
         rustix::rand::getrandom(&mut self.nonce, rustix::rand::GetRandomFlags::empty())
             .map_err(std::io::Error::from)?;
         Ok(guest.write_all(&greeting(&HOST_MARKER, &self.nonce))?)
+    }
+
+    /// Tells the guest what others have changed, until it says something. Returns whether it has.
+    fn wait(&mut self, guest: &mut UnixStream) -> Result<bool, ServerError> {
+        let mut interest = PollFlags::IN;
+        interest.set(PollFlags::OUT, self.telling.is_due());
+        let changes = self.telling.fd();
+        let mut fds = vec![PollFd::new(guest, interest)];
+        fds.extend(changes.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(false),
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let (of_guest, of_changes) = (
+            ready.first().copied().unwrap_or(PollFlags::IN),
+            ready.get(1).copied().unwrap_or(PollFlags::empty()),
+        );
+        if !of_changes.is_empty() {
+            self.telling.notice(&mut self.exports);
+        }
+        // What there is room for is far more than one of them takes.
+        if of_guest.contains(PollFlags::OUT)
+            && let Some(frame) = self.telling.next()
+        {
+            guest.write_all(&frame)?;
+        }
+        if let Some(complaint) = self.telling.complaint() {
+            // To the helper's log. That this is gone is nothing to end for.
+            let _unsaid =
+                writeln!(std::io::stderr(), "not every change of a file is told to the guest: {complaint}");
+        }
+        Ok(of_guest.intersects(!PollFlags::OUT))
     }
 
     fn hear(&mut self, frame: &Frame, guest: &mut UnixStream) -> Result<(), ServerError> {
@@ -68,9 +113,15 @@ impl Server {
         }
         match frame.kind {
             Kind::Rpc => {
-                if let Ok(owner) = serde_json::from_slice::<Owner>(&frame.payload) {
+                if let Ok(hello) = serde_json::from_slice::<Hello>(&frame.payload) {
+                    let owner = Owner { uid: hello.uid, gid: hello.gid };
                     self.exports.iter_mut().for_each(|export| export.set_owner(owner));
+                    self.telling.begin(hello.changes, &mut self.exports);
                 }
+                Ok(())
+            }
+            Kind::Credit => {
+                frame.consumed().into_iter().for_each(|consumed| self.telling.take(consumed));
                 Ok(())
             }
             Kind::Data if self.respond(frame) => Ok(guest.write_all(&self.answer)?),
@@ -81,12 +132,12 @@ impl Server {
     /// Makes the answer to a request. Returns whether there is one.
     fn respond(&mut self, frame: &Frame) -> bool {
         const BODY: usize = HEADER_LEN + OUT_HEADER;
-        let export = usize::try_from(frame.stream).ok().and_then(|index| self.exports.get_mut(index));
-        let (Some(export), Ok(parsed)) = (export, wire::parse(&frame.payload)) else { return false };
+        let number = usize::try_from(frame.stream).ok().filter(|number| *number < self.exports.len());
+        let (Some(number), Ok(parsed)) = (number, wire::parse(&frame.payload)) else { return false };
         self.answer.clear();
         self.answer.resize(BODY, 0);
         let (unique, outcome) = match parsed {
-            Ok(request) => (request.unique, export.answer(&request, &mut self.answer)),
+            Ok(request) => (request.unique, self.carry_out(number, &request)),
             Err((unique, error)) => (unique, Err(error)),
         };
         let outcome = match outcome {
@@ -104,6 +155,15 @@ impl Server {
             reply::seal(rest, unique, outcome);
         }
         true
+    }
+
+    fn carry_out(&mut self, number: usize, request: &Request<'_>) -> Result<Answer, Errno> {
+        self.telling.before(number, request, &mut self.exports);
+        let export = self.exports.get_mut(number).ok_or(Errno::STALE)?;
+        let outcome = export.answer(request, &mut self.answer);
+        let news = export.take_news();
+        self.telling.after(number, request, &news, &mut self.exports);
+        outcome
     }
 }
 

@@ -70,6 +70,16 @@ pub(crate) struct Tree {
     listings: LruCache<u64, Listing>,
     /// Nodes whose last name is gone: nothing else keeps them.
     nameless: HashMap<u64, Rc<OwnedFd>>,
+    /// Directories that the kernel has been told of, and names of files that could be written and were closed, since
+    /// somebody asked.
+    news: News,
+}
+
+/// What a request has led to beside its answer.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) directories: Vec<u64>,
+    pub(crate) closed: Vec<Place>,
 }
 
 fn status_at(directory: impl AsFd, name: &OsStr, flags: AtFlags) -> Result<Found, Errno> {
@@ -112,6 +122,11 @@ pub(crate) fn is_file(status: &Statx) -> bool {
     FileType::from_raw_mode(status.stx_mode.into()) == FileType::RegularFile
 }
 
+/// Whether a status is that of a directory.
+fn is_directory(status: &Statx) -> bool {
+    FileType::from_raw_mode(status.stx_mode.into()) == FileType::Directory
+}
+
 /// Permissions may keep us out where they would not keep out the guest's root: what we own is opened up for a moment.
 pub(crate) fn with_access<T>(
     fd: &impl AsFd,
@@ -143,6 +158,7 @@ impl Tree {
             files: LruCache::new(MOST_OPEN),
             listings: LruCache::new(MOST_OPEN),
             nameless: HashMap::new(),
+            news: News::default(),
         })
     }
 
@@ -160,7 +176,40 @@ impl Tree {
 
     /// Counts what stands at a name as held by the kernel once more.
     pub(crate) fn hold(&mut self, parent: u64, name: &OsStr, found: &Found) -> Result<u64, Errno> {
-        self.nodes.found(parent, name, found.key).map_err(|Full| Errno::NFILE)
+        let id = self.nodes.found(parent, name, found.key).map_err(|Full| Errno::NFILE)?;
+        if is_directory(&found.status) {
+            self.news.directories.push(id);
+        }
+        Ok(id)
+    }
+
+    /// What has come up since the last call.
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Opens a directory to watch it.
+    pub(crate) fn watchable(&mut self, id: u64) -> Result<Rc<OwnedFd>, Errno> {
+        let fd = self.reference(id)?;
+        let Found { key, status } = status_of(&fd)?;
+        if !is_directory(&status) {
+            return Err(Errno::NOTDIR);
+        }
+        check_store(&fd, &key, &self.root_key)?;
+        Ok(fd)
+    }
+
+    /// A descriptor of a file is kept no more.
+    fn closing(&mut self, id: u64, data: &Data) {
+        if data.writable {
+            self.news.closed.extend(self.nodes.places(id));
+        }
+    }
+
+    fn put(&mut self, id: u64, data: Data) {
+        if let Some((other, gone)) = self.files.push(id, data) {
+            self.closing(other, &gone);
+        }
     }
 
     /// What stands at a name; the kernel does not hold it for that.
@@ -171,11 +220,14 @@ impl Tree {
 
     /// Takes back what the kernel holds, and closes what it has forgotten. Returns what a nameless node still was.
     pub(crate) fn forget(&mut self, id: u64, times: u64) -> Option<Rc<OwnedFd>> {
+        let places = self.files.peek(&id).map(|_| self.nodes.places(id));
         if !self.nodes.forget(id, times) {
             return None;
         }
         self.directories.pop(&id);
-        self.files.pop(&id);
+        if self.files.pop(&id).is_some_and(|data| data.writable) {
+            self.news.closed.extend(places.into_iter().flatten());
+        }
         self.listings.pop(&id);
         self.nameless.remove(&id)
     }
@@ -220,7 +272,7 @@ impl Tree {
         while let Some(next) = missing.pop() {
             let fd = self.reference(next)?;
             let Found { key, status } = status_of(&fd)?;
-            if FileType::from_raw_mode(status.stx_mode.into()) != FileType::Directory {
+            if !is_directory(&status) {
                 return Err(Errno::NOTDIR);
             }
             check_store(&fd, &key, &self.root_key)?;
@@ -267,13 +319,13 @@ impl Tree {
         let fd = Rc::new(with_access(&reference, extra, || {
             rustix::fs::open(path.as_str(), flags, Mode::empty())
         })?);
-        self.files.put(id, Data { fd: Rc::clone(&fd), writable: write });
+        self.put(id, Data { fd: Rc::clone(&fd), writable: write });
         Ok(fd)
     }
 
     /// Keeps the descriptor of a file that was just made and is held.
     pub(crate) fn keep(&mut self, id: u64, fd: OwnedFd) {
-        self.files.put(id, Data { fd: Rc::new(fd), writable: true });
+        self.put(id, Data { fd: Rc::new(fd), writable: true });
     }
 
     /// Whatever stands at a name is about to lose it: what the kernel holds of it is kept open, so that whoever has it
