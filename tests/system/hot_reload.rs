@@ -243,10 +243,11 @@ fn instances_that_share_a_directory_hear_of_each_other() {
     one.watch("d");
     other.watch("d");
     one.sh("echo x > d/new; mv d/new d/f; mkdir d/sub; rmdir d/sub");
-    let expected = ["CREATE d/new", "MODIFY d/new", "MOVED_FROM d/new", "MOVED_TO d/f"];
+    // What has been renamed when the other server looks was never there for it.
+    let mut heard = Vec::new();
     eventually("the other hears of it", SOON, || {
-        let heard = other.heard().join("\n");
-        heard.contains("MOVED_TO d/f") && expected.iter().all(|line| heard.contains(line))
+        heard.extend(other.heard());
+        heard.contains(&"MOVED_TO d/f".to_owned())
     });
     assert_eq!(other.sh("cat d/f"), "x\n");
     assert!(one.heard().iter().filter(|line| *line == "MOVED_TO d/f").count() == 1);
