@@ -150,6 +150,10 @@ impl Repeater<'_> {
     }
 
     fn repeat(&mut self, told: &Told) {
+        if matches!(told.change, Change::Gone { .. } | Change::Moved { .. }) {
+            // What was repeated before it may have found nothing at the name, which is believed for a while too.
+            self.forget(told);
+        }
         let done = match &told.change {
             Change::Touched { at, how, .. } => self.touch(told, at, *how),
             Change::Made { at, what } => self.make(told, at, *what),
