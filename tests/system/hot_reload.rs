@@ -202,14 +202,13 @@ fn what_the_guest_does_itself_raises_what_it_raises_anywhere() {
     let box_ = guest(&daemon, "box", dir.path(), "");
     let script = "
         cd $1; echo a > a; echo b >> a; mv a b; ln b c; ln -s b l; chmod 600 c; touch -d @1000 b; truncate -s 9 b
-        mkdir e; echo x > e/x; mv e/x x; rmdir e; cp x y; mv y b; rm c l
+        mkdir e; sleep 1; echo x > e/x; mv e/x x; rmdir e; cp x y; mv y b; rm c l
         python3 -c 'import mmap; f = open(\"b\", \"r+b\"); m = mmap.mmap(f.fileno(), 2); m[0:1] = b\"z\"; m.flush()'
         for i in $(seq 300); do echo $i > many; mv many n$i; done; rm n*; sleep 1.5";
     box_.sh("mkdir -p /workspace/d/own /srv/own");
     let done_in = |at: &str| {
-        box_.sh(&format!(
-            "cd {at}; nohup python3 /tmp/watcher own </dev/null >/tmp/events 2>&1 & sleep 1; true"
-        ));
+        box_.sh(&format!("cd {at}; nohup python3 /tmp/watcher own </dev/null >/tmp/events 2>&1 &"));
+        eventually("the guest watches", SOON, || box_.sh("cat /tmp/events").starts_with("ready\n"));
         box_.read.set(0);
         box_.sh(&format!("set -- {at}/own; {script}; pkill -f '[/]tmp/watcher'; true"));
         box_.heard()
