@@ -158,11 +158,17 @@ impl Server {
     }
 
     fn carry_out(&mut self, number: usize, request: &Request<'_>) -> Result<Answer, Errno> {
-        self.telling.before(number, request, &mut self.exports);
+        // Most requests change nothing, and need not wait for a look at what others do.
+        let looks_only = request.operation.looks_only();
+        if !looks_only {
+            self.telling.before(number, request, &mut self.exports);
+        }
         let export = self.exports.get_mut(number).ok_or(Errno::STALE)?;
         let outcome = export.answer(request, &mut self.answer);
         let news = export.take_news();
-        self.telling.after(number, request, &news, &mut self.exports);
+        if !looks_only || !news.is_empty() {
+            self.telling.after(number, request, &news, &mut self.exports);
+        }
         outcome
     }
 }

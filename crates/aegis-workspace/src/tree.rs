@@ -82,6 +82,13 @@ pub(crate) struct News {
     pub(crate) closed: Vec<Place>,
 }
 
+impl News {
+    /// Whether it has led to nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.directories.is_empty() && self.closed.is_empty()
+    }
+}
+
 fn status_at(directory: impl AsFd, name: &OsStr, flags: AtFlags) -> Result<Found, Errno> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let status = statx(directory, name, flags | AtFlags::SYMLINK_NOFOLLOW, wanted)?;

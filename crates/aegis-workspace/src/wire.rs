@@ -186,6 +186,21 @@ pub enum Operation<'a> {
     Unknown,
 }
 
+impl Operation<'_> {
+    /// Whether it neither changes anything nor makes the guest know more names.
+    #[must_use]
+    pub fn looks_only(&self) -> bool {
+        matches!(
+            self,
+            Operation::GetAttributes
+                | Operation::ReadLink
+                | Operation::Read { .. }
+                | Operation::Seek { .. }
+                | Operation::Statistics
+        )
+    }
+}
+
 /// A message that is no request: whoever sent it is not the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
