@@ -99,13 +99,6 @@ pub fn write(
     })
 }
 
-/// The process that writes, or wrote, the file with this name, if it is one that is not finished.
-#[must_use]
-pub fn writer(name: &str) -> Option<u32> {
-    let (_, number) = name.strip_suffix(PARTIAL)?.rsplit_once('.')?;
-    number.parse().ok()
-}
-
 fn write_to(
     path: &Path,
     head: &Head,
@@ -341,13 +334,6 @@ mod tests {
             Ok(())
         })?;
         Ok((head, memory.into_inner()))
-    }
-
-    #[test]
-    fn a_file_that_is_not_finished_names_its_writer() {
-        assert_eq!(writer("abc.template.123.partial"), Some(123));
-        assert_eq!(writer("abc.template"), None);
-        assert_eq!(writer("x.partial"), None);
     }
 
     #[test]

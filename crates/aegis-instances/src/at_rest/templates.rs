@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aegis_guest_link::Resume;
 use aegis_guest_protocol::messages::Settle;
 use aegis_guest_protocol::rpc::Call;
-use aegis_store::saved::{self, SavedError};
+use aegis_store::saved::SavedError;
 use aegis_vmm::{Draft, Machine, MachineSpec, Saved};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -193,16 +193,13 @@ impl Templates {
     }
 }
 
-/// Removes files that a daemon did not finish and never will.
+/// Removes files that a daemon did not finish and never will: only the one that has the home's lock makes them, and now that is
+/// this one. Its predecessor may still be a process, if it was killed a moment ago.
 fn sweep(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let abandoned = saved::writer(&name.to_string_lossy()).is_some_and(|writer| {
-            writer == std::process::id() || !Path::new(&format!("/proc/{writer}")).exists()
-        });
-        if abandoned {
+        if entry.file_name().to_string_lossy().ends_with(aegis_store::sweep::PARTIAL) {
             // The next daemon tries again.
-            let _left = std::fs::remove_file(path);
+            let _left = std::fs::remove_file(entry.path());
         }
     }
 }
