@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aegis_api::workspace::{HostDirectory, HostMount, Workspace, check_name};
+use aegis_paths::{Trail, trail};
 
 use crate::Context;
 use crate::arguments::{Format, OutputFormat, WorkspaceName, WorkspaceNames};
@@ -62,15 +63,16 @@ fn source(text: &str, home: Option<&Path>) -> Result<(String, Vec<String>), Stri
         (Some(_), _) => return Err("only ~ and ~/ are understood".to_owned()),
         (None, _) => PathBuf::from(text),
     };
-    let whole = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
-    if !whole.is_dir() {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    // Both from one walk: somebody may exchange what is on the way meanwhile.
+    let Trail { links, end } = trail(&path).map_err(failed)?;
+    if !end.symlink_metadata().map_err(failed)?.is_dir() {
         return Err(format!("{} is no directory", path.display()));
     }
-    let links = aegis_paths::trail(&path).map_err(|error| format!("{}: {error}", path.display()))?.links;
     let text =
         |path: PathBuf| path.into_os_string().into_string().map_err(|_| "the path is no UTF-8".to_owned());
     let followed = links.into_iter().map(|link| text(link.dir)).collect::<Result<Vec<_>, _>>()?;
-    Ok((text(whole)?, followed))
+    Ok((text(end)?, followed))
 }
 
 fn home() -> Option<PathBuf> {
