@@ -134,15 +134,16 @@ async fn fetch_on(
     let (chunks, mut to_write) = mpsc::channel::<bytes::Bytes>(CHUNKS);
     let rest = blob.size.saturating_sub(len);
     let writer = tokio::task::spawn_blocking(move || {
-        let (mut result, mut pace) = (check_for(&partial.file, rest), Pace::default());
-        while let Some(chunk) = to_write.blocking_recv() {
-            if result.is_ok() {
-                result = pace.check(&partial.file, chunk.len() as u64).and_then(|()| partial.add(&chunk));
+        let mut write = || {
+            check_for(&partial.file, rest)?;
+            let mut pace = Pace::default();
+            while let Some(chunk) = to_write.blocking_recv() {
+                pace.check(&partial.file, chunk.len() as u64)?;
+                partial.add(&chunk)?;
             }
-            if result.is_err() {
-                break;
-            }
-        }
+            Ok(())
+        };
+        let result = write();
         (partial, result)
     });
     let trouble = loop {

@@ -22,11 +22,8 @@ use crate::mounts::{Mount, Source};
 /// Deepest path that is followed upwards.
 const MOST_DEPTH: usize = 4096;
 
-/// The daemon's configuration, in its home.
-const CONFIG: &str = "config.toml";
-
 /// Where kits of the system are.
-pub const SYSTEM_KITS: &str = "/usr/share/aegis/kits";
+const SYSTEM_KITS: &str = "/usr/share/aegis/kits";
 
 /// A directory of the host cannot be what an instance sees.
 #[derive(Debug, Error)]
@@ -246,7 +243,7 @@ impl Looked<'_> {
         if boots(home).iter().any(|part| near(part)) {
             return Some("what machines boot from is there");
         }
-        if near(&home.root.join(CONFIG)) {
+        if near(&home.config()) {
             return Some("the daemon's configuration is there");
         }
         let short = home.short_run();
@@ -277,12 +274,17 @@ fn boots(home: &Home) -> Vec<PathBuf> {
     parts.into_iter().chain(entries).collect()
 }
 
+/// Where kits are: the user's own, those beside the directory of the daemon's programs, and the system's.
+#[must_use]
+pub fn kit_shelves(home: &Home, programs: Option<&Path>) -> Vec<PathBuf> {
+    let beside = programs.and_then(Path::parent).map(|dir| dir.join("kits"));
+    [Some(home.root.join("kits")), beside, Some(SYSTEM_KITS.into())].into_iter().flatten().collect()
+}
+
 /// Where kits are, each of them, its manifest, and the programs that it has executed on the host: all may be links to
 /// elsewhere, and a kit may be one file.
 fn kits(home: &Home, programs: Option<&Path>) -> Vec<PathBuf> {
-    let beside = programs.and_then(Path::parent).map(|dir| dir.join("kits"));
-    let shelves: Vec<PathBuf> =
-        [Some(home.root.join("kits")), beside, Some(SYSTEM_KITS.into())].into_iter().flatten().collect();
+    let shelves = kit_shelves(home, programs);
     let entries = shelves.iter().filter_map(|shelf| std::fs::read_dir(shelf).ok()).flatten().flatten();
     let entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     let each = entries.iter().flat_map(|entry| parts(Kit::load(entry))).collect::<Vec<_>>();

@@ -71,9 +71,8 @@ impl Environment {
         }
         let guest = get("AEGIS_GUEST_ARCH").map_or(Ok(Architecture::host()), |name| guest(&name))?;
         let home = Home::new(root, default);
-        check_trusted(&home.root.join("config.toml"))
-            .map_err(|error| DaemonError::Environment(error.to_string()))?;
-        let file = config::Config::read(&home.root.join("config.toml")).map_err(DaemonError::Environment)?;
+        check_trusted(&home.config()).map_err(|error| DaemonError::Environment(error.to_string()))?;
+        let file = config::Config::read(&home.config()).map_err(DaemonError::Environment)?;
         instances.rest = file.rest;
         instances.templates = file.templates;
         instances.spare = file.spare;

@@ -7,7 +7,7 @@ use aegis_api::instance::{CreateInstance, IdleTime, Never};
 use aegis_api::network::NetworkRequest;
 use aegis_api::ports::{self, Expose};
 use aegis_api::{duration, size};
-use aegis_instances::host_directory::SYSTEM_KITS;
+use aegis_instances::host_directory::kit_shelves;
 use aegis_instances::kit::{Contents, KitUse, Kits};
 use aegis_instances::secret::{ALL, SecretValues};
 use aegis_instances::{Instances, View};
@@ -30,9 +30,7 @@ pub(crate) struct HostKits(Shelf);
 
 impl HostKits {
     pub(crate) fn new(home: &Home, program: &Path) -> HostKits {
-        let beside = program.parent().and_then(Path::parent).map(|dir| dir.join("kits"));
-        let dirs = std::iter::once(home.root.join("kits")).chain(beside).chain([PathBuf::from(SYSTEM_KITS)]);
-        HostKits(Shelf::new(dirs.collect()))
+        HostKits(Shelf::new(kit_shelves(home, program.parent())))
     }
 
     /// All kits by name; one that means nothing to this daemon is broken too.

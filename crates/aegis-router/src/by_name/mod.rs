@@ -9,7 +9,6 @@ mod places;
 mod pool;
 mod proxy;
 mod request;
-mod watched;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +29,6 @@ use admission::Peer;
 use body::Held;
 use places::{Place, Places};
 use pool::Pool;
-use watched::Watched;
 
 /// Most bytes of a request's head.
 const LONGEST_HEAD: u16 = 64_000;
@@ -141,7 +140,9 @@ impl Names {
                 Ok::<_, std::convert::Infallible>(response.map(|body| Held::new(body, busy)))
             }
         });
-        let client = Watched::new(client, place.moved());
+        let (read, written) = (place.moved(), place.moved());
+        let client = InspectWriter::new(client, move |_: &[u8]| written.note());
+        let client = InspectReader::new(client, move |_: &[u8]| read.note());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(client), service);
         tokio::pin!(connection);
         tokio::select! {

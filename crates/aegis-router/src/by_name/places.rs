@@ -143,6 +143,11 @@ impl Inner {
         stalled.max_by_key(|(_, held)| held.moved.ago()).map(|(id, _)| *id)
     }
 
+    /// Who gives way next, if there is somebody who does.
+    fn next_to_go(&self) -> Option<u64> {
+        self.longest_waiting().or_else(|| self.longest_stalled(|_| true))
+    }
+
     /// Makes room for one more of this client, if that can be had.
     fn make_room(&mut self, client: Client) -> bool {
         if let Some(client) = client
@@ -154,7 +159,7 @@ impl Inner {
         if self.fresh.len() >= MOST_FRESH {
             self.evict(self.longest_fresh());
         }
-        self.all.len() < MOST || self.evict(self.longest_waiting().or_else(|| self.longest_stalled(|_| true)))
+        self.all.len() < MOST || self.evict(self.next_to_go())
     }
 }
 
@@ -188,8 +193,7 @@ impl Places {
         loop {
             {
                 let inner = self.lock();
-                let waits = || inner.longest_waiting().or_else(|| inner.longest_stalled(|_| true)).is_some();
-                if inner.all.len() < MOST || waits() {
+                if inner.all.len() < MOST || inner.next_to_go().is_some() {
                     return;
                 }
             }

@@ -199,6 +199,12 @@ impl Home {
         self.root.join("data")
     }
 
+    /// What users configure.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
     /// The registry's database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
