@@ -60,7 +60,9 @@ fn all_good(mut rest: &[u8]) -> Result<(), String> {
             all.map(|header| String::from_utf8_lossy(header.value).into_owned()).collect()
         };
         let host = named("host");
-        if host.len() != 1 || host[0].split(':').next() != Some(GOOD) {
+        // Names are compared without regard to case (RFC 9110, section 4.2.3).
+        let is_good = |name: &str| name.eq_ignore_ascii_case(GOOD);
+        if host.len() != 1 || !host[0].split(':').next().is_some_and(is_good) {
             return Err(format!("another host: {host:?}"));
         }
         rest = &rest[length..];
