@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use aegis_registry::{InstanceRow, Registry};
 use aegis_store::home::Home;
-use aegis_store::registry::{InstanceRow, Registry};
 
 /// A daemon; ended when dropped.
 #[derive(Debug)]

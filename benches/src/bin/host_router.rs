@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use aegis_router::{
-    Backends, Listeners, Names, Protocol, Refusal, Stream, Target, Unresolved, Visit, Wanted,
+    Backends, Listeners, Names, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted,
 };
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
@@ -34,7 +34,7 @@ fn target(port: u16) -> Target {
 }
 
 impl Backends for Host {
-    fn visit(&self, target: &Target) -> Result<Arc<dyn Visit>, Refusal> {
+    fn upstream(&self, target: &Target) -> Result<Arc<dyn Upstream>, Refusal> {
         Ok(Arc::new(Port(target.guest_port)))
     }
 
@@ -44,7 +44,7 @@ impl Backends for Host {
 }
 
 #[async_trait]
-impl Visit for Port {
+impl Upstream for Port {
     fn is_awake(&self) -> bool {
         true
     }

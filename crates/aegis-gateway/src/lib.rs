@@ -34,7 +34,7 @@ pub use groups::Group;
 pub use journal::{Entry, What};
 pub use proxy::Proxy;
 pub use server::{GatewayError, serve};
-pub use settings::{Limits, Settings};
+pub use settings::Settings;
 
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -1,200 +1,148 @@
 //! The owner of one instance.
 //!
 //! It takes messages one by one, lets [`Lifecycle::step`] decide, stores what changed, and then performs the
-//! effects. Boot, guest session and teardown are tasks; they belong to a [`Live`], which lasts from one boot to its
-//! teardown, and report back by message.
+//! effects. Boot, guest session and teardown are tasks; they belong to a [`MachineRun`], which lasts from one boot to
+//! its teardown, and report back by message.
 
-pub(crate) mod host_disk;
-mod perform;
-mod reach;
-pub(crate) mod replace;
+pub(crate) mod disk_pressure;
+mod effects;
+mod machine_events;
+mod messages;
+mod network_update;
+mod restore;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aegis_store::registry::{InstanceRow, NewEvent};
+use aegis_lifecycle::effect::Effect;
+use aegis_lifecycle::event::{Boot, Event, Reply, Request, State, Waiter};
+use aegis_lifecycle::restart_policy::Ended;
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_machines::checkpoint::take::CheckpointSource;
+use aegis_machines::clock::now_ms;
+use aegis_machines::disk_lock::DiskLock;
+use aegis_machines::machine_run::{MachineRun, adopt_guest};
+use aegis_machines::network::interface;
+use aegis_machines::output::{Ending, Output};
+use aegis_machines::reporter::{MachineEvent, MachineEvents, Reporter};
+use aegis_registry::{InstanceRow, NewEvent};
 use aegis_vmm::Machine;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::at_rest::hibernate;
-use crate::at_rest::moment::Origin;
-use crate::environment::Sources;
+use crate::deps::ActorDeps;
 use crate::error::InstanceError;
 use crate::events::{Detail, Outline, event};
-use crate::lifecycle::{Boot, Effect, Event, Manner, Reply, Request, State, Waiter};
-use crate::machine::files::FileServer;
-use crate::machine::live::{Live, adopt_guest};
-use crate::machine::session::News;
-use crate::machine::timings::Timings;
-use crate::machine::upkeep::DiskUse;
-use crate::manager::Context;
-use crate::measures::Measures;
-use crate::network::NetworkChange;
-use crate::network::gateway::GatewayProcess;
-use crate::now_ms;
-use crate::output::{Ending, Output};
-use crate::ports::{Mapping, Ports, Wanted};
-use crate::reason::StopReason;
-use crate::record::{Passing, Record, ending, remaining_ms};
-use crate::rest::Lease;
-use crate::restart::{Attempts, Ended, RestartPolicy};
-use crate::revision::Revision;
+use crate::message::{InstanceRef, Message, Replacement};
+use crate::ports::{Mapping, PortRequest, Ports};
+use crate::record::{Record, TransientState, ending, remaining_ms};
 use crate::usage::Usage;
 use crate::view::View;
-use replace::{Replaced, Replacement};
 
 /// How many messages may wait for an actor.
 pub(crate) const MAILBOX: usize = 64;
 
-/// What an actor is told.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// Somebody wants something.
-    Wanted(Request, oneshot::Sender<Reply>),
-    /// The time of the command of this boot is up.
-    TimeUp(Boot),
-    /// Something happened.
-    Happened(Event),
-    /// The machine of this boot is there; to be stored, then confirmed.
-    MachineUp(Boot, oneshot::Sender<()>),
-    /// Where the time of this boot went.
-    Took(Boot, Timings),
-    /// News from the guest of this boot.
-    Guest(Boot, News),
-    /// The daemon is ready to serve ports. To be confirmed when they are open.
-    Listen(oneshot::Sender<()>),
-    /// Ports are to be exposed: all of them or none.
-    Expose(Vec<Wanted>, oneshot::Sender<Result<(), InstanceError>>),
-    /// A port of the guest is to be exposed no longer.
-    Unexpose(u16, oneshot::Sender<Result<(), InstanceError>>),
-    /// Its network is to change.
-    Network(NetworkChange, oneshot::Sender<Result<(), InstanceError>>),
-    /// Its specification is to change.
-    Revise(Revision, oneshot::Sender<Result<(), InstanceError>>),
-    /// Something happened to the network of this boot, with more about it.
-    NetworkEvent(Boot, &'static str, Option<String>),
-    /// Its disk is to be replaced.
-    Replace(Box<Replacement>, oneshot::Sender<Reply>),
-    /// Its disk has been replaced, or has not.
-    Replaced(Replaced),
-    /// The host's disk is full, how full, and this instance fills it; or, if absent, there is room again.
-    HostDisk(Option<String>),
-    /// It is to stay awake for a while; or no longer, if absent.
-    Lease(Option<Lease>),
-}
-
-/// What others hold of an instance.
-#[derive(Debug, Clone)]
-pub(crate) struct InstanceRef {
-    pub(crate) mailbox: mpsc::Sender<Message>,
-    pub(crate) view: watch::Receiver<Arc<View>>,
-    pub(crate) output: Arc<Output>,
-    pub(crate) usage: Arc<Usage>,
-    pub(crate) measures: Measures,
-    pub(crate) sources: Sources,
-    /// The machine's surroundings while there is one.
-    pub(crate) live: watch::Receiver<Option<Arc<Live>>>,
-    pub(crate) disk: DiskUse,
-}
-
 /// The owner of one instance.
 #[derive(Debug)]
 pub(crate) struct Actor {
-    context: Arc<Context>,
+    deps: Arc<ActorDeps>,
     record: Record,
     ports: Ports,
     usage: Arc<Usage>,
-    passing: Passing,
+    transient: TransientState,
     mailbox: mpsc::Receiver<Message>,
     /// For tasks to report back; while the actor lives the mailbox stays open.
     own_mailbox: mpsc::Sender<Message>,
+    /// What its machines tell, each with the number of its boot.
+    machine_events: mpsc::Receiver<(Boot, MachineEvent)>,
+    own_machine_events: MachineEvents,
     waiters: HashMap<Waiter, oneshot::Sender<Reply>>,
     /// What those of them have brought who want its disk replaced.
     replacements: HashMap<Waiter, Replacement>,
     next_waiter: Waiter,
-    live: watch::Sender<Option<Arc<Live>>>,
+    run: watch::Sender<Option<Arc<MachineRun>>>,
     view: watch::Sender<Arc<View>>,
     output: Arc<Output>,
     timer: Option<JoinHandle<()>>,
-    disk: DiskUse,
+    disk: DiskLock,
 }
 
 impl Actor {
     /// An actor for a stored instance, and what others hold of it.
-    pub(crate) fn new(context: Arc<Context>, record: Record, mappings: Vec<Mapping>) -> (Actor, InstanceRef) {
+    pub(crate) fn new(deps: Arc<ActorDeps>, record: Record, mappings: Vec<Mapping>) -> (Actor, InstanceRef) {
         let (own_mailbox, mailbox) = mpsc::channel(MAILBOX);
-        let log = context.home.log_dir(&record.id);
-        let output = Output::new(log, context.config.log_limits, record.life.boot(), record.ending());
+        let (own_machine_events, machine_events) = mpsc::channel(MAILBOX);
+        let log = deps.machines.home().log_dir(&record.id);
+        let output = Output::new(log, deps.log_limits, record.life.boot(), record.ending());
         let name = record.handle.as_deref().unwrap_or(&record.id);
-        let ports = Ports::new(Arc::clone(&context.ingress), &record.id, name, mappings);
+        let ports = Ports::new(Arc::clone(&deps.ingress), &record.id, name, mappings);
         let usage = Arc::<Usage>::default();
         usage.set_awake(record.life.is_running());
-        let passing =
-            Passing { no_hibernation: hibernate::refusal(&context, &record.spec), ..Passing::default() };
-        let view = watch::Sender::new(Arc::new(record.view(&ports, &usage, &passing, &context.config.rest)));
+        let no_hibernation = deps.machines.hibernation().refusal(&record.spec);
+        let transient = TransientState { no_hibernation, ..TransientState::default() };
+        let view = watch::Sender::new(Arc::new(record.view(&ports, &usage, &transient, &deps.idle_defaults)));
         let actor = Actor {
             record,
             ports,
             usage,
-            passing,
+            transient,
             mailbox,
             own_mailbox: own_mailbox.clone(),
+            machine_events,
+            own_machine_events,
             waiters: HashMap::new(),
             replacements: HashMap::new(),
             next_waiter: 0,
-            live: watch::Sender::new(None),
+            run: watch::Sender::new(None),
             view,
             output: Arc::new(output),
             timer: None,
-            disk: DiskUse::default(),
-            context,
+            disk: DiskLock::default(),
+            deps,
         };
         let reference = InstanceRef {
             mailbox: own_mailbox,
             view: actor.view.subscribe(),
             output: Arc::clone(&actor.output),
             usage: Arc::clone(&actor.usage),
-            measures: actor.context.measures.clone(),
-            sources: Sources::of(&actor.context),
-            live: actor.live.subscribe(),
+            metrics: actor.deps.metrics.clone(),
+            environment: actor.deps.machines.environment().clone(),
+            run: actor.run.subscribe(),
             disk: actor.disk.clone(),
         };
         (actor, reference)
     }
 
+    /// A run of its machine that begins.
+    fn new_run(&self, boot: Boot, adopted: bool) -> Arc<MachineRun> {
+        let reporter = Reporter::new(boot, self.own_machine_events.clone(), Arc::clone(&self.output));
+        MachineRun::new(adopted, reporter)
+    }
+
     /// Its first machine is to go on from there.
-    pub(crate) fn go_on_from(&mut self, origin: Option<Origin>) {
-        self.passing.origin = origin;
+    pub(crate) fn go_on_from(&mut self, origin: Option<CheckpointSource>) {
+        self.transient.origin = origin;
     }
 
     /// Takes over a machine that an earlier daemon started. `paused` ones are spoken to when they go on.
     pub(crate) fn adopt(&mut self, machine: Arc<dyn Machine>, paused: bool) {
-        let live =
-            Live::new(self.record.life.boot(), true, self.own_mailbox.clone(), Arc::clone(&self.output));
-        live.end_boot();
-        if let Some(server) = FileServer::of(&self.context, &self.record.id, &self.record.spec, Some(&live)) {
-            server.adopt(&live, &machine);
-        }
-        if let Some(gateway) =
-            GatewayProcess::of(&self.context, &self.record.id, &self.record.spec.network, &live)
-        {
-            gateway.adopt(&machine);
-        }
-        live.set_machine(machine);
-        if let Some(in_use) = self.disk.try_begin() {
-            live.hold_disk(in_use);
+        let run = self.new_run(self.record.life.boot(), true);
+        run.end_boot();
+        self.deps.machines.adopt_helpers(&self.record.id, &self.record.spec, &run, &machine);
+        run.set_machine(machine);
+        if let Some(guard) = self.disk.try_acquire() {
+            run.hold_disk(guard);
         }
         self.go_on();
         // The last daemon may have died before it told.
-        let addresses = self.record.spec.network.addresses();
+        let addresses = interface::group_addresses(&self.record.spec.network);
         if !addresses.is_empty() {
-            live.note_addresses(addresses);
+            run.note_addresses(addresses);
         }
         if !paused {
-            adopt_guest(&live);
+            adopt_guest(&run);
         }
-        self.live.send_replace(Some(live));
+        self.run.send_replace(Some(run));
     }
 
     /// Goes on with the log and the time of a run that an earlier daemon began.
@@ -206,7 +154,7 @@ impl Actor {
     }
 
     /// Owns the instance until it is gone.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn serve(mut self) {
         let mut users = self.usage.subscribe();
         while !self.record.life.is_gone() {
             // What is under way comes to its end first, and is not looked at again and again meanwhile.
@@ -220,13 +168,15 @@ impl Actor {
                     Some(message) => self.take(message).await,
                     None => break,
                 },
+                // It holds a sender of its own, so there is always a next one.
+                Some((boot, event)) = self.machine_events.recv() => self.take_machine_event(boot, event).await,
                 () = fall_due(end_of_life) => {
                     // Nobody waits for that.
-                    self.step(Event::Wanted(Request::LifeOver, 0)).await;
+                    self.step(Event::Requested(Request::LifetimeOver, 0)).await;
                 }
-                () = fall_due(self.passing.attempts.next_ms) => {
-                    self.passing.attempts.next_ms = None;
-                    self.step(Event::Again).await;
+                () = fall_due(self.transient.attempts.next_ms) => {
+                    self.transient.attempts.next_ms = None;
+                    self.step(Event::RestartDue).await;
                 }
                 Ok(()) = users.changed() => {
                     self.record.active_ms = now_ms();
@@ -236,150 +186,12 @@ impl Actor {
                     // Somebody may have come while this was not looking.
                     let now = self.view.borrow().next_step();
                     if let Some(due) = now.filter(|due| due.at_ms <= now_ms()) {
-                        self.step(Event::Idle(due.rung)).await;
+                        self.step(Event::Idle(due.level)).await;
                     }
                 }
             }
         }
         self.output.close();
-    }
-
-    async fn take(&mut self, message: Message) {
-        match message {
-            Message::Wanted(request, reply) => {
-                let over = self.record.end_of_life_ms().is_some_and(|end| end <= now_ms());
-                if over && matches!(request, Request::Start | Request::Restart) {
-                    let _gave_up = reply.send(Reply::LifeOver);
-                    return;
-                }
-                if let Some(reason) = self.passing.no_hibernation.filter(|_| request == Request::Hibernate) {
-                    let _gave_up = reply.send(Reply::Refused(reason.to_owned()));
-                    return;
-                }
-                if let Some(text) = self.no_room_for(request) {
-                    let _gave_up = reply.send(Reply::NoRoom(text));
-                    return;
-                }
-                if matches!(request, Request::Stop | Request::Disable) {
-                    self.stay_stopped().await;
-                }
-                self.next_waiter += 1;
-                self.waiters.insert(self.next_waiter, reply);
-                self.step(Event::Wanted(request, self.next_waiter)).await;
-            }
-            // One that was on its way when its boot ended is no concern of the next.
-            Message::TimeUp(boot) => {
-                if boot == self.record.life.boot() {
-                    self.next_waiter += 1;
-                    self.step(Event::Wanted(Request::TimeUp, self.next_waiter)).await;
-                }
-            }
-            Message::Happened(event) => {
-                self.note(&event);
-                self.step(event).await;
-                // What comes next may be another thing now, also where nothing is to be stored: without that a way to
-                // disk that fails would be tried again at once, and again.
-                self.publish();
-            }
-            Message::MachineUp(boot, done) => {
-                if boot == self.record.life.boot() {
-                    self.store(Some("machine_started")).await;
-                }
-                let _gone = done.send(());
-            }
-            Message::Took(boot, timings) => {
-                if boot == self.record.life.boot() {
-                    self.passing.timings = Some(timings);
-                    self.publish();
-                }
-            }
-            Message::Guest(boot, News::Exited { status, out_of_memory, stored }) => {
-                if boot == self.record.life.boot() {
-                    self.record.exit_code = Some(status.code());
-                    let spec = &self.record.spec;
-                    // Nothing of it stays: there is nobody for whom its disk would have to be in order.
-                    let manner = if spec.ephemeral && spec.mounts.is_empty() {
-                        Manner::AtOnce
-                    } else {
-                        Manner::Graceful
-                    };
-                    self.step(Event::Exited(boot, StopReason::exited(status, out_of_memory), manner)).await;
-                }
-                let _gone = stored.send(());
-            }
-            Message::Guest(boot, News::Active) => {
-                if boot == self.record.life.boot() {
-                    self.record.active_ms = now_ms();
-                    self.publish();
-                }
-            }
-            Message::Guest(boot, News::Lease(lease)) => {
-                if boot == self.record.life.boot() {
-                    self.lease(lease);
-                }
-            }
-            // Whoever told it to end hears this, too; after a crash of the daemon nobody else does.
-            Message::Guest(boot, News::Goodbye) => self.step(Event::Died(boot, StopReason::stopped())).await,
-            Message::Lease(lease) => self.lease(lease),
-            Message::HostDisk(full) => self.host_disk(full).await,
-            Message::Replace(replacement, reply) => self.replace(*replacement, reply).await,
-            Message::Replaced(replaced) => self.after_replacement(replaced).await,
-            Message::Network(change, reply) => {
-                let _gave_up = reply.send(self.change_network(change).await);
-            }
-            Message::Revise(revision, reply) => {
-                let _gave_up = reply.send(self.revise(&revision).await);
-            }
-            Message::NetworkEvent(boot, kind, note) => self.network_event(boot, kind, note).await,
-            Message::Listen(done) => {
-                if self.record.life.enabled() {
-                    self.ports.open();
-                } else {
-                    self.ports.close();
-                }
-                self.publish();
-                let _gone = done.send(());
-            }
-            Message::Expose(wanted, reply) => {
-                let exposed = self.expose(&wanted).await;
-                let _gave_up = reply.send(exposed);
-            }
-            Message::Unexpose(guest_port, reply) => {
-                let removed = self.ports.unexpose(guest_port);
-                let stored = if removed.is_some() { self.store_ports().await } else { Ok(()) };
-                let _gave_up = reply.send(stored);
-            }
-        }
-    }
-
-    /// Takes from an event what is not the lifecycle's.
-    fn note(&mut self, event: &Event) {
-        let current = self.record.life.boot();
-        match event {
-            Event::TornDown(boot) if *boot == current => self.after_teardown(),
-            Event::HibernateEnded(boot, Ok(())) if *boot == current => drop(self.live.send_replace(None)),
-            Event::HibernateEnded(_, Err(error)) => {
-                tracing::warn!(id = self.record.id, error, "a machine was not put on disk");
-                self.passing.stays_in_memory = true;
-            }
-            Event::PauseEnded(_, Err(_)) => {
-                self.passing.filled = None;
-                // Tried again when it has been idle for as long once more.
-                self.record.active_ms = now_ms();
-                self.publish();
-            }
-            _ => {}
-        }
-    }
-
-    /// A restart, or a wake by an exec, is not to undo what somebody has just asked for.
-    async fn stay_stopped(&mut self) {
-        self.passing.attempts = Attempts::default();
-        let rests = self.record.life.reason().is_some_and(StopReason::is_idle);
-        if rests || self.record.spec.restart != RestartPolicy::No {
-            self.record.life.stay_stopped();
-            self.store(None).await;
-        }
     }
 
     /// Decides whether what has ended is executed again.
@@ -390,31 +202,15 @@ impl Actor {
             started_ms: self.record.started_ms,
             now_ms: now_ms(),
         };
-        self.passing.attempts = self.passing.attempts.after(self.record.spec.restart, &ended);
-    }
-
-    fn lease(&mut self, lease: Option<Lease>) {
-        self.record.active_ms = now_ms();
-        self.passing.lease = lease;
-        self.publish();
-    }
-
-    /// Opens ports, and keeps them only if that could be stored.
-    async fn expose(&mut self, wanted: &[Wanted]) -> Result<(), InstanceError> {
-        let before = self.ports.endpoints().len();
-        self.open_ports(wanted)?;
-        self.store_ports().await.inspect_err(|_| {
-            self.ports.withdraw_from(before);
-            self.publish();
-        })
+        self.transient.attempts = self.transient.attempts.after(self.record.spec.restart, &ended);
     }
 
     /// Opens ports of an instance that is about to be stored.
     ///
     /// # Errors
     /// If they are taken or contradict each other; then none is open.
-    pub(crate) fn open_ports(&mut self, wanted: &[Wanted]) -> Result<(), InstanceError> {
-        let reserved = self.context.ports_of_others(&self.record.id);
+    pub(crate) fn open_ports(&mut self, wanted: &[PortRequest]) -> Result<(), InstanceError> {
+        let reserved = self.deps.table.ports_of_others(&self.record.id);
         self.ports.expose(wanted, self.record.life.enabled(), &reserved)
     }
 
@@ -426,12 +222,6 @@ impl Actor {
     /// Closes them again.
     pub(crate) fn close_ports(&mut self) {
         self.ports.withdraw_from(0);
-    }
-
-    async fn store_ports(&mut self) -> Result<(), InstanceError> {
-        self.publish();
-        let event = self.event("ports");
-        Ok(self.context.registry.update(self.row(), Some(event)).await?)
     }
 
     async fn step(&mut self, event: Event) {
@@ -465,7 +255,7 @@ impl Actor {
         let mut next = None;
         for effect in effects {
             match effect {
-                Effect::Next => next = Some(Event::Next),
+                Effect::Continue => next = Some(Event::Continue),
                 effect => self.perform(effect).await,
             }
         }
@@ -485,14 +275,14 @@ impl Actor {
             self.record.since_ms = now;
         }
         if state != State::Paused && state != before {
-            self.passing.filled = None;
+            self.transient.filled = None;
         }
         if state == State::Running && before != State::Running {
-            self.passing.stays_in_memory = false;
+            self.transient.stays_in_memory = false;
             self.record.awake_ms = now;
         }
         if state == State::Starting && before != State::Starting {
-            self.passing.attempts.next_ms = None;
+            self.transient.attempts.next_ms = None;
             self.record.exit_code = None;
             self.record.started_ms = None;
         }
@@ -537,7 +327,7 @@ impl Actor {
 
     fn after_teardown(&mut self) {
         self.stop_timer();
-        self.live.send_replace(None);
+        self.run.send_replace(None);
         self.plan_restart();
         let ending = ending(self.record.exit_code, self.record.life.reason());
         let reason = match &ending {
@@ -559,23 +349,23 @@ impl Actor {
     async fn store(&mut self, kind: Option<&str>) {
         self.publish();
         let event = kind.map(|kind| self.event(kind));
-        if let Err(error) = self.context.registry.update(self.row(), event).await {
+        if let Err(error) = self.deps.registry.update(self.row(), event).await {
             // What runs goes on; the next change tries again.
             tracing::error!(id = self.record.id, %error, "record not stored");
         }
     }
 
     pub(crate) fn publish(&mut self) {
-        let view = self.record.view(&self.ports, &self.usage, &self.passing, &self.context.config.rest);
+        let view = self.record.view(&self.ports, &self.usage, &self.transient, &self.deps.idle_defaults);
         let enabled = view.enabled;
         if self.view.send_replace(Arc::new(view)).enabled != enabled {
-            self.context.enabled.send_replace(());
+            self.deps.table.enabled_changed();
         }
     }
 
     /// The instance as the registry stores it.
     pub(crate) fn row(&self) -> InstanceRow {
-        let machine = self.live.borrow().as_ref().and_then(|live| live.machine());
+        let machine = self.run.borrow().as_ref().and_then(|run| run.machine());
         let mut row =
             self.record.row(machine.map(|machine| machine.handle()).as_ref(), &self.ports.mappings());
         self.note_filled(&mut row);

@@ -2,33 +2,37 @@
 
 use std::sync::Arc;
 
-use crate::actor::Actor;
-use crate::at_rest::moment::{Moment, Origin};
-use crate::error::InstanceError;
-use crate::lifecycle::Lifecycle;
-use crate::manager::{Context, InstanceHandle, Instances};
-use crate::now_ms;
-use crate::ports::Wanted;
-use crate::record::Record;
-use crate::spec::{InstanceSpec, host_memory_mib};
+use aegis_lifecycle::state_machine::Lifecycle;
+use aegis_machines::checkpoint::take::{Checkpoint, CheckpointSource};
+use aegis_machines::clock::now_ms;
+use aegis_machines::host_memory::host_memory_mib;
+use aegis_spec::instance::InstanceSpec;
+use aegis_store::home::Home;
 
-/// Makes what an instance has from a moment of another one.
+use crate::actor::Actor;
+use crate::error::InstanceError;
+use crate::handle::InstanceHandle;
+use crate::instances::Instances;
+use crate::ports::PortRequest;
+use crate::record::Record;
+
+/// Makes what an instance has from a checkpoint of another one.
 async fn place(
-    context: &Arc<Context>,
+    home: &Home,
     id: &str,
-    moment: Option<Arc<Moment>>,
-) -> Result<Option<Origin>, InstanceError> {
-    let Some(moment) = moment else { return Ok(None) };
-    let (home, id) = (context.home.clone(), id.to_owned());
-    let placed = tokio::task::spawn_blocking(move || moment.place(&home, &id)).await;
+    checkpoint: Option<Arc<Checkpoint>>,
+) -> Result<Option<CheckpointSource>, InstanceError> {
+    let Some(checkpoint) = checkpoint else { return Ok(None) };
+    let (home, id) = (home.clone(), id.to_owned());
+    let placed = tokio::task::spawn_blocking(move || checkpoint.place(&home, &id)).await;
     placed.map_err(|_| InstanceError::ShuttingDown)?.map_err(InstanceError::Disk)
 }
 
 /// Removes that again.
-fn remove(context: &Context, id: &str, placed: bool) {
+fn remove(home: &Home, id: &str, placed: bool) {
     if placed {
         // What is not there need not be removed; the hourly sweep tries again.
-        let _left = (std::fs::remove_file(context.home.disk(id)), context.home.remove_run_dir(id));
+        let _left = (std::fs::remove_file(home.disk(id)), home.remove_run_dir(id));
     }
 }
 
@@ -41,13 +45,13 @@ impl Instances {
         &self,
         handle: Option<String>,
         spec: InstanceSpec,
-        ports: Vec<Wanted>,
+        ports: Vec<PortRequest>,
         groups: Vec<String>,
     ) -> Result<InstanceHandle, InstanceError> {
         self.create_from(handle, spec, ports, groups, None).await
     }
 
-    /// The same for one that goes on from a moment of another one.
+    /// The same for one that goes on from a checkpoint of another one.
     ///
     /// # Errors
     /// As of [`Instances::create`]; [`InstanceError::Disk`].
@@ -55,26 +59,27 @@ impl Instances {
         &self,
         handle: Option<String>,
         spec: InstanceSpec,
-        ports: Vec<Wanted>,
+        ports: Vec<PortRequest>,
         groups: Vec<String>,
-        origin: Option<Arc<Moment>>,
+        origin: Option<Arc<Checkpoint>>,
     ) -> Result<InstanceHandle, InstanceError> {
         self.check_room()?;
         let this = self.clone();
         let id = format!("inst-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
         // Whoever asked may go away; what is begun is done whole.
         let made = tokio::spawn(async move {
-            let context = this.context();
+            let deps = this.deps();
+            let home = deps.machines.home();
             // What is made of it is no stray, though nobody knows of it yet.
-            let _coming = context.announce(&id);
+            let _reserved = deps.machines.ids().reserve(&id);
             let placed = origin.is_some();
-            let made = match place(context, &id, origin).await {
+            let made = match place(home, &id, origin).await {
                 Ok(origin) => this.make(&id, handle, spec, &ports, &groups, origin).await,
                 Err(error) => Err(error),
             };
             made.inspect_err(|_| {
-                context.groups.forget(&id);
-                remove(context, &id, placed);
+                deps.groups.forget(&id);
+                remove(home, &id, placed);
             })
         });
         made.await.unwrap_or(Err(InstanceError::ShuttingDown))
@@ -85,15 +90,15 @@ impl Instances {
         id: &str,
         handle: Option<String>,
         mut spec: InstanceSpec,
-        ports: &[Wanted],
+        ports: &[PortRequest],
         groups: &[String],
-        origin: Option<Origin>,
+        origin: Option<CheckpointSource>,
     ) -> Result<InstanceHandle, InstanceError> {
-        if *self.closing.borrow() {
+        if self.is_closing() {
             return Err(InstanceError::ShuttingDown);
         }
         spec.check(host_memory_mib())?;
-        spec.network.groups = self.context().groups.join_all(groups, id, handle.as_deref().unwrap_or(id))?;
+        spec.network.groups = self.deps().groups.join_all(groups, id, handle.as_deref().unwrap_or(id))?;
         let now = now_ms();
         let ephemeral = spec.ephemeral;
         let record = Record {
@@ -111,15 +116,15 @@ impl Instances {
             since_ms: now,
             awake_ms: 0,
         };
-        let (mut actor, reference) = Actor::new(Arc::clone(self.context()), record, Vec::new());
+        let (mut actor, reference) = Actor::new(Arc::clone(self.deps()), record, Vec::new());
         // Before anybody knows of it: whoever comes to its ports wakes it.
         actor.go_on_from(origin);
         actor.open_ports(ports)?;
         actor.publish();
-        let stored = self.context().registry.insert(actor.row(), Some(actor.event("created"))).await;
+        let stored = self.deps().registry.insert(actor.row(), Some(actor.event("created"))).await;
         stored.inspect_err(|_| actor.close_ports())?;
-        self.context().enter(id, handle.as_deref(), reference.clone());
-        if *self.closing.borrow() {
+        self.deps().table.insert(id, handle.as_deref(), reference.clone());
+        if self.is_closing() {
             // Whoever ends them all may have looked before this one was there.
             actor.daemon_ends();
         }

@@ -1,14 +1,16 @@
 //! What can go wrong with a request about instances.
 
 use aegis_guest_link::LinkError;
+use aegis_machines::checkpoint::snapshot_store::SnapshotError;
+use aegis_machines::error_chain::chain;
+use aegis_registry::RegistryError;
 use aegis_store::home::HomeError;
-use aegis_store::registry::RegistryError;
 use thiserror::Error;
 
-use crate::lifecycle::Reply;
-use crate::network::groups::GroupError;
-use crate::reason::StopReason;
-use crate::spec::SpecError;
+use aegis_lifecycle::event::Reply;
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_machines::network::groups::GroupError;
+use aegis_spec::error::SpecError;
 
 /// A request's failure.
 #[derive(Debug, Error)]
@@ -33,7 +35,7 @@ pub enum InstanceError {
     Disabled,
     /// Its lifetime is over.
     #[error("the instance's lifetime is over")]
-    LifeOver,
+    LifetimeOver,
     /// It has too many connections.
     #[error("the instance has {0} connections; it can have no more")]
     TooManyConnections(u32),
@@ -127,8 +129,8 @@ impl InstanceError {
             Reply::AlreadyRunning => Err(InstanceError::AlreadyRunning(state)),
             Reply::Stopped => Err(InstanceError::Stopped),
             Reply::Disabled => Err(InstanceError::Disabled),
-            Reply::LifeOver => Err(InstanceError::LifeOver),
-            Reply::DaemonEnds => Err(InstanceError::ShuttingDown),
+            Reply::LifetimeOver => Err(InstanceError::LifetimeOver),
+            Reply::DaemonShutdown => Err(InstanceError::ShuttingDown),
             Reply::Removed => Err(InstanceError::Removed),
             Reply::Failed(reason) => Err(InstanceError::Failed(reason)),
             Reply::NoRoom(text) => Err(InstanceError::NoRoom(text)),
@@ -138,17 +140,14 @@ impl InstanceError {
     }
 }
 
-/// An error with its causes, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+impl From<SnapshotError> for InstanceError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Missing(name) => InstanceError::NoSnapshot(name),
+            SnapshotError::Exists(name) => InstanceError::SnapshotExists(name),
+            SnapshotError::Secret(text) => InstanceError::Secret(text),
+            SnapshotError::Disk(error) => InstanceError::Disk(error),
+            SnapshotError::Failed(text) => InstanceError::NotCopied(text),
         }
-        source = cause.source();
     }
-    text
 }

@@ -1,16 +1,13 @@
 //! What happened to instances, as the registry keeps it.
 
-use aegis_store::registry::{EventRow, NewEvent};
+use aegis_lifecycle::event::State;
+use aegis_lifecycle::state_machine::Lifecycle;
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_machines::clock::now_ms;
+use aegis_registry::{EventRow, NewEvent};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
-use crate::error::InstanceError;
-use crate::lifecycle::{Lifecycle, State};
-use crate::manager::Instances;
-use crate::now_ms;
-use crate::reason::StopReason;
 use crate::record::Record;
-use crate::view::word;
 
 /// What an event tells beside what the registry itself knows of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +70,7 @@ impl Outline {
     /// The word for what happened between this and a later outline; `None` if nothing that anybody sees.
     pub(crate) fn became(&self, later: &Outline) -> Option<&'static str> {
         if later.state != self.state {
-            Some(word(later.state))
+            Some(later.state.as_str())
         } else if later.state != State::Stopped && later.reason.is_some() && self.reason != later.reason {
             Some("stopping")
         } else if later.enabled != self.enabled {
@@ -106,24 +103,6 @@ impl From<EventRow> for Happening {
             instance_id: event.instance_id,
             detail: serde_json::from_str(&event.detail).unwrap_or_default(),
         }
-    }
-}
-
-impl Instances {
-    /// The oldest `limit` kept events with a number above `after`, oldest first.
-    ///
-    /// # Errors
-    /// If the registry cannot be read.
-    pub async fn events(&self, after: u64, limit: u32) -> Result<Vec<Happening>, InstanceError> {
-        let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let rows = self.context().registry.events(after, limit).await?;
-        Ok(rows.into_iter().map(Happening::from).collect())
-    }
-
-    /// The number of the newest event, and notice of newer ones.
-    #[must_use]
-    pub fn newest_event(&self) -> watch::Receiver<i64> {
-        self.context().registry.subscribe()
     }
 }
 

@@ -1,66 +1,39 @@
-//! The heart: what an instance is, and everything that happens to it.
+//! Instances: one actor each, the table of all, ports, idle timers, recovery.
 //!
 //! ```text
-//!   Instances ── one actor per instance ── lifecycle::step (pure) ── effects ─┐
+//!   Instances ── one actor per instance ── Lifecycle::step (pure) ── effects ─┐
 //!       │               ▲                                                      │
-//!       │               └── events ◄── boot, guest session, teardown ◄─────────┘
+//!       │               └── events ◄── machine events, tasks of effects ◄──────┘
 //!       └── attach, exec ──► Output (log + attached clients), Session (streams)
 //! ```
 //!
-//! [`lifecycle`] decides; an actor owns the state, is its only writer, stores each change before it answers
-//! anybody, and performs the effects. What takes time runs in tasks that report back by message.
-//!
-//! [`machine`] is how machines come and go, [`at_rest`] how they are kept and copied, [`network`] what they reach.
+//! [`aegis_lifecycle`] decides; an actor owns the state, is its only writer, stores each change before it answers anybody,
+//! and performs the effects with the help of [`aegis_machines`]. What takes time runs in tasks that report back by message.
 
 mod actor;
-pub mod at_rest;
+mod caller;
+pub mod connection;
 mod create;
-pub mod environment;
+mod deps;
+pub mod disk_watch;
 pub mod error;
+pub mod event_log;
 pub mod events;
-pub mod exec;
-pub mod host_directory;
-pub mod host_disk;
-mod ingress;
-mod instance;
-pub mod kit;
-pub mod lifecycle;
-pub mod machine;
-pub mod manager;
-pub mod measures;
-pub mod mounts;
-pub mod network;
+pub mod exec_at_rest;
+pub mod fork;
+mod group_members;
+pub mod handle;
+pub mod instances;
+mod message;
+pub mod metrics;
+pub mod network_access;
+pub mod open;
 mod orphans;
-pub mod output;
 pub mod ports;
-pub mod reason;
 mod record;
 mod recovery;
-pub mod rest;
-pub mod restart;
 mod revision;
-pub mod root;
-pub mod secret;
-mod shown;
-pub mod spec;
+pub mod snapshots;
+mod table;
 pub mod usage;
 pub mod view;
-
-pub use error::InstanceError;
-pub use ingress::Visit;
-pub use manager::{Config, Instances, Surroundings};
-pub use network::conversation::Conversation;
-pub use reason::StopReason;
-pub use spec::InstanceSpec;
-pub use view::View;
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> i64 {
-    ms_of(std::time::SystemTime::now())
-}
-
-/// The same of another moment.
-pub(crate) fn ms_of(moment: std::time::SystemTime) -> i64 {
-    let since = moment.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use aegis_lifecycle::event::Request;
 use tokio::sync::oneshot;
 
-use crate::actor::{InstanceRef, Message};
-use crate::lifecycle::Request;
+use crate::message::{InstanceRef, Message};
 
 /// How long an ephemeral instance lives without anybody attached.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ pub(crate) async fn watch(reference: InstanceRef) {
             () = reference.mailbox.closed() => return,
             () = tokio::time::sleep(TIMEOUT) => {
                 let (reply, gone) = oneshot::channel();
-                if reference.mailbox.send(Message::Wanted(Request::Delete, reply)).await.is_ok() {
+                if reference.mailbox.send(Message::Request(Request::Delete, reply)).await.is_ok() {
                     let _deleted = gone.await;
                 }
                 return;

@@ -29,7 +29,7 @@ pub struct Mapping {
 
 /// A mapping that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct PortRequest {
     /// Port in the guest.
     pub guest_port: u16,
     /// Port on the host; any if absent.
@@ -81,8 +81,8 @@ const DISABLED: &str = "the instance is disabled";
 ///
 /// # Errors
 /// [`InstanceError::Port`] if something contradicts what there is, or there would be too many.
-pub fn additions(existing: &[Endpoint], wanted: &[Wanted]) -> Result<Vec<Wanted>, InstanceError> {
-    let mut added: Vec<Wanted> = Vec::new();
+pub fn additions(existing: &[Endpoint], wanted: &[PortRequest]) -> Result<Vec<PortRequest>, InstanceError> {
+    let mut added: Vec<PortRequest> = Vec::new();
     for port in wanted {
         let agrees = |address, protocol: &str, public: Option<u16>| {
             address == port.address
@@ -178,7 +178,7 @@ impl Ports {
     /// [`InstanceError::Port`], [`InstanceError::PortConflict`].
     pub(crate) fn expose(
         &mut self,
-        wanted: &[Wanted],
+        wanted: &[PortRequest],
         listening: bool,
         reserved: &HashSet<u16>,
     ) -> Result<(), InstanceError> {
@@ -187,7 +187,7 @@ impl Ports {
         for port in added {
             match self.take(&port, reserved) {
                 Ok(public_port) => {
-                    let Wanted { guest_port, address, protocol, .. } = port;
+                    let PortRequest { guest_port, address, protocol, .. } = port;
                     let mapping = Mapping { guest_port, public_port, address, protocol };
                     self.endpoints.push(Endpoint { mapping, problem: None });
                 }
@@ -214,7 +214,7 @@ impl Ports {
         }
     }
 
-    fn take(&self, port: &Wanted, reserved: &HashSet<u16>) -> Result<u16, String> {
+    fn take(&self, port: &PortRequest, reserved: &HashSet<u16>) -> Result<u16, String> {
         let route = self.route(port.guest_port, &port.protocol);
         if let Some(public) = port.public_port {
             return self.ingress.open(&route, port.address, public);
@@ -273,8 +273,13 @@ mod tests {
         }
     }
 
-    fn want(guest_port: u16, public_port: Option<u16>, protocol: &str) -> Wanted {
-        Wanted { guest_port, public_port, address: Ipv4Addr::LOCALHOST.into(), protocol: protocol.into() }
+    fn want(guest_port: u16, public_port: Option<u16>, protocol: &str) -> PortRequest {
+        PortRequest {
+            guest_port,
+            public_port,
+            address: Ipv4Addr::LOCALHOST.into(),
+            protocol: protocol.into(),
+        }
     }
 
     fn ports(host: &Arc<Host>) -> Ports {

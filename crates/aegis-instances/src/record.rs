@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use aegis_store::registry::InstanceRow;
+use aegis_registry::InstanceRow;
 use aegis_vmm::MachineHandle;
 
-use crate::at_rest::moment::Origin;
-use crate::lifecycle::{Lifecycle, State};
-use crate::machine::timings::Timings;
-use crate::now_ms;
-use crate::output::Ending;
+use aegis_lifecycle::event::State;
+use aegis_lifecycle::idle_policy::{IdleDefaults, IdlePolicy, Lease};
+use aegis_lifecycle::restart_policy::Attempts;
+use aegis_lifecycle::state_machine::Lifecycle;
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_machines::boot_timings::Timings;
+use aegis_machines::checkpoint::take::CheckpointSource;
+use aegis_machines::clock::now_ms;
+use aegis_machines::output::Ending;
+use aegis_spec::instance::InstanceSpec;
+
 use crate::ports::{Endpoint, Mapping, Ports};
-use crate::reason::StopReason;
-use crate::rest::{Lease, Rest, RestDefaults};
-use crate::restart::Attempts;
-use crate::spec::InstanceSpec;
 use crate::usage::Usage;
-use crate::view::{View, word};
+use crate::view::View;
 
 /// An instance as it is stored. Times are milliseconds since 1970.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(crate) struct Record {
 
 /// What is known of an instance and ends with the daemon.
 #[derive(Debug, Default)]
-pub(crate) struct Passing {
+pub(crate) struct TransientState {
     pub(crate) lease: Option<Lease>,
     pub(crate) attempts: Attempts,
     pub(crate) timings: Option<Timings>,
@@ -52,7 +54,7 @@ pub(crate) struct Passing {
     /// That it was paused because the host's disk was full, and how full.
     pub(crate) filled: Option<String>,
     /// Where its next machine goes on, in place of booting.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) origin: Option<CheckpointSource>,
 }
 
 impl Record {
@@ -61,8 +63,8 @@ impl Record {
         &self,
         ports: &Ports,
         usage: &Arc<Usage>,
-        passing: &Passing,
-        defaults: &RestDefaults,
+        transient: &TransientState,
+        defaults: &IdleDefaults,
     ) -> View {
         let endpoints: Arc<[Endpoint]> = ports.endpoints().into();
         View {
@@ -81,19 +83,19 @@ impl Record {
             started_ms: self.started_ms,
             has_run: self.last_started_ms.is_some(),
             awake_ms: self.awake_ms,
-            rest: Rest::of(
+            rest: IdlePolicy::of(
                 &self.spec.rest,
                 !endpoints.is_empty(),
-                passing.no_hibernation.is_none() && !passing.stays_in_memory,
+                transient.no_hibernation.is_none() && !transient.stays_in_memory,
                 defaults,
             ),
             endpoints,
-            lease: passing.lease.clone(),
-            attempts: passing.attempts,
-            timings: passing.timings.clone(),
+            lease: transient.lease.clone(),
+            attempts: transient.attempts,
+            timings: transient.timings.clone(),
             held: self.life.is_held(),
             replacing: self.life.is_replacing(),
-            filled: passing.filled.clone(),
+            filled: transient.filled.clone(),
             usage: Arc::clone(usage),
             since_ms: self.since_ms,
             lifetime_ends_ms: self.end_of_life_ms(),
@@ -121,7 +123,7 @@ impl Record {
             handle: self.handle.clone(),
             spec: json(serde_json::to_string(&*self.spec).ok()),
             enabled: self.life.enabled(),
-            state: word(self.life.state()).to_owned(),
+            state: self.life.state().as_str().to_owned(),
             exit_code: self.exit_code,
             stop_reason: self.life.reason().and_then(|reason| serde_json::to_string(reason).ok()),
             vm: machine.and_then(|machine| serde_json::to_string(machine).ok()),

@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use aegis_store::registry::InstanceRow;
+use aegis_lifecycle::event::{Request, State};
+use aegis_lifecycle::state_machine::Lifecycle;
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_machines::checkpoint::hibernation;
+use aegis_machines::clock::now_ms;
+use aegis_registry::InstanceRow;
+use aegis_spec::instance::InstanceSpec;
 use aegis_vmm::{Machine, MachineHandle};
 
-use crate::actor::{Actor, host_disk};
-use crate::at_rest::hibernate;
-use crate::lifecycle::{Lifecycle, Request, State};
-use crate::manager::Instances;
-use crate::now_ms;
-use crate::reason::StopReason;
+use crate::actor::{Actor, disk_pressure};
+use crate::instances::Instances;
 use crate::record::Record;
-use crate::spec::InstanceSpec;
 
 /// Takes over all rows. One that makes no sense is left alone and reported: a newer daemon may have written it.
 pub(crate) async fn recover(instances: &Instances, rows: Vec<InstanceRow>) {
     let handles = rows.iter().filter_map(machine_handle);
     let known: Vec<i32> = handles.map(|handle| handle.process.pid).collect();
-    let context = instances.context();
-    for name in context.vmm.end_strays(&context.home.disks(), &known).await {
+    let deps = instances.deps();
+    for name in deps.machines.end_strays(&known).await {
         tracing::warn!(name, "ended a machine that no record knows");
     }
     let mut understood = Vec::new();
@@ -31,7 +32,7 @@ pub(crate) async fn recover(instances: &Instances, rows: Vec<InstanceRow>) {
     }
     // Gateways that still run are told of all members at once: those that are missing they would part from.
     for (row, spec) in &understood {
-        context.groups.enter(&spec.network.groups, &row.id, row.handle.as_deref().unwrap_or(&row.id));
+        deps.groups.enter(&spec.network.groups, &row.id, row.handle.as_deref().unwrap_or(&row.id));
     }
     for (row, spec) in understood {
         recover_one(instances, row, spec).await;
@@ -39,7 +40,7 @@ pub(crate) async fn recover(instances: &Instances, rows: Vec<InstanceRow>) {
 }
 
 async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec) {
-    let context = instances.context();
+    let deps = instances.deps();
     let machine = find_machine(instances, &row).await;
     let paused = match &machine {
         Some(machine) => machine.is_paused().await.unwrap_or(row.state == "paused"),
@@ -47,11 +48,12 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
     };
     let was_live = row.state != "stopped";
     let rested = matches!(row.state.as_str(), "paused" | "hibernated");
-    let on_disk = machine.is_none() && rested && hibernate::is_there(&context.home, &row.id, row.boot);
-    if !on_disk && let Err(error) = hibernate::forget(&context.home, &row.id) {
+    let on_disk =
+        machine.is_none() && rested && hibernation::is_there(deps.machines.home(), &row.id, row.boot);
+    if !on_disk && let Err(error) = deps.machines.forget_hibernated(&row.id) {
         tracing::warn!(id = row.id, %error, "a machine's memory was not removed");
     }
-    let filled = host_disk::filled(&row).filter(|_| paused);
+    let filled = disk_pressure::filled(&row).filter(|_| paused);
     let life = match &machine {
         Some(_) if filled.is_some() => Lifecycle::recovered(row.enabled, row.boot, paused).held(),
         Some(_) => Lifecycle::recovered(row.enabled, row.boot, paused),
@@ -91,7 +93,7 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         },
         awake_ms: row.started_at_ms.unwrap_or(0),
     };
-    let (mut actor, reference) = Actor::new(Arc::clone(context), record, mappings);
+    let (mut actor, reference) = Actor::new(Arc::clone(deps), record, mappings);
     actor.was_filled(filled);
     match machine {
         Some(machine) => actor.adopt(machine, paused),
@@ -99,14 +101,14 @@ async fn recover_one(instances: &Instances, row: InstanceRow, spec: InstanceSpec
         None if was_live => {
             actor.plan_restart();
             reference.output.log_system("stopped: the machine was gone when the daemon started");
-            if let Err(error) = context.registry.update(actor.row(), Some(actor.event("stopped"))).await {
+            if let Err(error) = deps.registry.update(actor.row(), Some(actor.event("stopped"))).await {
                 tracing::error!(id = row.id, %error, "record not stored");
             }
         }
         None => actor.plan_restart(),
     }
     actor.publish();
-    instances.enter(&row, reference.clone());
+    deps.table.insert(&row.id, row.handle.as_deref(), reference.clone());
     let instance = instances.launch(actor, reference, ephemeral);
     if !row.enabled && instance.view().state != State::Stopped {
         // The last daemon died while it did that. Owned by the instance: ends with its machine.
@@ -122,14 +124,7 @@ fn lost(row: &InstanceRow) -> StopReason {
 }
 
 async fn find_machine(instances: &Instances, row: &InstanceRow) -> Option<Arc<dyn Machine>> {
-    let handle = machine_handle(row)?;
-    match instances.context().vmm.recover(&handle).await {
-        Ok(machine) => machine,
-        Err(error) => {
-            tracing::error!(id = row.id, %error, "machine not taken over");
-            None
-        }
-    }
+    instances.machines().recover(&row.id, &machine_handle(row)?).await
 }
 
 fn machine_handle(row: &InstanceRow) -> Option<MachineHandle> {

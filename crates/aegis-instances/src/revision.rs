@@ -1,19 +1,12 @@
 //! What of an instance's specification is changed while it is stopped.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use aegis_guest_protocol::messages::{DiskUsage, DiskUsageReply};
 use aegis_paths::Identity;
 
-use crate::actor::Message;
 use crate::error::InstanceError;
-use crate::instance::InstanceHandle;
-use crate::lifecycle::State;
-use crate::spec::{InstanceSpec, check_disk};
-
-/// How long a guest may take to say how full its disk is.
-const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
+use aegis_lifecycle::event::State;
+use aegis_spec::instance::{InstanceSpec, check_disk};
 
 /// A change that the next start sees.
 #[derive(Debug)]
@@ -65,46 +58,12 @@ impl Revision {
     }
 }
 
-impl InstanceHandle {
-    /// Has it see, from its next start on, the directories that are at the paths of its mounts now: `which`, in their order.
-    /// Nothing is changed while it is anything but stopped.
-    ///
-    /// # Errors
-    /// If that cannot be stored.
-    pub async fn renew_directories(&self, which: Vec<Option<Identity>>) -> Result<(), InstanceError> {
-        self.ask(|reply| Message::Revise(Revision::Directories(which), reply)).await
-    }
-
-    /// Has its disk be so many MiB from its next start on.
-    ///
-    /// # Errors
-    /// [`InstanceError::DiskInUse`] unless it is stopped, [`InstanceError::DiskShrinks`]; if that cannot be stored.
-    pub async fn grow_disk(&self, mib: u64) -> Result<(), InstanceError> {
-        self.ask(|reply| Message::Revise(Revision::Disk(mib), reply)).await
-    }
-
-    /// How full its disk is; `None` if its guest does not say so now.
-    pub async fn disk_usage(&self) -> Option<DiskUsageReply> {
-        if self.view().state != State::Running {
-            return None;
-        }
-        let session = self.live()?.session()?;
-        tokio::time::timeout(USAGE_TIMEOUT, session.link().call(&DiskUsage {})).await.ok()?.ok()
-    }
-
-    /// The process that runs its machine on the host; `None` without a machine.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        u32::try_from(self.live()?.machine()?.handle().process.pid).ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn spec(disk_mib: u64) -> Arc<InstanceSpec> {
-        Arc::new(InstanceSpec { disk_mib, ..crate::spec::tests::sample() })
+        Arc::new(InstanceSpec { disk_mib, ..aegis_spec::sample::sample() })
     }
 
     #[test]

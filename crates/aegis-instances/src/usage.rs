@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use aegis_lifecycle::idle_policy::{Counts, User};
+use aegis_machines::clock::now_ms;
 use tokio::sync::watch;
-
-use crate::now_ms;
 
 /// Most connections of one instance at a time: each takes a stream in its guest.
 pub const MOST_CONNECTIONS: u32 = 4000;
@@ -15,44 +15,6 @@ pub const MOST_CONNECTIONS: u32 = 4000;
 const QUIET: Duration = Duration::from_millis(50);
 /// How long that is waited for.
 const LONGEST_SETTLING: Duration = Duration::from_millis(500);
-
-/// Who uses an instance.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Connections to its ports, and requests by its name.
-    pub connections: u32,
-    /// Processes of `exec`.
-    pub execs: u32,
-    /// Terminals attached to its command.
-    pub terminals: u32,
-}
-
-impl Counts {
-    /// Whether nobody does.
-    #[must_use]
-    pub fn is_zero(&self) -> bool {
-        *self == Counts::default()
-    }
-
-    fn of(&mut self, user: User) -> &mut u32 {
-        match user {
-            User::Connection => &mut self.connections,
-            User::Exec => &mut self.execs,
-            User::Terminal => &mut self.terminals,
-        }
-    }
-}
-
-/// What kind of user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum User {
-    /// See [`Counts::connections`].
-    Connection,
-    /// See [`Counts::execs`].
-    Exec,
-    /// See [`Counts::terminals`].
-    Terminal,
-}
 
 /// The use of one instance.
 #[derive(Debug, Default)]
@@ -78,7 +40,7 @@ impl Usage {
 
     /// Counts somebody in, until what is returned is dropped; `None` if there are too many.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, user: User) -> Option<Stay> {
+    pub fn enter(self: &Arc<Self>, user: User) -> Option<UsageGuard> {
         let mut entered = false;
         self.counts.send_if_modified(|counts| {
             let first = counts.is_zero();
@@ -89,7 +51,7 @@ impl Usage {
             first && entered
         });
         self.last_byte_ms.store(now_ms(), Ordering::Relaxed);
-        entered.then(|| Stay { usage: Arc::clone(self), user })
+        entered.then(|| UsageGuard { usage: Arc::clone(self), user })
     }
 
     /// Who uses it now.
@@ -142,12 +104,12 @@ impl Usage {
 
 /// Somebody who uses an instance; ends when dropped.
 #[derive(Debug)]
-pub struct Stay {
+pub struct UsageGuard {
     usage: Arc<Usage>,
     user: User,
 }
 
-impl Stay {
+impl UsageGuard {
     /// Notes bytes that were carried.
     pub fn carried(&self, to_guest: u64, from_guest: u64) {
         self.usage.to_guest.fetch_add(to_guest, Ordering::Relaxed);
@@ -156,7 +118,7 @@ impl Stay {
     }
 }
 
-impl Drop for Stay {
+impl Drop for UsageGuard {
     fn drop(&mut self) {
         self.usage.leave(self.user);
     }

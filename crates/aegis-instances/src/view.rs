@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::lifecycle::State;
-use crate::machine::timings::Timings;
+use aegis_lifecycle::event::State;
+use aegis_lifecycle::idle_policy::{self, Activity, DueSleep, IdlePolicy, Lease};
+use aegis_lifecycle::restart_policy::Attempts;
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_machines::boot_timings::Timings;
+use aegis_machines::clock::now_ms;
+use aegis_spec::instance::InstanceSpec;
+
 use crate::ports::Endpoint;
-use crate::reason::StopReason;
-use crate::rest::{self, Due, Lease, Rest, Use};
-use crate::restart::Attempts;
-use crate::spec::InstanceSpec;
 use crate::usage::Usage;
 
 /// A snapshot of an instance. Times are milliseconds since 1970.
@@ -51,7 +53,7 @@ pub struct View {
     /// Its ports that are reachable from the host.
     pub endpoints: Arc<[Endpoint]>,
     /// When it rests.
-    pub rest: Rest,
+    pub rest: IdlePolicy,
     /// Whether somebody asked for it to stay awake.
     pub lease: Option<Lease>,
     /// How its command fares, and when it is executed again.
@@ -83,8 +85,8 @@ impl View {
 
     /// How it is used now.
     #[must_use]
-    pub fn in_use(&self) -> Use {
-        Use {
+    pub fn in_use(&self) -> Activity {
+        Activity {
             counts: self.usage.counts(),
             last_byte_ms: self.usage.last_byte_ms(),
             lease_until_ms: self.lease.as_ref().map(|lease| lease.until_ms),
@@ -94,12 +96,12 @@ impl View {
 
     /// What it does next if nobody uses it.
     #[must_use]
-    pub fn next_step(&self) -> Option<Due> {
+    pub fn next_step(&self) -> Option<DueSleep> {
         if self.reason.is_some() || self.held {
             // It is stopped, or is being stopped; or nothing is to be done that would write.
             return None;
         }
-        rest::next(&self.rest, self.state, &self.in_use())
+        idle_policy::next(&self.rest, self.state, &self.in_use())
     }
 
     /// What users should know.
@@ -125,18 +127,6 @@ impl View {
     #[must_use]
     pub fn kept_awake_by(&self) -> Vec<String> {
         let reason = self.lease.as_ref().map_or("", |lease| &lease.reason);
-        rest::reasons(&self.rest, self.state, &self.in_use(), reason, crate::now_ms())
-    }
-}
-
-/// The word for a state.
-#[must_use]
-pub fn word(state: State) -> &'static str {
-    match state {
-        State::Stopped => "stopped",
-        State::Starting => "starting",
-        State::Running => "running",
-        State::Paused => "paused",
-        State::Hibernated => "hibernated",
+        idle_policy::reasons(&self.rest, self.state, &self.in_use(), reason, now_ms())
     }
 }

@@ -12,6 +12,7 @@
 mod decide;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod limits;
 mod name;
 mod pattern;
 mod rule;
@@ -20,6 +21,7 @@ mod unresolved;
 mod zone;
 
 pub use decide::{Attempt, Because, Ruling};
+pub use limits::Limits;
 pub use name::{Name, NamePattern};
 pub use pattern::{Net, Pattern};
 pub use rule::{Action, Direction, Policy, Preset, Rule, SyntaxError};

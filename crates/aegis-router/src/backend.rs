@@ -135,11 +135,11 @@ pub struct Unresolved {
 
 /// Whoever serves.
 pub trait Backends: Debug + Send + Sync {
-    /// Counts a connection or a request in, until the visit is dropped.
+    /// Counts a connection or a request in, until the upstream is dropped.
     ///
     /// # Errors
     /// [`Refusal`].
-    fn visit(&self, target: &Target) -> Result<Arc<dyn Visit>, Refusal>;
+    fn upstream(&self, target: &Target) -> Result<Arc<dyn Upstream>, Refusal>;
 
     /// What a name means.
     ///
@@ -150,7 +150,7 @@ pub trait Backends: Debug + Send + Sync {
 
 /// A connection or request on its way.
 #[async_trait]
-pub trait Visit: Debug + Send + Sync {
+pub trait Upstream: Debug + Send + Sync {
     /// Whether the instance runs at this moment, and nothing is under way that would change that.
     fn is_awake(&self) -> bool;
 

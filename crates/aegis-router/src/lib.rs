@@ -1,7 +1,7 @@
 //! Public ports and names: connections in, spliced to whoever serves them.
 //!
 //! ```text
-//!   listeners ──► serve ───────► Backends::visit ──► Visit::connect ──► splice
+//!   listeners ──► serve ───────► Backends::upstream ──► Upstream::connect ──► splice
 //!   by_name ────► proxy ──► Backends::resolve ──┘          └──► pool of HTTP connections
 //! ```
 //!
@@ -18,7 +18,7 @@ mod manners;
 mod serve;
 mod splice;
 
-pub use backend::{Backends, Io, Protocol, Refusal, Stream, Target, Unresolved, Visit, Wanted};
+pub use backend::{Backends, Io, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted};
 pub use by_name::{Admission, Names};
 pub use holder::process as holder;
 pub use listeners::{Listeners, OpenError};

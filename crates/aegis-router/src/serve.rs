@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backend::{Backends, Protocol, Refusal, Stream, Target, Visit};
+use crate::backend::{Backends, Protocol, Refusal, Stream, Target, Upstream};
 use crate::manners::{self, LONGEST_HEAD, Opening};
 use crate::splice::splice;
 
@@ -43,24 +43,24 @@ pub(crate) async fn serve(backends: &dyn Backends, target: &Target, mut client: 
     // An old kernel delays small writes; nothing else suffers.
     let _delays = client.set_nodelay(true);
     let mut early = Early::default();
-    let visit = match backends.visit(target) {
-        Ok(visit) => visit,
+    let upstream = match backends.upstream(target) {
+        Ok(upstream) => upstream,
         Err(refusal) => return refuse(client, early, target, &refusal).await,
     };
-    let inspected = target.protocol != Protocol::Tcp && !visit.is_awake();
+    let inspected = target.protocol != Protocol::Tcp && !upstream.is_awake();
     let connected = if inspected {
-        match hold(&*visit, target, &mut client, &mut early).await {
+        match hold(&*upstream, target, &mut client, &mut early).await {
             Some(connected) => connected,
             None => return,
         }
     } else {
-        visit.connect().await
+        upstream.connect().await
     };
     match connected {
         Ok(mut guest) => {
-            let begun = begin(&mut guest, &early, &*visit).await;
+            let begun = begin(&mut guest, &early, &*upstream).await;
             drop(early);
-            if begun.is_err() || splice(&mut client, &mut guest, &*visit).await.is_err() {
+            if begun.is_err() || splice(&mut client, &mut guest, &*upstream).await.is_err() {
                 reset(&client);
             }
         }
@@ -71,12 +71,12 @@ pub(crate) async fn serve(backends: &dyn Backends, target: &Target, mut client: 
 /// Holds a client while its instance wakes, and takes what it says meanwhile. `None` if it is dealt with: a browser has
 /// got a page, or the client has gone.
 async fn hold(
-    visit: &dyn Visit,
+    upstream: &dyn Upstream,
     target: &Target,
     client: &mut TcpStream,
     early: &mut Early,
 ) -> Option<Result<Stream, Refusal>> {
-    let connecting = visit.connect();
+    let connecting = upstream.connect();
     tokio::pin!(connecting);
     let until = Instant::now() + PATIENCE;
     let mut patient = true;
@@ -92,16 +92,16 @@ async fn hold(
             () = tokio::time::sleep_until(until), if patient => patient = false,
         }
         if !patient && manners::classify(&early.bytes) == Opening::Navigation {
-            say(client, &manners::waiting_reply(target, visit.state())).await;
+            say(client, &manners::waiting_reply(target, upstream.state())).await;
             return None;
         }
     }
 }
 
 /// What came early goes first.
-async fn begin(guest: &mut Stream, early: &Early, visit: &dyn Visit) -> std::io::Result<()> {
+async fn begin(guest: &mut Stream, early: &Early, upstream: &dyn Upstream) -> std::io::Result<()> {
     guest.write_all(&early.bytes).await?;
-    visit.passed(early.bytes.len() as u64, 0);
+    upstream.passed(early.bytes.len() as u64, 0);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::backend::{Io, Refusal, Visit};
+use crate::backend::{Io, Refusal, Upstream};
 
 /// What an idle direction reads into, bytes.
 const SMALL: usize = 4 << 10;
@@ -18,12 +18,16 @@ const MOST_HELD: usize = 16 << 10;
 ///
 /// # Errors
 /// If either side is reset or fails; the other is to be reset then.
-pub(crate) async fn splice(client: &mut impl Io, guest: &mut impl Io, visit: &dyn Visit) -> io::Result<()> {
+pub(crate) async fn splice(
+    client: &mut impl Io,
+    guest: &mut impl Io,
+    upstream: &dyn Upstream,
+) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_guest, mut to_guest) = tokio::io::split(guest);
     tokio::try_join!(
-        inwards(&mut from_client, &mut to_guest, visit),
-        outwards(&mut from_guest, &mut to_client, visit),
+        inwards(&mut from_client, &mut to_guest, upstream),
+        outwards(&mut from_guest, &mut to_client, upstream),
     )
     .map(drop)
 }
@@ -33,10 +37,10 @@ pub(crate) async fn splice(client: &mut impl Io, guest: &mut impl Io, visit: &dy
 async fn inwards(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    visit: &dyn Visit,
+    upstream: &dyn Upstream,
 ) -> io::Result<()> {
     let mut buffer = Buffer::new();
-    let cut = visit.cut();
+    let cut = upstream.cut();
     tokio::pin!(cut);
     loop {
         let bytes = tokio::select! {
@@ -44,9 +48,9 @@ async fn inwards(
             bytes = buffer.fill(from) => bytes?,
             () = &mut cut => return Ok(()),
         };
-        let mut held = if visit.is_awake() && !bytes.is_empty() {
-            carry(bytes, to, visit).await?;
-            if visit.is_awake() {
+        let mut held = if upstream.is_awake() && !bytes.is_empty() {
+            carry(bytes, to, upstream).await?;
+            if upstream.is_awake() {
                 continue;
             }
             // A pause that began meanwhile may have come before the guest saw them.
@@ -54,7 +58,7 @@ async fn inwards(
         } else {
             Held { bytes: bytes.into(), ended: bytes.is_empty() }
         };
-        if let Err(refusal) = held.pass(from, to, visit).await? {
+        if let Err(refusal) = held.pass(from, to, upstream).await? {
             let gone = matches!(refusal, Refusal::Stopped(_) | Refusal::Gone);
             // Whoever ends what is over need not be told.
             return if gone && held.bytes.is_empty() { Ok(()) } else { Err(io::Error::other(refusal)) };
@@ -65,10 +69,10 @@ async fn inwards(
     }
 }
 
-async fn carry(bytes: &[u8], to: &mut (impl AsyncWrite + Unpin), visit: &dyn Visit) -> io::Result<()> {
+async fn carry(bytes: &[u8], to: &mut (impl AsyncWrite + Unpin), upstream: &dyn Upstream) -> io::Result<()> {
     to.write_all(bytes).await?;
     to.flush().await?;
-    visit.passed(bytes.len() as u64, 0);
+    upstream.passed(bytes.len() as u64, 0);
     Ok(())
 }
 
@@ -85,23 +89,23 @@ impl Held {
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-        visit: &dyn Visit,
+        upstream: &dyn Upstream,
     ) -> io::Result<Result<(), Refusal>> {
         let mut told_end = false;
         loop {
-            if let Err(refusal) = self.wait(from, visit).await? {
+            if let Err(refusal) = self.wait(from, upstream).await? {
                 return Ok(Err(refusal));
             }
             if self.bytes.is_empty() && self.ended == told_end {
                 return Ok(Ok(()));
             }
-            carry(&self.bytes, to, visit).await?;
+            carry(&self.bytes, to, upstream).await?;
             self.bytes.clear();
             if self.ended {
                 to.shutdown().await?;
                 told_end = true;
             }
-            if visit.is_awake() {
+            if upstream.is_awake() {
                 return Ok(Ok(()));
             }
         }
@@ -112,17 +116,17 @@ impl Held {
     async fn wait(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
-        visit: &dyn Visit,
+        upstream: &dyn Upstream,
     ) -> io::Result<Result<(), Refusal>> {
         loop {
             let room = MOST_HELD.saturating_sub(self.bytes.len());
             let mut into = (&mut self.bytes).limit(room);
             tokio::select! {
                 biased;
-                awake = visit.go_on() => return Ok(awake),
+                awake = upstream.go_on() => return Ok(awake),
                 read = from.read_buf(&mut into), if room > 0 && !self.ended => {
                     self.ended = read? == 0;
-                    visit.passed(0, 0);
+                    upstream.passed(0, 0);
                 }
             }
         }
@@ -132,7 +136,7 @@ impl Held {
 async fn outwards(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    visit: &dyn Visit,
+    upstream: &dyn Upstream,
 ) -> io::Result<()> {
     let mut buffer = Buffer::new();
     loop {
@@ -141,7 +145,7 @@ async fn outwards(
             return to.shutdown().await;
         }
         to.write_all(bytes).await?;
-        visit.passed(0, bytes.len() as u64);
+        upstream.passed(0, bytes.len() as u64);
     }
 }
 

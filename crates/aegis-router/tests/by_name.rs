@@ -124,7 +124,7 @@ async fn a_request_arrives_with_its_host_and_connections_are_used_again() {
         assert_eq!(reply, "GET /a HTTP/1.1 host=web.localhost:8099 for=127.0.0.1");
     }
     assert!(host.connections.load(Ordering::SeqCst) <= 2, "each request made a connection");
-    assert_eq!(host.visits.load(Ordering::SeqCst), 0, "no visit outlasts its request");
+    assert_eq!(host.visits.load(Ordering::SeqCst), 0, "no upstream outlasts its request");
     drop(client);
     names.shut_down().await;
 }

@@ -1,10 +1,9 @@
-//! Everything durable on the host: the registry, the logs, and the layout of the home directory.
+//! Everything durable on the host but the registry: the logs, the disks, and the layout of the home directory.
 //!
 //! This crate knows files, SQLite and bytes. It knows nothing of HTTP, of virtual machines or of what an
 //! instance is about to do: rows, events and log records carry what its callers give it.
 //!
 //! - [`home`]: where everything lives, and the lock that makes one daemon the owner of a home.
-//! - [`registry`]: the instances and their events, in SQLite.
 //! - [`logs`]: what instances wrote, byte for byte.
 //! - [`disk`]: making an instance's writable disk.
 //! - [`secrets`]: sealed values, and the key that seals them.
@@ -19,7 +18,6 @@ pub mod disk;
 pub mod fuzz;
 pub mod home;
 pub mod logs;
-pub mod registry;
 pub mod reserve;
 pub mod room;
 pub mod saved;

@@ -230,7 +230,7 @@ pub trait Vmm: Debug + Send + Sync {
 
     /// What all machines have in common that can be restored from each other's state: the same text, or it cannot be
     /// done. `None` if none can.
-    fn likeness(&self, _spec: &MachineSpec) -> Option<String> {
+    fn compatibility_key(&self, _spec: &MachineSpec) -> Option<String> {
         None
     }
 
@@ -271,7 +271,7 @@ pub trait Machine: Debug + Send + Sync {
     }
 
     /// Gives a machine that is paused the names, paths and data disk of this spec, which must be one of a machine like it
-    /// (see [`Vmm::likeness`]) with the same root disk; its guest must have let go of the data disk that it had. What is
+    /// (see [`Vmm::compatibility_key`]) with the same root disk; its guest must have let go of the data disk that it had. What is
     /// returned takes the place of this, and stays paused until [`Machine::resume`]; on an error the machine is of no use
     /// to anybody.
     ///

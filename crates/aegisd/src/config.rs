@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aegis_api::{duration, size};
+use aegis_engine::network_choice::NetworkDefaults;
 use aegis_images::{RegistrySettings, Settings};
-use aegis_instances::at_rest::{spares, templates};
-use aegis_instances::host_disk::DiskSettings;
-use aegis_instances::rest::{After, RestDefaults};
 use aegis_jail::Layer;
+use aegis_lifecycle::idle_policy::After;
+use aegis_lifecycle::idle_policy::IdleDefaults;
+use aegis_machines::checkpoint::template_store;
+use aegis_machines::disk_space::DiskSettings;
+use aegis_machines::warm_pool;
 use aegis_policy::{Policy, Preset, Rule};
 use aegis_router::Admission;
 use serde::Deserialize;
@@ -24,7 +27,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// When instances rest that were told nothing else.
-    pub rest: RestDefaults,
+    pub rest: IdleDefaults,
     /// Where the name router listens; nowhere if absent.
     pub names: Option<SocketAddr>,
     /// Whom it serves there.
@@ -105,15 +108,6 @@ struct NetworkFile {
     rules: Vec<Rule>,
     proxy: Option<String>,
     trust_host_cas: bool,
-}
-
-/// The network of instances that ask for nothing else.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NetworkDefaults {
-    /// What they may reach.
-    pub policy: Policy,
-    /// Whether they trust the certificate authorities that the host trusts.
-    pub trust_host_cas: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -199,8 +193,8 @@ impl Config {
     fn parse(text: &str) -> Result<Config, String> {
         let File { idle, router, images, secrets, network, templates, confinement, disk, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
-        let defaults = RestDefaults::default();
-        let rest = RestDefaults {
+        let defaults = IdleDefaults::default();
+        let rest = IdleDefaults {
             pause: after("pause", idle.pause.as_deref(), defaults.pause)?,
             hibernate: after("hibernate", idle.hibernate.as_deref(), defaults.hibernate)?,
             stop: after("stop", idle.stop.as_deref(), defaults.stop)?,
@@ -233,7 +227,7 @@ impl Config {
             text => bytes("templates.budget", text)?,
         };
         let spare = match templates.spare.as_deref() {
-            None => spares::DEFAULT_KEEP,
+            None => warm_pool::DEFAULT_KEEP,
             Some("off") => Duration::ZERO,
             Some(text) => duration::parse_ms(text)
                 .map(Duration::from_millis)
@@ -247,7 +241,7 @@ impl Config {
             network,
             proxy,
             keyring: secrets.keyring.unwrap_or(true),
-            templates: budget.unwrap_or(templates::DEFAULT_BUDGET),
+            templates: budget.unwrap_or(template_store::DEFAULT_BUDGET),
             spare,
             require: confinement.require,
             cgroup: confinement.cgroup,
@@ -268,10 +262,10 @@ mod tests {
     #[test]
     fn nothing_set_means_what_the_documents_say() {
         let config = Config::parse("").unwrap();
-        assert_eq!(config.rest, RestDefaults::default());
+        assert_eq!(config.rest, IdleDefaults::default());
         assert_eq!(config.names.unwrap().to_string(), DEFAULT_LISTEN);
         assert_eq!(config.templates, 2 << 30);
-        assert_eq!(config.spare, spares::DEFAULT_KEEP);
+        assert_eq!(config.spare, warm_pool::DEFAULT_KEEP);
         assert_eq!(config.disk, DiskSettings { floor: None, overcommit: false });
         let without = Config::parse("[templates]\nbudget = \"off\"\nspare = \"off\"").unwrap();
         assert_eq!((without.templates, without.spare), (0, Duration::ZERO));
@@ -283,7 +277,7 @@ mod tests {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
             [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\", \"cgroup\"]\ncgroup = \"/sys/fs/cgroup/aegis\"\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\ntrust_host_cas = true\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
-        let rest = RestDefaults {
+        let rest = IdleDefaults {
             pause: After::Ms(5000),
             hibernate: After::Ms(60_000),
             stop: After::Never,

@@ -4,18 +4,19 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use aegis_api::status::Finding;
-use aegis_instances::host_disk::{DiskReport, DiskSettings};
-use aegis_instances::spec::host_memory_mib;
 use aegis_jail::{Layer, Support};
+use aegis_machines::disk_space::DiskReport;
+use aegis_machines::disk_space::DiskSettings;
+use aegis_machines::host_memory::host_memory_mib;
 use aegis_store::disk::DiskMaker;
 use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
 use aegis_store::room::Level;
 use aegis_vmm::qemu::Qemu;
 use aegis_vmm::{Architecture, Vmm};
 
-use crate::api::disk_info;
 use crate::authorities;
 use crate::environment::Environment;
+use aegis_http::system::disk_info;
 
 /// Memory below which not even one default instance is comfortable, MiB.
 const LEAST_MEMORY_MIB: u64 = 1024;
@@ -35,7 +36,7 @@ pub fn examine(environment: &Environment) -> Vec<Finding> {
         filesystem_tools(home),
         certificates(environment),
         memory(),
-        disk(home, environment.instances.disk),
+        disk(home, environment.instances.machines.disk),
         names(environment),
         daemon(home),
     ]);

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aegis_engine::network_choice::NetworkDefaults;
 use aegis_images::Settings;
-use aegis_instances::Config;
+use aegis_instances::open::Config;
 use aegis_jail::Layer;
 
 use aegis_router::Admission;
@@ -14,7 +15,6 @@ use aegis_store::home::{Home, check_trusted};
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
 
-use crate::config::NetworkDefaults;
 use crate::resolvers::ProxySettings;
 use crate::{DaemonError, config};
 
@@ -67,16 +67,16 @@ impl Environment {
             let seconds = seconds.ok_or_else(|| {
                 DaemonError::Environment("AEGIS_BOOT_TIMEOUT is no number of seconds".into())
             })?;
-            instances.boot_timeout = Duration::from_secs(seconds);
+            instances.machines.boot_timeout = Duration::from_secs(seconds);
         }
         let guest = get("AEGIS_GUEST_ARCH").map_or(Ok(Architecture::host()), |name| guest(&name))?;
         let home = Home::new(root, default);
         check_trusted(&home.config()).map_err(|error| DaemonError::Environment(error.to_string()))?;
         let file = config::Config::read(&home.config()).map_err(DaemonError::Environment)?;
-        instances.rest = file.rest;
-        instances.templates = file.templates;
-        instances.spare = file.spare;
-        instances.disk = file.disk;
+        instances.idle = file.rest;
+        instances.machines.template_budget = file.templates;
+        instances.machines.warm_keep = file.spare;
+        instances.machines.disk = file.disk;
         let text = |names: [&str; 2]| names.into_iter().find_map(|name| get(name)?.into_string().ok());
         let url = file.proxy.clone().or_else(|| text(["HTTPS_PROXY", "https_proxy"]));
         let proxy = ProxySettings::read(url.as_deref(), text(["NO_PROXY", "no_proxy"]).as_deref());

@@ -3,10 +3,15 @@
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use aegis_instances::lifecycle::State;
-use aegis_instances::ports::{Endpoint, Ingress, Route};
-use aegis_instances::view::word;
-use aegis_instances::{InstanceError, Instances, View, Visit};
+use aegis_instances::ports::Endpoint;
+use aegis_instances::ports::Ingress;
+use aegis_instances::ports::Route;
+use aegis_lifecycle::event::State;
+
+use aegis_instances::connection::ConnectionGuard;
+use aegis_instances::error::InstanceError;
+use aegis_instances::instances::Instances;
+use aegis_instances::view::View;
 use aegis_router::{Backends, Listeners, Protocol, Refusal, Stream, Target, Unresolved, Wanted};
 use async_trait::async_trait;
 
@@ -79,10 +84,10 @@ fn target_of(view: &View, endpoint: &Endpoint) -> Target {
 }
 
 impl Backends for Guests {
-    fn visit(&self, target: &Target) -> Result<Arc<dyn aegis_router::Visit>, Refusal> {
+    fn upstream(&self, target: &Target) -> Result<Arc<dyn aegis_router::Upstream>, Refusal> {
         let instance = self.instances()?.find(&target.instance).map_err(refusal)?;
-        let visit = instance.visit().map_err(refusal)?;
-        Ok(Arc::new(Guest { visit, port: target.guest_port }))
+        let connection = instance.connect_guard().map_err(refusal)?;
+        Ok(Arc::new(Guest { connection, port: target.guest_port }))
     }
 
     fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved> {
@@ -131,43 +136,43 @@ impl Guests {
 /// A connection or request on its way to a guest.
 #[derive(Debug)]
 struct Guest {
-    visit: Visit,
+    connection: ConnectionGuard,
     port: u16,
 }
 
 #[async_trait]
-impl aegis_router::Visit for Guest {
+impl aegis_router::Upstream for Guest {
     fn is_awake(&self) -> bool {
-        self.visit.is_awake()
+        self.connection.is_awake()
     }
 
     fn state(&self) -> &'static str {
-        match self.visit.view().state {
+        match self.connection.view().state {
             // What begins to run is about to serve.
-            State::Running if !self.visit.is_awake() => word(State::Starting),
-            state => word(state),
+            State::Running if !self.connection.is_awake() => State::Starting.as_str(),
+            state => state.as_str(),
         }
     }
 
     async fn wake(&self) -> Result<(), Refusal> {
-        self.visit.wake().await.map_err(refusal)
+        self.connection.wake().await.map_err(refusal)
     }
 
     async fn go_on(&self) -> Result<(), Refusal> {
-        self.visit.go_on().await.map_err(refusal)
+        self.connection.go_on().await.map_err(refusal)
     }
 
     async fn cut(&self) {
-        self.visit.cut().await;
+        self.connection.cut().await;
     }
 
     async fn connect(&self) -> Result<Stream, Refusal> {
-        let connection = self.visit.connect(self.port).await.map_err(refusal)?;
+        let connection = self.connection.connect(self.port).await.map_err(refusal)?;
         Ok(Box::new(connection))
     }
 
     fn passed(&self, to_guest: u64, from_guest: u64) {
-        self.visit.carried(to_guest, from_guest);
+        self.connection.carried(to_guest, from_guest);
     }
 }
 

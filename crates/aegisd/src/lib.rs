@@ -1,45 +1,45 @@
-//! The daemon: HTTP API handlers and the composition of all parts.
+//! The daemon: configuration, wiring, sockets.
 
-mod api;
 mod authorities;
 pub mod config;
 pub mod doctor;
 pub mod environment;
 mod ingress;
 mod keyring;
-mod kits;
 mod log;
 pub mod resolvers;
 mod socket;
-mod stream;
-mod surroundings;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use aegis_engine::engine::{Engine, EngineParts};
+use aegis_engine::kits::host_kits::HostKits;
+use aegis_engine::kits::supervisor::Supervisor;
+use aegis_engine::services::{ImageDisks, StoredSecrets};
+use aegis_http::routes;
+use aegis_http::state::{ApiState, Shutdown};
 use aegis_images::{ImageError, Images};
+use aegis_instances::error::InstanceError;
+use aegis_instances::instances::Instances;
 use aegis_instances::ports::Ingress;
-use aegis_instances::{InstanceError, Instances, Surroundings};
 use aegis_jail::{Layer, Support};
+use aegis_machines::machines::MachineServices;
 
+use aegis_registry::{Registry, RegistryError};
 use aegis_router::{Admission, Backends, Listeners, Names};
 use aegis_store::home::{DaemonLock, HomeError, LockError};
-use aegis_store::registry::{Registry, RegistryError};
 use aegis_store::secrets::{Keyring, SecretError, Secrets};
 use aegis_store::workspaces::Workspaces;
 use aegis_vmm::Vmm;
 use aegis_vmm::fake::Fake;
-use config::NetworkDefaults;
 use environment::Environment;
 use ingress::{Guests, PublicPorts};
 use keyring::SessionKeyring;
-use kits::{HostKits, Supervisor};
-use surroundings::{ImageDisks, StoredSecrets};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The program that is the other end of guests' cards; it lies beside this one.
@@ -111,52 +111,14 @@ impl DaemonError {
     /// The error and its causes, in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        aegis_instances::error::chain(self)
-    }
-}
-
-/// What every handler shares.
-#[derive(Debug, Clone)]
-pub(crate) struct App {
-    pub(crate) instances: Instances,
-    pub(crate) images: Images,
-    pub(crate) secrets: Arc<StoredSecrets>,
-    pub(crate) workspaces: Workspaces,
-    pub(crate) kits: HostKits,
-    pub(crate) vmm: Arc<dyn Vmm>,
-    pub(crate) home: Arc<str>,
-    pub(crate) started: Instant,
-    /// What instances may reach that were told nothing else.
-    pub(crate) network: Arc<NetworkDefaults>,
-    /// Where the name router listens, if it does.
-    pub(crate) names: Option<SocketAddr>,
-    /// What users should know of how it has begun.
-    pub(crate) warnings: Arc<[String]>,
-    /// Upgraded connections, which outlive their requests.
-    pub(crate) streams: TaskTracker,
-    pub(crate) end: End,
-}
-
-/// The daemon's end, once somebody wants it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct End {
-    wanted: CancellationToken,
-    keep: CancellationToken,
-}
-
-impl End {
-    pub(crate) fn want(&self, keep_instances: bool) {
-        if keep_instances {
-            self.keep.cancel();
-        }
-        self.wanted.cancel();
+        aegis_machines::error_chain::chain(self)
     }
 }
 
 /// The API's OpenAPI document.
 #[must_use]
 pub fn openapi_json() -> String {
-    api::openapi_json()
+    aegis_http::routes::openapi_json()
 }
 
 /// Serves the API in the foreground until it is told to end.
@@ -294,8 +256,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let program = std::env::current_exe().map_err(DaemonError::io("find this program"))?;
     let kits = HostKits::new(home, &program);
     let (tell_names, names_of_host) = tokio::sync::watch::channel(resolvers::now(environment.proxy.as_ref()));
-    let surroundings = Surroundings {
-        ingress,
+    let services = MachineServices {
         roots: Arc::new(ImageDisks(images.clone())),
         secrets: Arc::<StoredSecrets>::clone(&secrets),
         kits: Arc::new(kits.clone()),
@@ -306,7 +267,8 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let stored = Arc::clone(&secrets);
     let settings = environment.instances.clone();
     let instances =
-        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), surroundings, settings).await?;
+        Instances::open(home.clone(), registry.clone(), Arc::clone(&vmm), services, ingress, settings)
+            .await?;
     guests.serve(instances.clone());
     instances.listen().await;
     let mut warnings: Vec<String> = unconfined().into_iter().collect();
@@ -315,33 +277,36 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         .and_then(|address| open_names(address, backends, &environment.admission, &mut warnings));
     instances.sweep().await;
     let streams = TaskTracker::new();
-    let end = End::default();
-    let shown: Arc<str> = home.root.display().to_string().into();
-    let app = App {
+    let shutdown = Shutdown::default();
+    let engine = Engine::new(EngineParts {
         instances: instances.clone(),
         images,
         secrets,
         workspaces: Workspaces::open(home.workspaces()),
         kits: kits.clone(),
+        network: environment.network.clone(),
+        tasks: streams.clone(),
+    });
+    let state = ApiState {
+        engine,
         vmm,
-        home: shown,
+        home: home.root.display().to_string().into(),
         started: Instant::now(),
-        network: Arc::new(environment.network.clone()),
         names: names.as_ref().map(Names::address),
         warnings: warnings.into(),
         streams: streams.clone(),
-        end: end.clone(),
+        shutdown: shutdown.clone(),
     };
     tracing::info!(home = %home.root.display(), pid = std::process::id(), "serving");
-    let server = axum::serve(socket::ApiListener::new(listener), api::router(app))
-        .with_graceful_shutdown(end.wanted.clone().cancelled_owned());
+    let server = axum::serve(socket::ApiListener::new(listener), routes::router(state))
+        .with_graceful_shutdown(shutdown.requested().clone().cancelled_owned());
     let supervisor = Supervisor { kits, secrets: Arc::clone(&stored), home: home.clone() };
-    let supervising = tokio::spawn(supervisor.run(instances.clone(), end.wanted.clone()));
+    let supervising = tokio::spawn(supervisor.run(instances.clone(), shutdown.requested().clone()));
     let watching = tokio::spawn(resolvers::watch(tell_names, environment.proxy.clone()));
-    let background = tokio::spawn(background(instances.clone(), end.clone()));
+    let background = tokio::spawn(background(instances.clone(), shutdown.clone()));
     let serving = tokio::spawn(async move { server.await });
-    end.wanted.cancelled().await;
-    if end.keep.is_cancelled() {
+    shutdown.requested().cancelled().await;
+    if shutdown.keeps_instances() {
         tracing::info!("ending; instances keep running");
     } else {
         tracing::info!("ending; stopping all instances");
@@ -351,7 +316,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     if let Some(names) = names {
         names.shut_down().await;
     }
-    instances.end_upkeep().await;
+    instances.machines().maintenance().end().await;
     // A task that panicked has ended too.
     let _ended = supervising.await;
     streams.close();
@@ -367,7 +332,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
 }
 
 /// Listens for signals, sweeps every hour, and gives back what bursts of connections took.
-async fn background(instances: Instances, end: End) {
+async fn background(instances: Instances, shutdown: Shutdown) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -379,8 +344,8 @@ async fn background(instances: Instances, end: End) {
     trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = terminate.recv() => end.want(false),
-            _ = interrupt.recv() => end.want(false),
+            _ = terminate.recv() => shutdown.request(false),
+            _ = interrupt.recv() => shutdown.request(false),
             _ = sweep.tick() => instances.sweep().await,
             _ = trim.tick() => {
                 // It looks at each arena, and so takes its time after a burst.

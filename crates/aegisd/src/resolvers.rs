@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aegis_gateway::Proxy;
-use aegis_instances::network::resolvers::Resolvers;
+use aegis_machines::network::resolvers::Resolvers;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;

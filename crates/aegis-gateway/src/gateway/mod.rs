@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Action, Because, Direction, Protocol, Ruling};
+use aegis_policy::{Action, Because, Direction, Limits, Protocol, Ruling};
 use mio::{Registry, Token};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ use crate::judge::{Case, Judge};
 use crate::names::{Asked, Asker, Delivery, Names, Sockets};
 use crate::packet::{self, Frame, Packet, Transport};
 use crate::proxy::Proxy;
-use crate::settings::{Limits, Settings};
+use crate::settings::Settings;
 use crate::shape::{Bucket, PAUSE, Shaper};
 use crate::wire::{Ended, Incoming, Outgoing};
 use table::Table;

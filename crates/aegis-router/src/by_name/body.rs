@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::places::Busy;
-use crate::backend::Visit;
+use crate::backend::Upstream;
 
 /// Any body.
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -29,10 +29,10 @@ enum Towards {
     Client,
 }
 
-/// A body that is counted, and that keeps its visit until it has ended.
+/// A body that is counted, and that keeps its upstream until it has ended.
 pub(super) struct Counted {
     body: Incoming,
-    visit: Arc<dyn Visit>,
+    upstream: Arc<dyn Upstream>,
     towards: Towards,
     broken: Broken,
     held: Option<Waiting>,
@@ -48,11 +48,11 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(what: Polled, visit: &Arc<dyn Visit>) -> Waiting {
-        let visit = Arc::clone(visit);
+    fn new(what: Polled, upstream: &Arc<dyn Upstream>) -> Waiting {
+        let upstream = Arc::clone(upstream);
         let going_on = Box::pin(async move {
             // Where the machine is no more, the connection to it tells.
-            let _gone = visit.go_on().await;
+            let _gone = upstream.go_on().await;
         });
         Waiting { what, going_on }
     }
@@ -61,7 +61,7 @@ impl Waiting {
 impl fmt::Debug for Counted {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Counted")
-            .field("visit", &self.visit)
+            .field("upstream", &self.upstream)
             .field("towards", &self.towards)
             .finish_non_exhaustive()
     }
@@ -78,15 +78,15 @@ impl Broken {
 }
 
 impl Counted {
-    pub(super) fn to_guest(body: Incoming, visit: &Arc<dyn Visit>, broken: &Broken) -> Body {
-        let (visit, broken) = (Arc::clone(visit), broken.clone());
-        Counted { body, visit, towards: Towards::Guest, broken, held: None }.boxed_unsync()
+    pub(super) fn to_guest(body: Incoming, upstream: &Arc<dyn Upstream>, broken: &Broken) -> Body {
+        let (upstream, broken) = (Arc::clone(upstream), broken.clone());
+        Counted { body, upstream, towards: Towards::Guest, broken, held: None }.boxed_unsync()
     }
 
-    pub(super) fn to_client(body: Incoming, visit: &Arc<dyn Visit>) -> Body {
-        let visit = Arc::clone(visit);
+    pub(super) fn to_client(body: Incoming, upstream: &Arc<dyn Upstream>) -> Body {
+        let upstream = Arc::clone(upstream);
         let (towards, broken) = (Towards::Client, Broken::default());
-        Counted { body, visit, towards, broken, held: None }.boxed_unsync()
+        Counted { body, upstream, towards, broken, held: None }.boxed_unsync()
     }
 }
 
@@ -133,11 +133,11 @@ impl HttpBody for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if self.held.is_none() {
             let came = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            if self.towards == Towards::Client || self.visit.is_awake() {
+            if self.towards == Towards::Client || self.upstream.is_awake() {
                 return Poll::Ready(self.count(came));
             }
             // One that was paused with the request under way goes on for what comes.
-            self.held = Some(Waiting::new(came, &self.visit));
+            self.held = Some(Waiting::new(came, &self.upstream));
         }
         if let Some(held) = &mut self.held {
             ready!(held.going_on.as_mut().poll(cx));
@@ -160,8 +160,8 @@ impl Counted {
         if let Some(Ok(frame)) = &frame {
             let count = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
             match self.towards {
-                Towards::Guest => self.visit.passed(count, 0),
-                Towards::Client => self.visit.passed(0, count),
+                Towards::Guest => self.upstream.passed(count, 0),
+                Towards::Client => self.upstream.passed(0, count),
             }
         }
         if matches!(frame, Some(Err(_))) {

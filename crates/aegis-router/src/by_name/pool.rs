@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::Body;
-use crate::backend::{Refusal, Stream, Target, Visit};
+use crate::backend::{Refusal, Stream, Target, Upstream};
 
 /// How long an idle connection is kept.
 const KEPT: Duration = Duration::from_secs(30);
@@ -95,12 +95,12 @@ impl Pool {
     }
 
     /// The connection for all HTTP/2 requests.
-    pub(super) async fn many(&self, target: &Target, visit: &dyn Visit) -> Result<Many, Refusal> {
+    pub(super) async fn many(&self, target: &Target, upstream: &dyn Upstream) -> Result<Many, Refusal> {
         let shared = self.lock().shared.get(target).cloned().filter(|many| !many.is_closed());
         if let Some(many) = shared {
             return Ok(many);
         }
-        let stream = visit.connect().await?;
+        let stream = upstream.connect().await?;
         let opened = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await;
         let (many, connection) = opened.map_err(|error| broken(&error))?;
         self.drive(connection);

@@ -13,7 +13,7 @@ use super::body::{Body, Broken, Counted, whole};
 use super::pool::{Many, One};
 use super::request::{forwarded, is_navigation, strip, wants_upgrade};
 use super::{Names, Shared};
-use crate::backend::{Refusal, Target, Unresolved, Visit};
+use crate::backend::{Refusal, Target, Unresolved, Upstream};
 use crate::manners;
 use crate::serve::PATIENCE;
 use crate::splice::splice;
@@ -41,8 +41,8 @@ pub(super) async fn answer(names: &Names, peer: Peer, request: Request<Incoming>
         }
     };
     let broken = Broken::default();
-    let passed = match names.shared.backends.visit(&target) {
-        Ok(visit) => pass(names, peer, &target, visit, admitted, &broken, request).await,
+    let passed = match names.shared.backends.upstream(&target) {
+        Ok(upstream) => pass(names, peer, &target, upstream, admitted, &broken, request).await,
         Err(refusal) => Err(refusal),
     };
     match passed {
@@ -56,7 +56,7 @@ async fn pass(
     names: &Names,
     peer: Peer,
     target: &Target,
-    visit: Arc<dyn Visit>,
+    upstream: Arc<dyn Upstream>,
     admitted: Admitted,
     broken: &Broken,
     mut request: Request<Incoming>,
@@ -67,29 +67,29 @@ async fn pass(
     admission::take_out(&names.shared.admission, request.headers_mut());
     forwarded(request.headers_mut(), peer.client, host.as_deref());
     let many = request.version() == Version::HTTP_2;
-    let sender = ready(&names.shared, target, &*visit, many, upgrade);
+    let sender = ready(&names.shared, target, &*upstream, many, upgrade);
     let sender = if is_navigation(&request) {
         // The wake goes on without this request.
         match timeout(PATIENCE, sender).await {
             Ok(sender) => sender?,
-            Err(_) => return Ok(waiting(target, visit.state())),
+            Err(_) => return Ok(waiting(target, upstream.state())),
         }
     } else {
         sender.await?
     };
     match sender {
         Sender::Many(mut many) => {
-            let request = request.map(|body| Counted::to_guest(body, &visit, broken));
+            let request = request.map(|body| Counted::to_guest(body, &upstream, broken));
             let response = many.send_request(request).await;
-            Ok(finish(response.map_err(|error| no_reply(&error))?, &visit))
+            Ok(finish(response.map_err(|error| no_reply(&error))?, &upstream))
         }
         Sender::One(one) => {
             let request = origin_form(request, host.as_deref());
             if upgrade {
-                return switch(names, one, request, visit, broken).await;
+                return switch(names, one, request, upstream, broken).await;
             }
-            let request = request.map(|body| Counted::to_guest(body, &visit, broken));
-            exchange(&names.shared, target, one, request, &visit).await
+            let request = request.map(|body| Counted::to_guest(body, &upstream, broken));
+            exchange(&names.shared, target, one, request, &upstream).await
         }
     }
 }
@@ -98,20 +98,20 @@ async fn pass(
 async fn ready(
     shared: &Shared,
     target: &Target,
-    visit: &dyn Visit,
+    upstream: &dyn Upstream,
     many: bool,
     fresh: bool,
 ) -> Result<Sender, Refusal> {
-    if !visit.is_awake() {
-        visit.wake().await?;
+    if !upstream.is_awake() {
+        upstream.wake().await?;
     }
     if many {
-        return shared.pool.many(target, visit).await.map(Sender::Many);
+        return shared.pool.many(target, upstream).await.map(Sender::Many);
     }
     let kept = if fresh { None } else { shared.pool.take(target) };
     match kept {
         Some(one) => Ok(Sender::One(one)),
-        None => shared.pool.open(visit.connect().await?).await.map(Sender::One),
+        None => shared.pool.open(upstream.connect().await?).await.map(Sender::One),
     }
 }
 
@@ -134,13 +134,13 @@ async fn exchange(
     target: &Target,
     mut one: One,
     request: Request<Body>,
-    visit: &Arc<dyn Visit>,
+    upstream: &Arc<dyn Upstream>,
 ) -> Result<Response<Body>, Refusal> {
     let response = match one.try_send_request(request).await {
         Ok(response) => response,
         Err(mut failed) => match failed.take_message() {
             Some(request) => {
-                one = shared.pool.open(visit.connect().await?).await?;
+                one = shared.pool.open(upstream.connect().await?).await?;
                 one.send_request(request).await.map_err(|error| no_reply(&error))?
             }
             None => return Err(no_reply(failed.error())),
@@ -160,7 +160,7 @@ async fn exchange(
             () = ending.cancelled() => {}
         }
     });
-    Ok(finish(response, visit))
+    Ok(finish(response, upstream))
 }
 
 /// Passes a change of protocol on, and then the bytes.
@@ -168,21 +168,21 @@ async fn switch(
     names: &Names,
     mut one: One,
     mut request: Request<Incoming>,
-    visit: Arc<dyn Visit>,
+    upstream: Arc<dyn Upstream>,
     broken: &Broken,
 ) -> Result<Response<Body>, Refusal> {
     let of_client = hyper::upgrade::on(&mut request);
-    let request = request.map(|body| Counted::to_guest(body, &visit, broken));
+    let request = request.map(|body| Counted::to_guest(body, &upstream, broken));
     let mut response = one.send_request(request).await.map_err(|error| no_reply(&error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(finish(response, &visit));
+        return Ok(finish(response, &upstream));
     }
     let of_guest = hyper::upgrade::on(&mut response);
     let ending = names.shared.ending.clone();
     names.shared.tasks.spawn(async move {
         let carried = async {
             let (client, guest) = tokio::try_join!(of_client, of_guest).map_err(std::io::Error::other)?;
-            splice(&mut TokioIo::new(client), &mut TokioIo::new(guest), &*visit).await
+            splice(&mut TokioIo::new(client), &mut TokioIo::new(guest), &*upstream).await
         };
         tokio::select! {
             // Either side has gone; there is nobody to tell.
@@ -195,8 +195,8 @@ async fn switch(
     Ok(Response::from_parts(parts, whole(String::new())))
 }
 
-fn finish(response: Response<Incoming>, visit: &Arc<dyn Visit>) -> Response<Body> {
-    let mut response = response.map(|body| Counted::to_client(body, visit));
+fn finish(response: Response<Incoming>, upstream: &Arc<dyn Upstream>) -> Response<Body> {
+    let mut response = response.map(|body| Counted::to_client(body, upstream));
     let headers = response.headers_mut();
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // The chunks say how long it is, whatever else it says (RFC 9112, section 6.3): they have been taken apart by now.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aegis_router::{Backends, Protocol, Refusal, Stream, Target, Unresolved, Visit, Wanted};
+use aegis_router::{Backends, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted};
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -55,7 +55,7 @@ impl Host {
 pub(crate) struct Only(pub(crate) Arc<Host>);
 
 impl Backends for Only {
-    fn visit(&self, target: &Target) -> Result<Arc<dyn Visit>, Refusal> {
+    fn upstream(&self, target: &Target) -> Result<Arc<dyn Upstream>, Refusal> {
         self.0.visits.fetch_add(1, Ordering::SeqCst);
         Ok(Arc::new(OnHost { host: Arc::clone(&self.0), port: target.guest_port }))
     }
@@ -82,7 +82,7 @@ impl Drop for OnHost {
 }
 
 #[async_trait]
-impl Visit for OnHost {
+impl Upstream for OnHost {
     fn is_awake(&self) -> bool {
         self.host.awake.load(Ordering::SeqCst)
     }

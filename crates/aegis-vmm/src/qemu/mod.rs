@@ -43,7 +43,7 @@ pub struct Qemu {
     guest: Architecture,
     choice: Choice,
     ticks: Option<u32>,
-    /// What the host's processor is, see [`saved::likeness`].
+    /// What the host's processor is, see [`saved::compatibility_key`].
     processor: String,
 }
 
@@ -133,9 +133,9 @@ impl Vmm for Qemu {
         Ok(machine)
     }
 
-    fn likeness(&self, spec: &MachineSpec) -> Option<String> {
+    fn compatibility_key(&self, spec: &MachineSpec) -> Option<String> {
         let executable = self.executable().ok().filter(|_| self.capabilities().save)?;
-        saved::likeness(&executable, &self.processor, spec, self.guest, self.choice.accelerator)
+        saved::compatibility_key(&executable, &self.processor, spec, self.guest, self.choice.accelerator)
     }
 
     async fn end_strays(&self, disks: &Path, known: &[i32]) -> Vec<String> {

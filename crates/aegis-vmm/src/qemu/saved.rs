@@ -56,8 +56,8 @@ pub(super) fn processor() -> String {
     info.lines().filter(telling).take(2).collect::<Vec<_>>().join("\n")
 }
 
-/// See [`crate::Vmm::likeness`]: monitor, kernel, harness, and all arguments that name no file of the machine's own.
-pub(super) fn likeness(
+/// See [`crate::Vmm::compatibility_key`]: monitor, kernel, harness, and all arguments that name no file of the machine's own.
+pub(super) fn compatibility_key(
     monitor: &Path,
     processor: &str,
     spec: &MachineSpec,
@@ -110,7 +110,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spec = spec(dir.path());
         let of = |spec: &MachineSpec| {
-            likeness(Path::new("/bin/sh"), "x", spec, Architecture::X86_64, Accelerator::Tcg).unwrap()
+            compatibility_key(Path::new("/bin/sh"), "x", spec, Architecture::X86_64, Accelerator::Tcg)
+                .unwrap()
         };
         let other = MachineSpec {
             name: "inst-y".into(),

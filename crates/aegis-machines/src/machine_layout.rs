@@ -1,0 +1,96 @@
+//! Where a machine's files are, and what its monitor is told: the specification of an instance as that of a machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_spec::instance::InstanceSpec;
+use aegis_store::disk::{self, DiskMaker};
+use aegis_store::home::Home;
+use aegis_vmm::{MachineSpec, Vmm};
+
+use crate::error_chain::chain;
+use crate::network::interface;
+use crate::root_disks::RootDisks;
+
+/// What the specifications of all machines are made from. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MachineLayout {
+    /// Where everything is kept.
+    pub home: Home,
+    /// The monitors.
+    pub vmm: Arc<dyn Vmm>,
+    /// The root disks of images.
+    pub roots: Arc<dyn RootDisks>,
+}
+
+/// A boot that failed, and in which part.
+pub fn boot_failed(what: &str, error: &dyn std::fmt::Display) -> StopReason {
+    StopReason::new("boot_failed", format!("{what}: {error}"))
+}
+
+impl MachineLayout {
+    /// The machine of an instance. Makes its run-time directory if there is none.
+    ///
+    /// # Errors
+    /// If a part of it is missing on this host.
+    pub fn machine_spec(&self, id: &str, of: &InstanceSpec) -> Result<MachineSpec, StopReason> {
+        let (home, can) = (&self.home, self.vmm.capabilities());
+        let missing = |error| boot_failed("the host is not ready", &error);
+        let run_dir = home.run_dir(id);
+        Ok(MachineSpec {
+            name: id.to_owned(),
+            run_dir: run_dir.map_err(|error| boot_failed("cannot make the run-time directory", &error))?,
+            console_log: home.console(id),
+            kernel: home.kernel().map_err(missing)?,
+            initramfs: home.initramfs().map_err(missing)?,
+            root_disk: self.root_disk(of)?,
+            data_disk: home.disk(id),
+            memory_mib: of.memory_mib,
+            vcpus: of.vcpus,
+            // All that can be started from a template have everything, so that there are fewer kinds.
+            files: can.save || !of.mounts.is_empty(),
+            card: can.network.then(interface::interface),
+        })
+    }
+
+    fn root_disk(&self, spec: &InstanceSpec) -> Result<Vec<PathBuf>, StopReason> {
+        match &spec.image {
+            Some(image) => {
+                self.roots.parts(&image.digest).map_err(|error| StopReason::new("image_missing", error))
+            }
+            None => {
+                let base = self.home.rootfs_named(&spec.rootfs);
+                base.map(|path| vec![path]).map_err(|error| boot_failed("the host is not ready", &error))
+            }
+        }
+    }
+
+    /// Makes an instance's disk of so many MiB, or grows the one that is there.
+    ///
+    /// # Errors
+    /// The system's, as the reason of a failed boot.
+    pub async fn make_disk(&self, id: &str, mib: u64) -> Result<(), StopReason> {
+        let (path, size, cache) = (self.home.disk(id), mib << 20, self.home.cache());
+        let made = tokio::task::spawn_blocking(move || match path.exists() {
+            // It may have been asked to grow, or be that of an older snapshot.
+            true => disk::grow(&path, size),
+            false => DiskMaker::new(cache)?.create(&path, size),
+        })
+        .await;
+        let failed =
+            |error: &dyn std::fmt::Display| boot_failed("the instance's disk could not be made", error);
+        match made {
+            Ok(made) => made.map_err(|error| failed(&chain(&error))),
+            Err(_) => Err(failed(&"an internal fault")),
+        }
+    }
+
+    /// What a machine must have in common with a saved state to go on from it.
+    ///
+    /// # Errors
+    /// If its monitor saves no states.
+    pub fn compatibility_key(&self, spec: &MachineSpec) -> Result<String, String> {
+        self.vmm.compatibility_key(spec).ok_or_else(|| "this host's machines cannot be saved".to_owned())
+    }
+}

@@ -1,0 +1,207 @@
+//! Makes machines: from the warm pool, from a template, or by booting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_guest_link::{Events, Resume};
+use aegis_lifecycle::stop_reason::StopReason;
+use aegis_spec::instance::InstanceSpec;
+use aegis_vmm::{Machine, Origin};
+use tokio_util::sync::CancellationToken;
+
+use crate::boot_timings::{Start, Stopwatch};
+use crate::checkpoint::template_store::TemplateStore;
+use crate::disk_space::DiskSpace;
+use crate::error_chain::chain;
+use crate::file_server;
+use crate::host_memory;
+use crate::machine_layout::{MachineLayout, boot_failed};
+use crate::machine_pattern::MachinePattern;
+use crate::session::Session;
+use crate::stop_reasons;
+use crate::warm_pool::WarmPool;
+
+/// How long a guest that was started from a template may take to say that it is well; else its machine is replaced by
+/// one that boots.
+const CLONE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Code of a machine that was not made because the host's disk is full.
+const NO_ROOM: &str = "insufficient_disk";
+
+/// A machine that was made.
+#[derive(Debug)]
+pub struct NewMachine {
+    /// The machine.
+    pub machine: Arc<dyn Machine>,
+    /// The session with its guest, where that has been opened already.
+    session: Option<(Arc<Session>, Events)>,
+    /// Its kind, where there may be templates of such machines.
+    pub pattern: Option<MachinePattern>,
+}
+
+impl NewMachine {
+    /// Whether it boots, and did not come from a template.
+    #[must_use]
+    pub fn boots(&self) -> bool {
+        self.session.is_none()
+    }
+
+    /// The session with its guest, as soon as that is up.
+    ///
+    /// # Errors
+    /// If the guest cannot be reached.
+    pub async fn session(&mut self) -> Result<(Arc<Session>, Events), StopReason> {
+        if let Some(opened) = self.session.take() {
+            return Ok(opened);
+        }
+        let opened = Session::open(&*self.machine, Resume::default()).await;
+        opened.map(|(session, events, _)| (session, events)).map_err(|error| StopReason::unreachable(&error))
+    }
+}
+
+/// Makes machines. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct MachineMaker {
+    /// What machines are made from.
+    pub layout: MachineLayout,
+    /// The host's disk.
+    pub disk_space: Arc<DiskSpace>,
+    /// Where templates are kept.
+    pub templates: Arc<TemplateStore>,
+    /// Machines that are ready.
+    pub warm_pool: Arc<WarmPool>,
+}
+
+type Cloned = (Arc<dyn Machine>, (Arc<Session>, Events));
+
+impl MachineMaker {
+    /// Makes the machine of an instance, and its disk if it has none yet.
+    ///
+    /// # Errors
+    /// If the host lacks something, the machine cannot be started, or it is not wanted any more.
+    pub async fn make(
+        &self,
+        id: &str,
+        of: &InstanceSpec,
+        watch: &Stopwatch,
+        unwanted: &CancellationToken,
+    ) -> Result<NewMachine, StopReason> {
+        if let Some(text) = self.disk_space.refusal() {
+            return Err(StopReason::new(NO_ROOM, text));
+        }
+        self.check_host(of).await?;
+        self.layout.make_disk(id, of.disk_mib).await?;
+        let spec = self.layout.machine_spec(id, of)?;
+        // The console begins anew with each boot.
+        let _absent = std::fs::remove_file(&spec.console_log);
+        watch.lap("disk");
+        let pattern = self.templates.pattern(of, &spec, &*self.layout.vmm);
+        if let Some(kind) = &pattern {
+            if let Some((machine, opened)) = self.take_warm(kind, watch, unwanted).await? {
+                watch.note(Start::Spare);
+                return Ok(NewMachine { machine, session: Some(opened), pattern });
+            }
+            if let Some((machine, opened)) = self.clone_template(kind, watch, unwanted).await? {
+                watch.note(Start::Template);
+                return Ok(NewMachine { machine, session: Some(opened), pattern });
+            }
+        }
+        let machine = self.layout.vmm.start(&spec).await;
+        let machine = machine.map_err(|error| boot_failed("the machine did not start", &error))?;
+        watch.lap("machine");
+        Ok(NewMachine { machine, session: None, pattern })
+    }
+
+    /// Checks that the host has what a machine needs. Room on its disk is not looked at: a machine that comes back from there
+    /// takes none, and gives up what its memory took.
+    ///
+    /// # Errors
+    /// If memory or a directory of the host is missing.
+    pub async fn check_host(&self, of: &InstanceSpec) -> Result<(), StopReason> {
+        let needed = host_memory::needed_mib(of.memory_mib);
+        let lacking = || host_memory::available_memory_mib().filter(|available| *available < needed);
+        if lacking().is_some() {
+            self.warm_pool.yield_memory().await;
+        }
+        if let Some(available) = lacking() {
+            let text = format!("the host has {available} MiB of memory left; a machine needs {needed}");
+            return Err(StopReason::new("insufficient_memory", text));
+        }
+        file_server::check(&self.layout.home, of)
+    }
+
+    /// Makes the warm machine that of an instance; `None` if there is none of its kind, or it is of no use.
+    async fn take_warm(
+        &self,
+        pattern: &MachinePattern,
+        watch: &Stopwatch,
+        unwanted: &CancellationToken,
+    ) -> Result<Option<Cloned>, StopReason> {
+        let Some(warm) = self.warm_pool.take(pattern) else { return Ok(None) };
+        let why = match self.warm_pool.assign(warm, &pattern.spec).await {
+            Ok(machine) => {
+                watch.lap("machine");
+                match come_up(&machine, watch, unwanted).await? {
+                    Ok(opened) => return Ok(Some((machine, opened))),
+                    Err(why) => why,
+                }
+            }
+            Err(why) => why,
+        };
+        tracing::warn!(id = pattern.spec.name, why, "the warm machine was of no use");
+        Ok(None)
+    }
+
+    /// Starts a machine from a template; `None` if there is none, or the guest did not say that it is well.
+    async fn clone_template(
+        &self,
+        pattern: &MachinePattern,
+        watch: &Stopwatch,
+        unwanted: &CancellationToken,
+    ) -> Result<Option<Cloned>, StopReason> {
+        let key = &pattern.compatibility_key;
+        let Some(template) = self.templates.find(key).await else { return Ok(None) };
+        let spec = &pattern.spec;
+        watch.lap("template");
+        let restored =
+            self.layout.vmm.restore(spec, &template.devices, Origin::Common(&template.memory)).await;
+        let why = match restored {
+            Ok(machine) => {
+                watch.lap("machine");
+                match come_up(&machine, watch, unwanted).await? {
+                    Ok(opened) => return Ok(Some((machine, opened))),
+                    Err(why) => why,
+                }
+            }
+            Err(error) => chain(&error),
+        };
+        tracing::warn!(id = spec.name, why, "no machine could be started from its template; it boots");
+        self.templates.distrust(key);
+        Ok(None)
+    }
+}
+
+/// Waits until the guest of a machine that did not boot says that it is well; else that machine is ended, and why is said.
+async fn come_up(
+    machine: &Arc<dyn Machine>,
+    watch: &Stopwatch,
+    unwanted: &CancellationToken,
+) -> Result<Result<(Arc<Session>, Events), String>, StopReason> {
+    let why = tokio::select! {
+        opened = tokio::time::timeout(CLONE_TIMEOUT, Session::open(&**machine, Resume::default())) => match opened {
+            Ok(Ok((session, events, _))) => {
+                watch.lap("guest");
+                return Ok(Ok((session, events)));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not answer in time".to_owned(),
+        },
+        end = machine.ended() => stop_reasons::died(&end).message,
+        () = unwanted.cancelled() => {
+            machine.stop().await;
+            return Err(StopReason::stopped());
+        }
+    };
+    machine.stop().await;
+    Ok(Err(why))
+}

@@ -1,0 +1,96 @@
+//! Makes templates: a machine boots up to the point where it would be given to an instance, and is saved.
+
+use std::io;
+use std::sync::Arc;
+
+use aegis_guest_protocol::messages::Settle;
+use aegis_vmm::{Draft, Machine, MachineSpec, Saved};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::checkpoint::template_store::TemplateStore;
+use crate::disk_space::DiskSpace;
+use crate::error_chain::chain;
+use crate::ids::IdReservations;
+use crate::machine_layout::MachineLayout;
+use crate::machine_pattern::MachinePattern;
+use crate::scratch_machine;
+use crate::warm_pool::WarmPool;
+
+/// What such a machine has for a disk while it boots, bytes. Nobody looks at it.
+const PLACEHOLDER: u64 = 1 << 20;
+
+/// Makes templates in the background.
+#[derive(Debug)]
+pub struct TemplateBuilder {
+    /// What machines are made from.
+    pub layout: MachineLayout,
+    /// Where templates are kept.
+    pub store: Arc<TemplateStore>,
+    /// Told of each template that was made.
+    pub warm_pool: Arc<WarmPool>,
+    /// The host's disk.
+    pub disk_space: Arc<DiskSpace>,
+    /// Ids of machines that are no strays.
+    pub ids: IdReservations,
+    /// Owns the tasks, which are waited for before the daemon ends.
+    pub tasks: TaskTracker,
+    /// The daemon ends.
+    pub shutdown: CancellationToken,
+}
+
+impl TemplateBuilder {
+    /// Makes the template for machines like one that has just booted, unless there is one or it is being made.
+    pub fn build_later(self: &Arc<Self>, pattern: MachinePattern) {
+        if self.disk_space.refusal().is_some() {
+            return;
+        }
+        let Some(being_made) = self.store.begin(&pattern.compatibility_key) else { return };
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let name = being_made.name();
+            match this.build(pattern, name).await {
+                Ok(bytes) => tracing::info!(name, bytes, "a template was made"),
+                Err(error) => tracing::warn!(name, error, "no template was made"),
+            }
+        });
+    }
+
+    async fn build(&self, pattern: MachinePattern, name: &str) -> Result<u64, String> {
+        let id = format!("inst-template{name}");
+        let _reserved = self.ids.reserve(&id);
+        let spec = self.spec(&pattern.spec, &id).map_err(|error| error.to_string())?;
+        let saved = match self.layout.vmm.start(&spec).await {
+            Err(error) => Err(chain(&error)),
+            Ok(machine) => {
+                let saving = settle_and_save(&*machine, spec.memory_mib);
+                let saved = scratch_machine::in_time(&self.shutdown, saving).await;
+                machine.stop().await;
+                saved
+            }
+        };
+        scratch_machine::remove_files(&self.layout.home, &id);
+        let (saved, store) = (saved?, Arc::clone(&self.store));
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = store.write(&pattern, saved).map_err(|error| chain(&error))?;
+            Ok::<_, String>((written, pattern))
+        });
+        let (written, pattern) = writing.await.map_err(|error| error.to_string())??;
+        self.warm_pool.want(Some(pattern));
+        Ok(written)
+    }
+
+    /// A machine like another one, with disks of no content.
+    fn spec(&self, like: &MachineSpec, id: &str) -> io::Result<MachineSpec> {
+        std::fs::create_dir_all(self.store.dir())?;
+        let spec = scratch_machine::spec_like(&self.layout.home, like, id)?;
+        std::fs::File::create(&spec.data_disk)?.set_len(PLACEHOLDER)?;
+        Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], ..spec })
+    }
+}
+
+async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved, String> {
+    scratch_machine::call_once(machine, &Settle {}).await?;
+    let memory = Draft::new(u64::from(memory_mib) << 20).map_err(|error| error.to_string())?;
+    machine.save(memory).await.map_err(|error| chain(&error))
+}
