@@ -81,7 +81,6 @@ pub(crate) fn mount_early() -> io::Result<()> {
     // Without one of these a machine lacks something, and comes up.
     let groups = mount_at("cgroup2", Path::new(CGROUPS), plain() | MountFlags::NOEXEC, "");
     card::told("the bound of processes", groups.and_then(|()| group::enter()));
-    card::told(modules::MODPROBE, modules::mount_image());
     // A process that floods its pipe fills it before we empty it: each of our turns carries more.
     aegis_sys::guest::yield_to_others()?;
     // Here, so that it has been done in a guest that others are started from.
@@ -193,7 +192,7 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
 }
 
 impl Guest {
-    /// Mounts the root disk, unless it has stayed mounted.
+    /// Mounts the root disk with the modules that are on it, unless it has stayed mounted.
     fn mount_lower(&self) -> Result<(), RpcError> {
         if self.lower.replace(true) {
             return Ok(());
@@ -201,7 +200,9 @@ impl Guest {
         let image = disks::find(ROOT_SERIAL).map_err(failed("find the root disk"))?;
         fs::create_dir_all(LOWER).map_err(failed("create mount points"))?;
         mount(&image, LOWER, "erofs", MountFlags::RDONLY, None)
-            .map_err(|error| failed("mount the root disk")(error.into()))
+            .map_err(|error| failed("mount the root disk")(error.into()))?;
+        card::told(modules::MODPROBE, modules::mount_from(&image));
+        Ok(())
     }
 
     fn mount_root(&self) -> Result<(), RpcError> {

@@ -28,7 +28,8 @@ pub(crate) async fn boot(context: &Arc<Context>, order: &Order, origin: &Origin)
     let live = &order.live;
     boot::check(context, &order.spec).await.map_err(|reason| reason.message)?;
     order.take_disk().await.map_err(|reason| reason.message)?;
-    let spec = boot::machine_spec(context, &order.id, &order.spec).map_err(|reason| reason.message)?;
+    let spec = boot::standing_spec(context, &order.id, &order.spec, from.modules.as_deref());
+    let spec = spec.map_err(|reason| reason.message)?;
     if context.vmm.likeness(&spec).as_ref() != Some(&from.likeness) {
         return Err("it was taken by another version, or of another kind of machine".to_owned());
     }

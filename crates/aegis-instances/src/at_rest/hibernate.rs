@@ -40,6 +40,9 @@ struct Note {
     boot: Boot,
     /// What a machine must have in common with it.
     likeness: String,
+    /// The file with its modules.
+    #[serde(default)]
+    modules: Option<String>,
     /// The disk that belongs to its memory.
     disk: Version,
 }
@@ -118,7 +121,8 @@ async fn write(
     live: &Live,
     machine: &dyn Machine,
 ) -> Result<(), String> {
-    let spec = boot::machine_spec(context, id, of).map_err(|reason| reason.message)?;
+    let modules = boot::modules_of(machine);
+    let spec = boot::standing_spec(context, id, of, modules.as_deref()).map_err(|reason| reason.message)?;
     let likeness = context.vmm.likeness(&spec).ok_or("this machine is like no other")?;
     // Its processes stand still already, and go on doing so; its kernel is to write what they wrote.
     machine.resume().await.map_err(|error| chain(&error))?;
@@ -131,27 +135,26 @@ async fn write(
     let writing = tokio::task::spawn_blocking(move || {
         // If the host crashes later, the memory is not to be newer than the disk.
         File::open(&disk)?.sync_all()?;
-        at_rest::write(&path, &Note { boot, likeness, disk: Version::of(&disk)? }, &saved, None)
+        at_rest::write(&path, &Note { boot, likeness, modules, disk: Version::of(&disk)? }, &saved, None)
     });
     let written = writing.await.map_err(|error| error.to_string())?;
     written.map(drop).map_err(|error| chain(&error))
 }
 
-/// Opens a machine's file, if it is of this boot, version and disk.
+/// Opens a machine's file, if it is of this boot and disk.
 fn open(
     path: &Path,
     boot: Boot,
-    likeness: &str,
     disk: &Path,
-) -> Result<saved::Saved<io::BufReader<File>>, SavedError> {
+) -> Result<(Note, saved::Saved<io::BufReader<File>>), SavedError> {
     let (note, file) = at_rest::open::<Note>(path)?;
-    if note.boot != boot || note.likeness != likeness {
-        return Err(SavedError::Damaged("it was written by another version, or of another machine"));
+    if note.boot != boot {
+        return Err(SavedError::Damaged("it was written of another machine"));
     }
     if note.disk != Version::of(disk)? {
         return Err(SavedError::Damaged("its disk has been written since"));
     }
-    Ok(file)
+    Ok((note, file))
 }
 
 /// Makes a machine again from what is on disk, and lets it go on. If that fails nothing is left of it.
@@ -183,12 +186,16 @@ async fn make(context: &Arc<Context>, order: &Order) -> Result<(), String> {
     if tables.iter().any(|table| !table.exists()) {
         return Err("the tables of its open files are gone".to_owned());
     }
-    let spec = boot::machine_spec(context, id, &order.spec).map_err(|reason| reason.message)?;
-    let likeness = context.vmm.likeness(&spec).ok_or("this machine is like no other")?;
     live.hold_disk(order.disk.begin().await);
-    let (path, disk, boot) = (file(&context.home, id), spec.data_disk.clone(), live.boot);
-    let opened = tokio::task::spawn_blocking(move || open(&path, boot, &likeness, &disk));
+    let (path, disk, boot) = (file(&context.home, id), context.home.disk(id), live.boot);
+    let opened = tokio::task::spawn_blocking(move || open(&path, boot, &disk));
     let opened = opened.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+    let (note, opened) = opened;
+    let spec = boot::standing_spec(context, id, &order.spec, note.modules.as_deref());
+    let spec = spec.map_err(|reason| reason.message)?;
+    if context.vmm.likeness(&spec).as_ref() != Some(&note.likeness) {
+        return Err("it was written by another version".to_owned());
+    }
     let devices = opened.head().devices.clone();
     let memory = Arc::new(Draft::new(opened.head().memory).map_err(|error| error.to_string())?);
     let into = Arc::clone(&memory);

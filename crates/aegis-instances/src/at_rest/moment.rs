@@ -33,6 +33,8 @@ const DISK: &str = "disk.ext4";
 pub(crate) struct Standing {
     /// What machines must have in common with it to go on from it.
     pub(crate) likeness: String,
+    /// The file with its modules.
+    pub(crate) modules: Option<String>,
     /// The machine.
     pub(crate) machine: Saved,
     /// Why others go on from it.
@@ -307,11 +309,12 @@ async fn stand(
     dir: &Path,
     watch: &Stopwatch,
 ) -> Result<Option<Arc<Standing>>, String> {
-    let spec = boot::machine_spec(context, id, of).map_err(|reason| reason.message)?;
+    let modules = boot::modules_of(machine);
+    let spec = boot::standing_spec(context, id, of, modules.as_deref()).map_err(|reason| reason.message)?;
     let standing = if let Some((room, cause)) = room {
         let likeness = context.vmm.likeness(&spec).ok_or("this machine is like no other")?;
         let machine = machine.save(room).await.map_err(|error| chain(&error))?;
-        Some(Arc::new(Standing { likeness, machine, cause }))
+        Some(Arc::new(Standing { likeness, modules, machine, cause }))
     } else {
         machine.pause().await.map_err(|error| chain(&error))?;
         None

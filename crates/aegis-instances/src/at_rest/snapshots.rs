@@ -72,6 +72,9 @@ struct Note {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct MachineNote {
     likeness: String,
+    /// The file with its modules.
+    #[serde(default)]
+    modules: Option<String>,
     /// The key that it is sealed with, sealed itself; without one it is not.
     key: Option<String>,
     /// Instance and time of the snapshot that it belongs to.
@@ -136,7 +139,8 @@ fn keep(moment: Moment, name: &Path, note: &Note, secrets: &dyn SecretValues) ->
         let dir = moment.dir();
         if let Some(standing) = &moment.machine {
             let of = (note.instance.clone(), note.created_ms);
-            let machine = MachineNote { likeness: standing.likeness.clone(), key: sealed, of };
+            let (likeness, modules) = (standing.likeness.clone(), standing.modules.clone());
+            let machine = MachineNote { likeness, modules, key: sealed, of };
             at_rest::write(&dir.join(MACHINE), &machine, &standing.machine, key.as_ref())?;
         }
         std::fs::write(dir.join(NOTE), serde_json::to_vec_pretty(note).map_err(io::Error::from)?)?;
@@ -176,7 +180,8 @@ fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<Standing,
         let key = Key::from_hex(&key).ok_or(SavedError::Damaged("its key is none"))?;
         file = file.unseal(key)?;
     }
-    Ok(Standing { likeness: machine.likeness, machine: at_rest::load(file)?, cause: Cause::Snapshot })
+    let (likeness, modules) = (machine.likeness, machine.modules);
+    Ok(Standing { likeness, modules, machine: at_rest::load(file)?, cause: Cause::Snapshot })
 }
 
 /// The first free name of a snapshot of an instance that is called so.

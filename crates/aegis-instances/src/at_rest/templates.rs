@@ -241,6 +241,7 @@ impl Pattern {
     pub(crate) fn fits(&self, other: &Pattern) -> bool {
         self.likeness == other.likeness
             && self.spec.root_disk == other.spec.root_disk
+            && self.spec.modules == other.spec.modules
             && self.disk_mib >= other.disk_mib
     }
 }
@@ -328,7 +329,7 @@ fn prepare(context: &Context, like: &MachineSpec, id: &str) -> std::io::Result<M
     std::fs::create_dir_all(&context.templates.dir)?;
     let spec = another(context, like, id)?;
     std::fs::File::create(&spec.data_disk)?.set_len(PLACEHOLDER)?;
-    Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], ..spec })
+    Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], modules: None, ..spec })
 }
 
 async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved, String> {

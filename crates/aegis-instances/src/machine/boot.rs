@@ -225,11 +225,39 @@ pub(crate) async fn check(context: &Context, of: &InstanceSpec) -> Result<(), St
     files::check(context, of)
 }
 
-/// The machine of an instance. Makes its run-time directory if there is none.
+/// The machine of an instance as it boots. Makes its run-time directory if there is none.
 pub(crate) fn machine_spec(
     context: &Context,
     id: &str,
     of: &InstanceSpec,
+) -> Result<MachineSpec, StopReason> {
+    // An initial file system of an earlier version has them itself.
+    let modules = context.home.modules().ok();
+    spec_with(context, id, of, modules)
+}
+
+/// The machine of an instance as one that stood still was started: its guest may have looked at its modules. That of an
+/// earlier version has none on its disk.
+pub(crate) fn standing_spec(
+    context: &Context,
+    id: &str,
+    of: &InstanceSpec,
+    modules: Option<&str>,
+) -> Result<MachineSpec, StopReason> {
+    let modules = modules.map(|name| context.home.modules_named(name)).transpose();
+    spec_with(context, id, of, modules.map_err(|error| failed("the host is not ready", &error))?)
+}
+
+/// The name of the file with the modules that a machine was started with.
+pub(crate) fn modules_of(machine: &dyn Machine) -> Option<String> {
+    Some(machine.handle().modules?.file_name()?.to_str()?.to_owned())
+}
+
+fn spec_with(
+    context: &Context,
+    id: &str,
+    of: &InstanceSpec,
+    modules: Option<PathBuf>,
 ) -> Result<MachineSpec, StopReason> {
     let (home, can) = (&context.home, context.vmm.capabilities());
     let missing = |error| failed("the host is not ready", &error);
@@ -240,6 +268,7 @@ pub(crate) fn machine_spec(
         kernel: home.kernel().map_err(missing)?,
         initramfs: home.initramfs().map_err(missing)?,
         root_disk: root_disk(context, of)?,
+        modules,
         data_disk: home.disk(id),
         memory_mib: of.memory_mib,
         vcpus: of.vcpus,
