@@ -202,3 +202,28 @@ fn modules_are_found_in_a_fork_after_hibernation_and_in_an_image_without_anythin
                chmod 755 /sbin/modprobe; ip link add name xd type geneve id 1 remote 10.9.9.9 && ls /called 2>&1 | grep -c 'No such'";
     assert_eq!(shell(&daemon, own), "1\n");
 }
+
+#[test]
+fn a_machine_keeps_the_modules_that_it_was_started_with() {
+    let daemon = Daemon::start();
+    let _id = daemon.instance("box", &["sleep", "1000"]);
+    assert_eq!(shell(&daemon, "check before ip link add name xa type dummy"), "");
+    assert_eq!(daemon.aegis(&["instance", "hibernate", "box"]).code, 0);
+    // As when the kernel is built anew, but these are none.
+    let kernel = daemon.root().join("kernel");
+    std::fs::create_dir_all(&kernel).unwrap();
+    std::fs::write(kernel.join("modules-other.erofs"), vec![0; 1 << 20]).unwrap();
+    std::os::unix::fs::symlink("modules-other.erofs", kernel.join("modules")).unwrap();
+    assert_eq!(shell(&daemon, "check woken ip link add name xb type wireguard"), "");
+    let forked = daemon.aegis(&["fork", "box", "--name", "copy"]);
+    assert_eq!(forked.code, 0, "{}", forked.err());
+    let script =
+        "ip link add name xc type vxlan id 1 dstport 4789 dev lo && ip -br link | grep -c '^x[abc] '";
+    assert_eq!(daemon.ok(&["exec", "copy-1", "--", "sh", "-c", script]), "3\n");
+    // One that boots now does without.
+    let _id = daemon.instance("new", &["sleep", "1000"]);
+    assert_ne!(
+        daemon.aegis(&["exec", "new", "--", "ip", "link", "add", "name", "xa", "type", "dummy"]).code,
+        0
+    );
+}

@@ -81,15 +81,15 @@ pub(crate) fn write_resolver(text: &str, record: &Record) {
     if record.edited(resolver) {
         return;
     }
-    record.remember(resolver, text.as_bytes());
     if places::read(resolver).is_ok_and(|old| old == text.as_bytes()) {
+        record.remember(resolver, text.as_bytes());
         return;
     }
     // A link to a resolver's run-time file would dangle.
     if fs::symlink_metadata(resolver).is_ok_and(|meta| meta.is_symlink()) {
         let _stays = fs::remove_file(resolver);
     }
-    told(RESOLVER, places::put(resolver, text.as_bytes()));
+    told(RESOLVER, record.write(resolver, text.as_bytes()));
 }
 
 /// Says what the root did not take, where whoever looks for it will find it.

@@ -20,6 +20,7 @@ use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
 use crate::group::{self, CGROUPS};
 use crate::modules;
+use crate::mount_points::{self, Wanted};
 use crate::names;
 use crate::places;
 use crate::record::{self, Record};
@@ -27,7 +28,7 @@ use crate::reserve;
 use crate::settings;
 use crate::shares;
 use crate::stage;
-use crate::stores::Stores;
+use crate::stores::{self, Stores};
 use crate::volatile::{self, SHARED};
 
 /// Number of the control port: the host's `nr=`.
@@ -81,7 +82,6 @@ pub(crate) fn mount_early() -> io::Result<()> {
     // Without one of these a machine lacks something, and comes up.
     let groups = mount_at("cgroup2", Path::new(CGROUPS), plain() | MountFlags::NOEXEC, "");
     card::told("the bound of processes", groups.and_then(|()| group::enter()));
-    card::told(modules::MODPROBE, modules::mount_image());
     // A process that floods its pipe fills it before we empty it: each of our turns carries more.
     aegis_sys::guest::yield_to_others()?;
     // Here, so that it has been done in a guest that others are started from.
@@ -170,6 +170,8 @@ const UPPER: &str = "/mnt/upper";
 const ROOT: &str = "/mnt/root";
 /// Where the root disk is mounted.
 const LOWER: &str = "/mnt/lower";
+/// Where mount points are that the root disk lacks.
+const POINTS: &str = "/mnt/points";
 /// Where an instance's workspace is.
 const WORKSPACE: &str = "/workspace";
 
@@ -192,8 +194,17 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
     move |error| RpcError::new(code::ROOT, format!("{what}: {error}"))
 }
 
+/// Makes the layer with what is mounted in every root, but few images have.
+fn lay_mount_points() -> io::Result<()> {
+    let modules = modules::place();
+    let own = [Path::new(WORKSPACE), &modules].map(|at| Wanted { at, mode: 0o755, with_parents: true });
+    let store = |at| Wanted { at: Path::new(at), mode: stores::PRIVATE.bits(), with_parents: false };
+    let wanted: Vec<Wanted<'_>> = own.into_iter().chain(stores::STORES.into_iter().map(store)).collect();
+    mount_points::lay(Path::new(LOWER), Path::new(POINTS), &wanted)
+}
+
 impl Guest {
-    /// Mounts the root disk, unless it has stayed mounted.
+    /// Mounts the root disk with the modules that are on it, unless it has stayed mounted.
     fn mount_lower(&self) -> Result<(), RpcError> {
         if self.lower.replace(true) {
             return Ok(());
@@ -201,7 +212,9 @@ impl Guest {
         let image = disks::find(ROOT_SERIAL).map_err(failed("find the root disk"))?;
         fs::create_dir_all(LOWER).map_err(failed("create mount points"))?;
         mount(&image, LOWER, "erofs", MountFlags::RDONLY, None)
-            .map_err(|error| failed("mount the root disk")(error.into()))
+            .map_err(|error| failed("mount the root disk")(error.into()))?;
+        card::told(modules::MODPROBE, modules::mount_from(&image));
+        lay_mount_points().map_err(failed("create mount points"))
     }
 
     fn mount_root(&self) -> Result<(), RpcError> {
@@ -221,7 +234,7 @@ impl Guest {
             fs::create_dir_all(upper.join(dir)).map_err(failed("prepare the instance's disk"))?;
         }
         volatile::empty(&upper.join("root"));
-        let options = c"lowerdir=/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work";
+        let options = c"lowerdir=/mnt/points:/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work";
         mount("overlay", root, "overlay", MountFlags::NOATIME, Some(options))
             .map_err(|error| failed("join the disks")(error.into()))?;
         // On a full disk nothing is remembered.

@@ -9,6 +9,7 @@ mod host_changes;
 mod input;
 mod machine;
 mod modules;
+mod mount_points;
 mod names;
 mod places;
 mod record;

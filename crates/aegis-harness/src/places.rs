@@ -3,7 +3,7 @@
 //! All of this is done when the root has been entered, so that links, absolute ones too, lead nowhere out of it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -57,7 +57,16 @@ fn make(path: &Path, links: u32) -> io::Result<bool> {
 
 /// Gives a small file these contents, whatever was in its place: a link that leads nowhere, a device, an empty directory.
 pub(crate) fn put(path: &Path, text: &[u8]) -> io::Result<()> {
-    let Err(error) = overwrite(path, text) else { return Ok(()) };
+    put_by(overwrite, path, text)
+}
+
+/// As [`put`], for a file that is likely to be the image's.
+pub(crate) fn put_over_image(path: &Path, text: &[u8]) -> io::Result<()> {
+    put_by(empty_and_write, path, text)
+}
+
+fn put_by(write: fn(&Path, &[u8]) -> io::Result<()>, path: &Path, text: &[u8]) -> io::Result<()> {
+    let Err(error) = write(path, text) else { return Ok(()) };
     if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem) {
         return Err(error);
     }
@@ -69,7 +78,18 @@ pub(crate) fn put(path: &Path, text: &[u8]) -> io::Result<()> {
         Ok(_) => fs::remove_file(path)?,
         Err(_) => {}
     }
-    overwrite(path, text)
+    write(path, text)
+}
+
+/// Gives a small file these contents. It is made empty first, so that overlayfs copies nothing of an image's file to the
+/// instance's disk: it would wait until that has been written.
+fn empty_and_write(path: &Path, text: &[u8]) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).custom_flags(NO_WAIT).open(path)?;
+    file.write_all(text)
 }
 
 /// Gives a small file these contents. Its blocks stay what they are: for a file that is made empty first ext4 allocates
@@ -170,8 +190,14 @@ mod tests {
         for name in ["dangling", "circle", "device", "link", "empty", "pipe", "new/dir/file"] {
             put(&at(name), b"text").unwrap();
             assert_eq!(read(&at(name)).unwrap(), b"text", "{name}");
+            put_over_image(&at(name), b"new").unwrap();
+            assert_eq!(read(&at(name)).unwrap(), b"new", "{name}");
         }
-        assert_eq!(fs::read(at("real")).unwrap(), b"text", "through a link to a file");
+        std::fs::remove_file(at("device")).unwrap();
+        symlink("/dev/null", at("device")).unwrap();
+        put_over_image(&at("device"), b"text").unwrap();
+        assert_eq!(read(&at("device")).unwrap(), b"text");
+        assert_eq!(fs::read(at("real")).unwrap(), b"new", "through a link to a file");
         fs::create_dir_all(at("full/of")).unwrap();
         assert!(put(&at("full"), b"text").is_err(), "what is in a directory stays");
     }

@@ -43,8 +43,9 @@ impl Record {
     /// # Errors
     /// Those of the file. What cannot be remembered counts as edited at the next start.
     pub(crate) fn write(&self, file: &Path, text: &[u8]) -> io::Result<()> {
+        let is_of_image = self.last(file).is_none();
         self.remember(file, text);
-        places::put(file, text)
+        if is_of_image { places::put_over_image(file, text) } else { places::put(file, text) }
     }
 
     /// Remembers `text` as what was written to `file`.

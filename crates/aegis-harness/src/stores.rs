@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use crate::trees;
 
 /// Docker's images and containers, those of podman, buildah and CRI-O, and those of containerd.
-const STORES: [&str; 3] = ["/var/lib/docker", "/var/lib/containers", "/var/lib/containerd"];
+pub(crate) const STORES: [&str; 3] = ["/var/lib/docker", "/var/lib/containers", "/var/lib/containerd"];
 /// Their mode, as the programs themselves make them: for root alone, and to pass through.
-const PRIVATE: Mode = Mode::from_raw_mode(0o711);
+pub(crate) const PRIVATE: Mode = Mode::from_raw_mode(0o711);
 /// Where they are on the instance's disk.
 const DIR: &str = "stores";
 

@@ -7,7 +7,7 @@ use aegis_lifecycle::stop_reason::StopReason;
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::disk::{self, DiskMaker};
 use aegis_store::home::Home;
-use aegis_vmm::{MachineSpec, Vmm};
+use aegis_vmm::{Machine, MachineSpec, Vmm};
 
 use crate::error_chain::chain;
 use crate::network::interface;
@@ -29,12 +29,43 @@ pub fn boot_failed(what: &str, error: &dyn std::fmt::Display) -> StopReason {
     StopReason::new("boot_failed", format!("{what}: {error}"))
 }
 
+/// The name of the file with the modules that a machine was started with.
+#[must_use]
+pub fn modules_of(machine: &dyn Machine) -> Option<String> {
+    Some(machine.handle().modules?.file_name()?.to_str()?.to_owned())
+}
+
 impl MachineLayout {
-    /// The machine of an instance. Makes its run-time directory if there is none.
+    /// The machine of an instance as it boots. Makes its run-time directory if there is none.
     ///
     /// # Errors
     /// If a part of it is missing on this host.
     pub fn machine_spec(&self, id: &str, of: &InstanceSpec) -> Result<MachineSpec, StopReason> {
+        // An initial file system of an earlier version has them itself.
+        self.spec_with(id, of, self.home.modules().ok())
+    }
+
+    /// The machine of an instance as one that was saved was started: its guest may have looked at its modules, which are in
+    /// the file with this name. That of an earlier version has none on its disk.
+    ///
+    /// # Errors
+    /// If a part of it is missing on this host.
+    pub fn saved_spec(
+        &self,
+        id: &str,
+        of: &InstanceSpec,
+        modules: Option<&str>,
+    ) -> Result<MachineSpec, StopReason> {
+        let modules = modules.map(|name| self.home.modules_named(name)).transpose();
+        self.spec_with(id, of, modules.map_err(|error| boot_failed("the host is not ready", &error))?)
+    }
+
+    fn spec_with(
+        &self,
+        id: &str,
+        of: &InstanceSpec,
+        modules: Option<PathBuf>,
+    ) -> Result<MachineSpec, StopReason> {
         let (home, can) = (&self.home, self.vmm.capabilities());
         let missing = |error| boot_failed("the host is not ready", &error);
         let run_dir = home.run_dir(id);
@@ -45,6 +76,7 @@ impl MachineLayout {
             kernel: home.kernel().map_err(missing)?,
             initramfs: home.initramfs().map_err(missing)?,
             root_disk: self.root_disk(of)?,
+            modules,
             data_disk: home.disk(id),
             memory_mib: of.memory_mib,
             vcpus: of.vcpus,

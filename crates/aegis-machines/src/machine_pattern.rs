@@ -20,6 +20,7 @@ impl MachinePattern {
     pub fn fits(&self, other: &MachinePattern) -> bool {
         self.compatibility_key == other.compatibility_key
             && self.spec.root_disk == other.spec.root_disk
+            && self.spec.modules == other.spec.modules
             && self.disk_mib >= other.disk_mib
     }
 }

@@ -85,7 +85,7 @@ impl TemplateBuilder {
         std::fs::create_dir_all(self.store.dir())?;
         let spec = scratch_machine::spec_like(&self.layout.home, like, id)?;
         std::fs::File::create(&spec.data_disk)?.set_len(PLACEHOLDER)?;
-        Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], ..spec })
+        Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], modules: None, ..spec })
     }
 }
 

@@ -51,15 +51,17 @@ pub fn free(control: &File) -> io::Result<u32> {
     u32::try_from(number).map_err(io::Error::other)
 }
 
-/// Shows `file` as the block device `device`, which can only be read and is freed by its last user.
+/// Shows a part of `file`, its beginning and length in bytes, as the block device `device`, which can only be read and is
+/// freed by its last user.
 ///
 /// # Errors
 /// The system's; `EBUSY` if somebody has taken the device.
-pub fn show(device: &File, file: &File) -> io::Result<()> {
+pub fn show(device: &File, file: &File, part: (u64, u64)) -> io::Result<()> {
     // SAFETY: integers and arrays of integers, for which zeroes are valid.
     let mut config: Config = unsafe { std::mem::zeroed() };
     config.fd = u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?;
     config.info.flags = FLAGS;
+    (config.info.offset, config.info.size_limit) = part;
     // SAFETY: the structure has the layout that the request asks for and outlives the call; both descriptors are open.
     check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &config) })
 }
@@ -77,6 +79,6 @@ mod tests {
     fn what_is_no_loop_device_is_refused() {
         let null = File::open("/dev/null").unwrap();
         assert!(free(&null).is_err());
-        assert!(show(&null, &null).is_err());
+        assert!(show(&null, &null, (0, 512)).is_err());
     }
 }

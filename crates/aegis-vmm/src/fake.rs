@@ -113,6 +113,7 @@ impl Machine for FakeMachine {
             process: self.process.id().clone(),
             run_dir: self.run_dir.clone(),
             console_log: self.console_log.clone(),
+            modules: None,
         }
     }
 

@@ -92,6 +92,8 @@ pub struct MachineSpec {
     pub initramfs: PathBuf,
     /// Read-only root disk, shared with other machines: files that follow each other on it, each of whole sectors.
     pub root_disk: Vec<PathBuf>,
+    /// The kernel's modules, which follow the root on that disk; `None` where the initial file system has them itself.
+    pub modules: Option<PathBuf>,
     /// Writable disk, the machine's own.
     pub data_disk: PathBuf,
     /// Memory, MiB.
@@ -143,6 +145,9 @@ pub struct MachineHandle {
     pub run_dir: PathBuf,
     /// Where its console goes.
     pub console_log: PathBuf,
+    /// The modules that it was started with, on its root disk.
+    #[serde(default)]
+    pub modules: Option<PathBuf>,
 }
 
 /// Why a machine is no more.

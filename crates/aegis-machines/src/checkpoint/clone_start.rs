@@ -38,7 +38,8 @@ pub async fn start_clone(
     let run = &order.run;
     maker.check_host(&order.spec).await.map_err(|reason| reason.message)?;
     order.take_disk().await.map_err(|reason| reason.message)?;
-    let spec = maker.layout.machine_spec(&order.id, &order.spec).map_err(|reason| reason.message)?;
+    let spec = maker.layout.saved_spec(&order.id, &order.spec, from.modules.as_deref());
+    let spec = spec.map_err(|reason| reason.message)?;
     if maker.layout.vmm.compatibility_key(&spec).as_ref() != Some(&from.compatibility_key) {
         return Err("it was taken by another version, or of another kind of machine".to_owned());
     }

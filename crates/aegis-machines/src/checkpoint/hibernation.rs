@@ -24,6 +24,7 @@ use crate::checkpoint::machine_file::{self, FileVersion};
 use crate::error_chain::chain;
 use crate::exports;
 use crate::helpers::Helpers;
+use crate::machine_layout::modules_of;
 use crate::machine_maker::MachineMaker;
 use crate::machine_run::{MachineRun, resume};
 use crate::network::interface;
@@ -42,6 +43,9 @@ struct Note {
     /// What a machine must have in common with it.
     #[serde(rename = "likeness")]
     compatibility_key: String,
+    /// The file with its kernel's modules.
+    #[serde(default)]
+    modules: Option<String>,
     /// The disk that belongs to its memory.
     disk: FileVersion,
 }
@@ -134,7 +138,8 @@ impl Hibernation {
         machine: &dyn Machine,
     ) -> Result<(), String> {
         let layout = &self.maker.layout;
-        let spec = layout.machine_spec(id, of).map_err(|reason| reason.message)?;
+        let modules = modules_of(machine);
+        let spec = layout.saved_spec(id, of, modules.as_deref()).map_err(|reason| reason.message)?;
         let compatibility_key = layout.compatibility_key(&spec)?;
         // Its processes stand still already, and go on doing so; its kernel is to write what they wrote.
         machine.resume().await.map_err(|error| chain(&error))?;
@@ -149,7 +154,7 @@ impl Hibernation {
         let writing = tokio::task::spawn_blocking(move || {
             // If the host crashes later, the memory is not to be newer than the disk.
             File::open(&disk)?.sync_all()?;
-            let note = Note { boot, compatibility_key, disk: FileVersion::of(&disk)? };
+            let note = Note { boot, compatibility_key, modules, disk: FileVersion::of(&disk)? };
             machine_file::write(&path, &note, &saved, None)
         });
         let written = writing.await.map_err(|error| error.to_string())?;
@@ -188,12 +193,16 @@ impl Hibernation {
         if tables.iter().any(|table| !table.exists()) {
             return Err("the tables of its open files are gone".to_owned());
         }
-        let spec = layout.machine_spec(id, &order.spec).map_err(|reason| reason.message)?;
-        let key = layout.compatibility_key(&spec)?;
         run.hold_disk(order.disk.acquire().await);
-        let (path, disk, boot) = (file(&layout.home, id), spec.data_disk.clone(), run.boot);
-        let opened = tokio::task::spawn_blocking(move || open(&path, boot, &key, &disk));
+        let (path, disk, boot) = (file(&layout.home, id), layout.home.disk(id), run.boot);
+        let opened = tokio::task::spawn_blocking(move || open(&path, boot, &disk));
         let opened = opened.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        let (note, opened) = opened;
+        let spec = layout.saved_spec(id, &order.spec, note.modules.as_deref());
+        let spec = spec.map_err(|reason| reason.message)?;
+        if layout.compatibility_key(&spec)? != note.compatibility_key {
+            return Err("it was written by another version".to_owned());
+        }
         let devices = opened.head().devices.clone();
         let memory = Arc::new(Draft::new(opened.head().memory).map_err(|error| error.to_string())?);
         let into = Arc::clone(&memory);
@@ -232,19 +241,18 @@ impl Hibernation {
     }
 }
 
-/// Opens a machine's file, if it is of this boot, version and disk.
+/// Opens a machine's file, if it is of this boot and disk.
 fn open(
     path: &Path,
     boot: Boot,
-    compatibility_key: &str,
     disk: &Path,
-) -> Result<saved::Saved<io::BufReader<File>>, SavedError> {
+) -> Result<(Note, saved::Saved<io::BufReader<File>>), SavedError> {
     let (note, file) = machine_file::open::<Note>(path)?;
-    if note.boot != boot || note.compatibility_key != compatibility_key {
-        return Err(SavedError::Damaged("it was written by another version, or of another machine"));
+    if note.boot != boot {
+        return Err(SavedError::Damaged("it was written of another machine"));
     }
     if note.disk != FileVersion::of(disk)? {
         return Err(SavedError::Damaged("its disk has been written since"));
     }
-    Ok(file)
+    Ok((note, file))
 }

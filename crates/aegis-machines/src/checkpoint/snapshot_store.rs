@@ -74,6 +74,9 @@ pub struct Note {
 struct MachineNote {
     #[serde(rename = "likeness")]
     compatibility_key: String,
+    /// The file with its kernel's modules.
+    #[serde(default)]
+    modules: Option<String>,
     /// The key that it is sealed with, sealed itself; without one it is not.
     key: Option<String>,
     /// Instance and time of the snapshot that it belongs to.
@@ -152,7 +155,8 @@ fn keep(
         let dir = checkpoint.dir();
         if let Some(saved) = &checkpoint.machine {
             let of = (note.instance.clone(), note.created_ms);
-            let machine = MachineNote { compatibility_key: saved.compatibility_key.clone(), key: sealed, of };
+            let (compatibility_key, modules) = (saved.compatibility_key.clone(), saved.modules.clone());
+            let machine = MachineNote { compatibility_key, modules, key: sealed, of };
             machine_file::write(&dir.join(MACHINE), &machine, &saved.saved, key.as_ref())?;
         }
         std::fs::write(dir.join(NOTE), serde_json::to_vec_pretty(note).map_err(io::Error::from)?)?;
@@ -194,6 +198,7 @@ fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<SavedMach
     }
     Ok(SavedMachine {
         compatibility_key: machine.compatibility_key,
+        modules: machine.modules,
         saved: machine_file::load(file)?,
         cause: Cause::Snapshot,
     })

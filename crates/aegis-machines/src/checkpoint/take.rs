@@ -19,7 +19,7 @@ use crate::boot_timings::Stopwatch;
 use crate::checkpoint::machine_file::FileVersion;
 use crate::error_chain::chain;
 use crate::exports;
-use crate::machine_layout::MachineLayout;
+use crate::machine_layout::{MachineLayout, modules_of};
 use crate::machine_run::{MachineRun, resume};
 
 /// Name of the disk's copy.
@@ -30,6 +30,8 @@ const DISK: &str = "disk.ext4";
 pub struct SavedMachine {
     /// What machines must have in common with it to go on from it.
     pub compatibility_key: String,
+    /// The file with its kernel's modules.
+    pub modules: Option<String>,
     /// Its devices and memory.
     pub saved: Saved,
     /// Why others go on from it.
@@ -258,11 +260,12 @@ async fn stand(
     dir: &Path,
     watch: &Stopwatch,
 ) -> Result<Option<Arc<SavedMachine>>, String> {
-    let spec = layout.machine_spec(id, of).map_err(|reason| reason.message)?;
+    let modules = modules_of(machine);
+    let spec = layout.saved_spec(id, of, modules.as_deref()).map_err(|reason| reason.message)?;
     let standing = if let Some((room, cause)) = room {
         let compatibility_key = layout.compatibility_key(&spec)?;
         let saved = machine.save(room).await.map_err(|error| chain(&error))?;
-        Some(Arc::new(SavedMachine { compatibility_key, saved, cause }))
+        Some(Arc::new(SavedMachine { compatibility_key, modules, saved, cause }))
     } else {
         machine.pause().await.map_err(|error| chain(&error))?;
         None

@@ -1,10 +1,12 @@
 //! Making an instance's writable disk: a sparse file with an empty ext4.
 //!
-//! `mkfs.ext4` runs once per size, for a template in the cache; a disk is a copy of it, by reflink where the file
+//! `mkfs.ext4` runs once per size, for a template in the cache, which then gets what every guest needs on it; a disk is a copy of it, by reflink where the file
 //! system can, else of its few hundred KiB of data. The file system is complete: nothing is left for the guest
 //! kernel to initialise in the background, which would fill the sparse file for nothing.
 //!
 //! All functions block; asynchronous callers run them on a blocking thread.
+
+mod furniture;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -155,11 +157,11 @@ impl DiskMaker {
 
     /// The template of this size, made if it is not there.
     fn template(&self, size: u64) -> Result<File, DiskError> {
-        let path = self.cache_dir.join(format!("ext4-{size}-v1.img"));
+        let path = self.cache_dir.join(format!("ext4-{size}-v2.img"));
         if let Some(template) = open_template(&path, size)? {
             return Ok(template);
         }
-        let lock_path = self.cache_dir.join(format!("ext4-{size}-v1.lock"));
+        let lock_path = self.cache_dir.join(format!("ext4-{size}-v2.lock"));
         let lock = File::create(&lock_path).map_err(failed("create", &lock_path))?;
         lock.lock().map_err(failed("lock", &lock_path))?;
         if let Some(template) = open_template(&path, size)? {
@@ -168,6 +170,10 @@ impl DiskMaker {
         // Under the lock these names are ours; what a crash left under them is replaced.
         let made = Partial::create(with_suffix(&path, ".mkfs"))?;
         self.make_file_system(&made, size)?;
+        if let Err(error) = furniture::put(&self.mkfs, &made.path) {
+            tracing::debug!(%error, "each guest prepares its new disk itself");
+            self.make_file_system(&made, size)?;
+        }
         let source = File::open(&made.path).map_err(failed("open", &made.path))?;
         let sparse = Partial::create(with_suffix(&path, ""))?;
         sparse.fill_from(&source, size)?;

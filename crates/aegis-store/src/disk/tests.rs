@@ -33,7 +33,7 @@ fn disks_are_sound_and_sparse() {
     for size in [MIN_DISK_BYTES, 1024 * MIB, 10 * 1024 * MIB] {
         let disk = dir.path().join(format!("{size}.ext4"));
         maker.create(&disk, size).unwrap();
-        let template = dir.path().join(format!("ext4-{size}-v1.img"));
+        let template = dir.path().join(format!("ext4-{size}-v2.img"));
         assert_eq!(fs::metadata(&disk).unwrap().len(), size);
         assert!(allocated(&disk) < 400 * 1024, "{} bytes of {size}", allocated(&disk));
         assert!(allocated(&template) < 400 * 1024);
@@ -52,6 +52,26 @@ fn nothing_is_left_for_the_guest_to_initialise() {
     let groups = text.lines().filter(|line| line.starts_with("Group ") && line.contains("(Blocks")).count();
     let zeroed = text.lines().filter(|line| line.contains("ITABLE_ZEROED")).count();
     assert_eq!((groups, zeroed), (8, 8), "{text}");
+}
+
+#[test]
+fn a_new_disk_has_what_its_guest_would_make_on_it() {
+    let (dir, maker) = maker();
+    let disk = dir.path().join("d.ext4");
+    maker.create(&disk, MIN_DISK_BYTES).unwrap();
+    let ask = |question: &str| {
+        let mut command = Command::new(maker.mkfs.with_file_name("debugfs"));
+        let output = command.args(["-R", question]).arg(&disk).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (path, mode) in [("root", "0755"), ("work", "0755"), ("written", "0755"), ("stores/docker", "0711")] {
+        let text = ask(&format!("stat {path}"));
+        assert!(text.contains("Type: directory") && text.contains(&format!("Mode:  {mode}")), "{text}");
+        assert!(text.contains("User:     0   Group:     0"), "{text}");
+    }
+    let first = ask("stat reserve/0");
+    assert!(first.contains("Size: 65536") && first.contains("Blockcount: 128"), "{first}");
+    assert!(ask("stat reserve/7").contains("Type: regular"));
 }
 
 #[test]
@@ -103,7 +123,7 @@ fn of_concurrent_creates_of_one_disk_one_wins() {
 #[test]
 fn a_torn_template_is_made_again() {
     let (dir, maker) = maker();
-    let template = dir.path().join(format!("ext4-{MIN_DISK_BYTES}-v1.img"));
+    let template = dir.path().join(format!("ext4-{MIN_DISK_BYTES}-v2.img"));
     fs::write(&template, "torn").unwrap();
     fs::write(with_suffix(&template, ""), "torn").unwrap();
     let disk = dir.path().join("d.ext4");

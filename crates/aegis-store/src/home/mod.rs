@@ -14,6 +14,7 @@
 //!   <architecture>/          the same for guests of a foreign architecture
 //! ```
 
+mod assets;
 mod lock;
 
 use std::fs::{self, DirBuilder, Permissions};
@@ -345,59 +346,6 @@ impl Home {
     pub(crate) fn remove_empty_short_run(&self) {
         drop(fs::remove_dir(self.short_run()));
     }
-
-    /// The guest kernel, `kernel/vmlinux`.
-    ///
-    /// # Errors
-    /// [`HomeError::AssetMissing`] with every path tried.
-    pub fn kernel(&self) -> Result<PathBuf, HomeError> {
-        self.asset("the guest kernel", "kernel/vmlinux")
-    }
-
-    /// The initial file system with the harness, `kernel/initramfs.cpio`.
-    ///
-    /// # Errors
-    /// [`HomeError::AssetMissing`] with every path tried.
-    pub fn initramfs(&self) -> Result<PathBuf, HomeError> {
-        self.asset("the guest initramfs", "kernel/initramfs.cpio")
-    }
-
-    /// The default root file system: the file that `base-rootfs/current` points to, symbolic links resolved,
-    /// so that an instance can keep naming this very file after `current` moves on.
-    ///
-    /// # Errors
-    /// [`HomeError::AssetMissing`] with every path tried; a dangling link counts as missing.
-    pub fn base_rootfs(&self) -> Result<PathBuf, HomeError> {
-        let link = self.asset("the base root file system", "base-rootfs/current")?;
-        fs::canonicalize(&link)
-            .map_err(|_| HomeError::AssetMissing { what: "the base root file system", looked: vec![link] })
-    }
-
-    /// A root file system by its file name in `base-rootfs`.
-    ///
-    /// # Errors
-    /// [`HomeError::InvalidName`] if `file_name` is not one plain path component, [`HomeError::AssetMissing`]
-    /// with every path tried.
-    pub fn rootfs_named(&self, file_name: &str) -> Result<PathBuf, HomeError> {
-        let mut components = Path::new(file_name).components();
-        let plain =
-            matches!(components.next(), Some(std::path::Component::Normal(name)) if name == file_name);
-        if !plain || components.next().is_some() {
-            return Err(HomeError::InvalidName { what: "root file system name", name: file_name.to_owned() });
-        }
-        self.asset("the root file system", &format!("base-rootfs/{file_name}"))
-    }
-
-    fn asset(&self, what: &'static str, relative: &str) -> Result<PathBuf, HomeError> {
-        let looked: Vec<PathBuf> = self.assets.iter().map(|directory| directory.join(relative)).collect();
-        match looked.iter().find(|path| path.is_file()) {
-            Some(found) => {
-                check_asset(found)?;
-                Ok(found.clone())
-            }
-            None => Err(HomeError::AssetMissing { what, looked }),
-        }
-    }
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
@@ -430,12 +378,6 @@ fn check_way(path: &Path) -> Result<(), HomeError> {
         Some((path, uid)) => Err(HomeError::ForeignPart { path, uid }),
         None => Ok(()),
     }
-}
-
-/// Refuses what machines boot from if somebody else could change it.
-fn check_asset(path: &Path) -> Result<(), HomeError> {
-    path.parent().map_or(Ok(()), check_trusted)?;
-    check_trusted(path)
 }
 
 /// Refuses a file that is there, and belongs to somebody who is neither this user nor root.

@@ -134,6 +134,18 @@ fn base_rootfs_is_the_real_file() {
 }
 
 #[test]
+fn modules_are_the_real_file_and_none_where_the_link_is_missing() {
+    let (dir, home) = home();
+    assert!(home.modules().is_err());
+    let real = dir.path().join("default/kernel/modules-abc.erofs");
+    put(&real);
+    symlink("modules-abc.erofs", dir.path().join("default/kernel/modules")).unwrap();
+    assert_eq!(home.modules().unwrap(), fs::canonicalize(&real).unwrap());
+    assert_eq!(home.modules_named("modules-abc.erofs").unwrap(), real);
+    assert!(home.modules_named("../kernel/modules-abc.erofs").is_err());
+}
+
+#[test]
 fn rootfs_names_are_one_component() {
     let (_dir, home) = home();
     for name in ["", ".", "..", "a/b", "/a", "a/", "./a"] {

@@ -71,13 +71,18 @@ pub(crate) fn joined_root(spec: &MachineSpec) -> PathBuf {
     spec.run_dir.join("root.vmdk")
 }
 
+/// The files that the root disk consists of, one after the other.
+pub(crate) fn root_parts(spec: &MachineSpec) -> Vec<&Path> {
+    spec.root_disk.iter().chain(&spec.modules).map(PathBuf::as_path).collect()
+}
+
 /// A file on the host as a block device's content.
 fn file(path: &Path, read_only: bool) -> Value {
     json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": if read_only { "off" } else { "on" } })
 }
 
 fn root_content(spec: &MachineSpec) -> Value {
-    match spec.root_disk.as_slice() {
+    match root_parts(spec).as_slice() {
         [whole] => file(whole, true),
         _ => json!({ "driver": "vmdk", "file": file(&joined_root(spec), true) }),
     }
@@ -251,6 +256,7 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             root_disk: vec!["/root".into()],
+            modules: None,
             data_disk: "/data".into(),
             memory_mib: 64,
             vcpus: 1,

@@ -82,7 +82,7 @@ fn profile(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Prof
 fn files(program: &Path, spec: &MachineSpec, accelerator: Accelerator) -> Vec<FileRule> {
     let joined = arguments::joined_root(spec);
     let read = READ.iter().map(Path::new).chain([&*spec.kernel, &*spec.initramfs, &*joined]);
-    let read = read.chain(spec.root_disk.iter().map(|part| &**part));
+    let read = read.chain(arguments::root_parts(spec));
     let device = (accelerator == Accelerator::Kvm).then(|| Path::new("/dev/kvm"));
     let rules = |access| move |path: &Path| FileRule::new(path, access);
     aegis_jail::program(program)
@@ -257,6 +257,7 @@ mod tests {
             kernel: dir.join("kernel"),
             initramfs: dir.join("initramfs"),
             root_disk: vec![dir.join("root")],
+            modules: None,
             data_disk: dir.join("data"),
             memory_mib: 64,
             vcpus: 1,

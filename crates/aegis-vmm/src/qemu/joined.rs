@@ -29,8 +29,8 @@ fn descriptor(parts: &[(PathBuf, u64)]) -> Result<String, String> {
 }
 
 /// Writes the descriptor of a disk that consists of `parts`.
-pub(super) fn write(at: &Path, parts: &[PathBuf]) -> io::Result<()> {
-    let sized = parts.iter().map(|part| Ok((part.clone(), std::fs::metadata(part)?.len())));
+pub(super) fn write(at: &Path, parts: &[&Path]) -> io::Result<()> {
+    let sized = parts.iter().map(|part| Ok((part.to_path_buf(), std::fs::metadata(part)?.len())));
     let sized = sized.collect::<io::Result<Vec<_>>>()?;
     std::fs::write(at, descriptor(&sized).map_err(io::Error::other)?)
 }

@@ -157,9 +157,7 @@ impl Vmm for Qemu {
         match Process::adopt(&handle.process).map_err(VmmError::io("find the machine's process"))? {
             None => Ok(None),
             Some(process) => {
-                let process = Arc::new(process);
-                let machine =
-                    QemuMachine::attach(process, None, &handle.run_dir, &handle.console_log).await?;
+                let machine = QemuMachine::attach(Arc::new(process), None, handle.clone()).await?;
                 Ok(Some(machine))
             }
         }
@@ -178,8 +176,9 @@ impl Qemu {
         let log = words::file().map_err(VmmError::io("make QEMU's log"))?;
         let [output, errors] =
             [log.try_clone(), log.try_clone()].map(|log| log.map_err(VmmError::io("make QEMU's log")));
-        if spec.root_disk.len() > 1 {
-            joined::write(&arguments::joined_root(spec), &spec.root_disk)
+        let parts = arguments::root_parts(spec);
+        if parts.len() > 1 {
+            joined::write(&arguments::joined_root(spec), &parts)
                 .map_err(VmmError::io("join the root disk"))?;
         }
         let jail = jail::of(&executable, spec, self.choice.accelerator);
@@ -207,7 +206,14 @@ impl Qemu {
         bound.extend(fds);
         let process =
             Process::spawn(command, bound, Wall::Jail(Box::new(jail))).map_err(VmmError::io("start QEMU"))?;
-        QemuMachine::attach(Arc::new(process), Some(Arc::new(log)), &spec.run_dir, &spec.console_log).await
+        let handle = MachineHandle {
+            backend: NAME.to_owned(),
+            process: process.id().clone(),
+            run_dir: spec.run_dir.clone(),
+            console_log: spec.console_log.clone(),
+            modules: spec.modules.clone(),
+        };
+        QemuMachine::attach(Arc::new(process), Some(Arc::new(log)), handle).await
     }
 }
 
@@ -217,8 +223,7 @@ struct QemuMachine {
     console: Console,
     /// What QEMU says, if it was started by this daemon.
     log: Option<Arc<File>>,
-    run_dir: PathBuf,
-    console_log: PathBuf,
+    handle: MachineHandle,
     /// Whether its process was told to stop. The kernel takes its time to do that: until then the process looks as if it
     /// ran, takes connections, and answers nothing.
     stopped: AtomicBool,
@@ -228,25 +233,16 @@ impl QemuMachine {
     async fn attach(
         process: Arc<Process>,
         log: Option<Arc<File>>,
-        run_dir: &Path,
-        console_log: &Path,
+        handle: MachineHandle,
     ) -> Result<Arc<QemuMachine>, VmmError> {
-        let console = match UnixStream::connect(run_dir.join(CONSOLE_SOCKET)).await {
-            Ok(stream) => Console::record(stream, console_log.to_owned()),
+        let console = match UnixStream::connect(handle.run_dir.join(CONSOLE_SOCKET)).await {
+            Ok(stream) => Console::record(stream, handle.console_log.clone()),
             Err(source) => {
                 process.kill().await;
                 return Err(VmmError::Io { action: "connect to the machine's console", source });
             }
         };
-        let (run_dir, console_log) = (run_dir.to_owned(), console_log.to_owned());
-        Ok(Arc::new(QemuMachine {
-            process,
-            console,
-            log,
-            run_dir,
-            console_log,
-            stopped: AtomicBool::new(false),
-        }))
+        Ok(Arc::new(QemuMachine { process, console, log, handle, stopped: AtomicBool::new(false) }))
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
@@ -254,7 +250,7 @@ impl QemuMachine {
     }
 
     async fn commands(&self, action: &'static str, all: &[qmp::Command<'_>]) -> Result<Value, VmmError> {
-        qmp::execute(&self.run_dir.join(QMP_SOCKET), action, all).await
+        qmp::execute(&self.handle.run_dir.join(QMP_SOCKET), action, all).await
     }
 
     /// Lets the process go on. A stop that the kernel has not carried out yet never will be.
@@ -269,7 +265,7 @@ impl QemuMachine {
         let endpoints =
             [Endpoint::Control, Endpoint::Bulk, Endpoint::Files, Endpoint::Network].map(socket_name);
         for name in endpoints.into_iter().chain([QMP_SOCKET, CONSOLE_SOCKET]) {
-            match std::fs::rename(self.run_dir.join(name), dir.join(name)) {
+            match std::fs::rename(self.handle.run_dir.join(name), dir.join(name)) {
                 // Not every machine has every endpoint.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -282,16 +278,11 @@ impl QemuMachine {
 #[async_trait]
 impl Machine for QemuMachine {
     fn handle(&self) -> MachineHandle {
-        MachineHandle {
-            backend: NAME.to_owned(),
-            process: self.process.id().clone(),
-            run_dir: self.run_dir.clone(),
-            console_log: self.console_log.clone(),
-        }
+        self.handle.clone()
     }
 
     async fn dial(&self, endpoint: Endpoint) -> Result<UnixStream, VmmError> {
-        let stream = UnixStream::connect(self.run_dir.join(socket_name(endpoint))).await;
+        let stream = UnixStream::connect(self.handle.run_dir.join(socket_name(endpoint))).await;
         stream.map_err(VmmError::io("connect to the machine"))
     }
 
@@ -307,9 +298,13 @@ impl Machine for QemuMachine {
         let disk = disk.map_err(VmmError::io("open the machine's disk"))?;
         self.commands("replace the machine's disk", &arguments::other_data(disk.as_fd())).await?;
         self.move_to(&spec.run_dir).map_err(VmmError::io("move the machine's sockets"))?;
-        let process = Arc::clone(&self.process);
+        let handle = MachineHandle {
+            run_dir: spec.run_dir.clone(),
+            console_log: spec.console_log.clone(),
+            ..self.handle.clone()
+        };
         let machine: Arc<dyn Machine> =
-            QemuMachine::attach(process, self.log.clone(), &spec.run_dir, &spec.console_log).await?;
+            QemuMachine::attach(Arc::clone(&self.process), self.log.clone(), handle).await?;
         Ok(machine)
     }
 

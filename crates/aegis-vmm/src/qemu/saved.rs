@@ -71,6 +71,7 @@ pub(super) fn compatibility_key(
         kernel: "/".into(),
         initramfs: "/".into(),
         root_disk: vec!["/".into()],
+        modules: None,
         data_disk: "/".into(),
         ..spec.clone()
     };
@@ -78,7 +79,10 @@ pub(super) fn compatibility_key(
     let with = Acceleration { accelerator, ticks: None };
     let words = arguments::arguments(&alike, guest, with, Beginning::Boot);
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    let files = [version(monitor)?, version(&spec.kernel)?, version(&spec.initramfs)?];
+    let mut files = vec![version(monitor)?, version(&spec.kernel)?, version(&spec.initramfs)?];
+    if let Some(modules) = &spec.modules {
+        files.push(version(modules)?);
+    }
     Some([files.join("\n").as_str(), processor, &words.join(" ")].join("\n"))
 }
 
@@ -97,6 +101,7 @@ mod tests {
             kernel: dir.join("kernel"),
             initramfs: dir.join("initramfs"),
             root_disk: vec!["/root".into()],
+            modules: None,
             data_disk: "/data".into(),
             memory_mib: 64,
             vcpus: 1,
@@ -124,6 +129,8 @@ mod tests {
         assert_ne!(of(&spec), of(&MachineSpec { memory_mib: 65, ..spec.clone() }));
         assert_ne!(of(&spec), of(&MachineSpec { vcpus: 2, ..spec.clone() }));
         assert_ne!(of(&spec), of(&MachineSpec { files: false, ..spec.clone() }));
+        let modules = MachineSpec { modules: Some(dir.path().join("kernel")), ..spec.clone() };
+        assert_ne!(of(&spec), of(&modules));
         let before = of(&spec);
         std::fs::write(dir.path().join("initramfs"), "newer").unwrap();
         assert_ne!(before, of(&spec));
