@@ -54,7 +54,9 @@ unit: ## Fast tests; boot no machine
 integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@scripts/dependencies test
 	@tests/grpc/build
-	@cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
+	@export AEGIS_TEST_TIMES=$$(mktemp)
+	trap 'scripts/test-times $$AEGIS_TEST_TIMES; rm -f $$AEGIS_TEST_TIMES' EXIT
+	cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 	tests/as-user takeover named_directories isolation
 
 servers: all ## Tests with real databases and Docker, some minutes more than the others take

@@ -5,6 +5,7 @@
 pub mod lab;
 pub mod registry;
 pub mod servers;
+mod times;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -13,6 +14,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use times::TestTime;
 
 /// How long anything may take before a test fails. Generous: machines are emulated and the host is shared.
 pub const DEADLINE: Duration = Duration::from_secs(240);
@@ -26,6 +29,7 @@ pub struct Daemon {
     environment: Vec<(String, String)>,
     /// The network name space that it is in, if not that of the test.
     namespace: Option<String>,
+    _time: TestTime,
 }
 
 /// What a finished command left.
@@ -161,7 +165,8 @@ impl Daemon {
     pub fn start_below(tail: &str) -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().join(tail);
-        let daemon = Daemon { home, root, environment: Vec::new(), namespace: None };
+        let daemon =
+            Daemon { home, root, environment: Vec::new(), namespace: None, _time: TestTime::start() };
         daemon.up();
         daemon
     }
@@ -174,7 +179,8 @@ impl Daemon {
     pub fn start_in(dir: &Path) -> Daemon {
         let home = tempfile::Builder::new().prefix("h").tempdir_in(dir).expect("make a home");
         let root = home.path().to_owned();
-        let daemon = Daemon { home, root, environment: Vec::new(), namespace: None };
+        let daemon =
+            Daemon { home, root, environment: Vec::new(), namespace: None, _time: TestTime::start() };
         daemon.up();
         daemon
     }
@@ -196,7 +202,7 @@ impl Daemon {
     pub fn none() -> Daemon {
         let home = tempfile::Builder::new().prefix("aegis-t").tempdir_in("/tmp").expect("make a home");
         let root = home.path().to_owned();
-        Daemon { home, root, environment: Vec::new(), namespace: None }
+        Daemon { home, root, environment: Vec::new(), namespace: None, _time: TestTime::start() }
     }
 
     /// Starts a daemon on the host of a lab, with these lines more in its settings.

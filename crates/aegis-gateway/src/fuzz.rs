@@ -1,4 +1,4 @@
-//! What the fuzzer drives, and the tests that compare with others; see `fuzz/` and `tests/system/differential`.
+//! What the fuzzer drives, and the tests that compare with others; see `fuzz/` and `tests/system/network/differential`.
 
 use aegis_fuzz::Target;
 use aegis_policy::{Name, Policy, Preset};

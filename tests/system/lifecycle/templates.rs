@@ -6,7 +6,7 @@ use std::time::Duration;
 use aegis_store::saved;
 use aegis_tests::{DEADLINE, Daemon, cut_short, eventually, flip_a_bit, with_defaults};
 
-use crate::resting::now;
+use crate::lifecycle::idle::now;
 
 /// A daemon whose templates are its own.
 pub(crate) fn alone(settings: &str) -> Daemon {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aegis_tests::{DEADLINE, Daemon, cut_short, eventually, flip_a_bit};
 
-use crate::resting::{becomes, now};
+use crate::lifecycle::idle::{becomes, now};
 
 /// A server that remembers: how often it was asked, a file of the workspace that it keeps open, one that has no name any
 /// more, and a child that counts on. It answers with all of that and its clock.

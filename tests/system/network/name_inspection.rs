@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use aegis_tests::Daemon;
 use aegis_tests::lab::Lab;
 
-use crate::network::{echo, said, start};
+use crate::network::policy::{echo, said, start};
 
 /// Says something to a port of `good.example`, and prints what comes back, or how it ended and after how many seconds.
 const SAY: &str = r#"python3 - <<'E'

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use serde_json::Value;
 
-use crate::resting::now;
+use crate::lifecycle::idle::now;
 
 /// A server that counts what it is asked, from numbers that it had before it was forked. Asked `wait` it holds the
 /// connection, and writes down how that ends.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aegis_tests::{DEADLINE, eventually};
 use serde_json::Value;
 
-use crate::ports::{connect, count, daemon, echo, public_port, server, start};
+use crate::network::ports::{connect, count, daemon, echo, public_port, server, start};
 
 #[test]
 fn an_explicit_pause_keeps_connections_open_and_the_next_byte_wakes_it() {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
-use crate::network::{gateway, is_refused};
-use crate::resting::becomes;
+use crate::lifecycle::idle::becomes;
+use crate::network::policy::{gateway, is_refused};
 
 /// A server of TCP (port 80: tells who has come, then says everything again) and UDP (port 81), after a while.
 const SERVER: &str = r#"

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aegis_tests::{Daemon, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::workspaces::{server, start};
+use crate::files::workspaces::{server, start};
 
 /// Prints what happens in directories, and in those that come up in them, but for who reads what.
 const WATCHER: &str = r#"

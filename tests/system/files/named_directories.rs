@@ -6,7 +6,7 @@ use std::process::Command;
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::workspaces::{server, start};
+use crate::files::workspaces::{server, start};
 
 /// Starts an instance that sees a directory below one that another instance writes.
 fn start_below(daemon: &Daemon, project: &Path) {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
-use crate::clients::{Client, KINDS, Kind, SERVER, kinds, start};
-use crate::resting::becomes;
+use crate::lifecycle::clients::{Client, KINDS, Kind, SERVER, kinds, start};
+use crate::lifecycle::idle::becomes;
 
 /// How long a restore may take, with machines that are emulated on a busy host.
 const BOUND: Duration = Duration::from_secs(60);

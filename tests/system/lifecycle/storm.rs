@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
-use crate::clients::{Client, KINDS, Kind, start};
+use crate::lifecycle::clients::{Client, KINDS, Kind, start};
 
 const NAMES: [&str; 2] = ["one", "two"];
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aegis_tests::{DEADLINE, Daemon, eventually, is_alive};
 
-use crate::templates::{OWN, again, alone, start_of};
+use crate::lifecycle::templates::{OWN, again, alone, start_of};
 
 /// A daemon that keeps a spare machine for so long, with a template.
 fn keeping(time: &str) -> Daemon {

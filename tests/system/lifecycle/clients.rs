@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use serde_json::Value;
 
-use crate::resting::becomes;
+use crate::lifecycle::idle::becomes;
 
 /// A server on several ports that answers each piece in the manner of its client, and keeps the connection.
 pub(crate) const SERVER: &str = r#"

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aegis_tests::lab::{Family, Lab};
 use aegis_tests::{DEADLINE, Daemon, bin, eventually};
 
-use crate::network::{converse, echo, go_on, reach, said, start};
+use crate::network::policy::{converse, echo, go_on, reach, said, start};
 
 #[test]
 fn many_connections_large_transfers_and_half_closed_ones_arrive_whole() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aegis_tests::{DEADLINE, Daemon, eventually, is_alive, servers};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::clients::kinds;
+use crate::lifecycle::clients::kinds;
 
 mod clients;
 mod ledger;
