@@ -8,6 +8,7 @@ mod forks;
 mod hibernation;
 pub(crate) mod idle;
 mod leaks;
+mod old_home;
 mod paused_connections;
 mod restore;
 mod snapshots;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aegis_api::error::ErrorBody;
 use aegis_api::events::{InstanceEvent, MISSED, Missed};
-use aegis_instances::events::Happening;
+use aegis_instances::events::RecordedEvent;
 use aegis_instances::instances::Instances;
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -131,12 +131,12 @@ fn gap(after: u64, first: u64) -> Option<Missed> {
     (after > 0 && first > after + 1).then(|| Missed { from: after + 1, to: first - 1 })
 }
 
-fn selects(instance: Option<&str>, happening: &Happening) -> bool {
+fn selects(instance: Option<&str>, happening: &RecordedEvent) -> bool {
     instance
         .is_none_or(|name| happening.instance_id == name || happening.detail.handle.as_deref() == Some(name))
 }
 
-fn told(happening: Happening) -> Bytes {
+fn told(happening: RecordedEvent) -> Bytes {
     let event = InstanceEvent {
         seq: happening.seq,
         at: timestamp(happening.at_ms),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use aegis_lifecycle::effect::Effect;
 use aegis_lifecycle::event::{Boot, Event, Reply, Request, State, Waiter};
-use aegis_lifecycle::restart_policy::Ended;
+use aegis_lifecycle::restart_policy::RunEnd;
 use aegis_lifecycle::stop_reason::StopReason;
 use aegis_machines::checkpoint::take::CheckpointSource;
 use aegis_machines::clock::now_ms;
@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 
 use crate::deps::ActorDeps;
 use crate::error::InstanceError;
-use crate::events::{Detail, Outline, event};
+use crate::events::{Detail, VisibleState, event};
 use crate::message::{InstanceRef, Message, Replacement};
 use crate::ports::{Mapping, PortRequest, Ports};
 use crate::record::{Record, TransientState, ending, remaining_ms};
@@ -196,7 +196,7 @@ impl Actor {
 
     /// Decides whether what has ended is executed again.
     pub(crate) fn plan_restart(&mut self) {
-        let ended = Ended {
+        let ended = RunEnd {
             reason: self.record.life.reason(),
             exit_code: self.record.exit_code,
             started_ms: self.record.started_ms,
@@ -237,11 +237,11 @@ impl Actor {
 
     /// Returns what happens right after it.
     async fn step_once(&mut self, event: Event) -> Option<Event> {
-        let before = Outline::of(&self.record.life);
+        let before = VisibleState::of(&self.record.life);
         let enabled = self.record.life.enabled();
         let effects = self.record.life.step(event);
         self.usage.set_awake(self.record.life.is_running());
-        let after = Outline::of(&self.record.life);
+        let after = VisibleState::of(&self.record.life);
         match (enabled, self.record.life.enabled()) {
             (false, true) => self.ports.open(),
             (true, false) => self.ports.close(),

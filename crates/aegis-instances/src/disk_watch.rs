@@ -141,7 +141,7 @@ async fn stop_growing(instances: &Instances, growth: &mut Growth, room: &Room, f
         );
         // One that has no ear now is told when this looks again.
         if let Ok(instance) = instances.find(&id) {
-            instance.tell_now(Message::HostDisk(Some(text)));
+            instance.tell_now(Message::DiskPressure(Some(text)));
         }
     }
 }
@@ -170,7 +170,7 @@ fn let_go(instances: &Instances) -> bool {
     let held: Vec<_> = instances.list().into_iter().filter(|view| view.held).collect();
     for instance in held.iter().filter_map(|view| instances.find(&view.id).ok()) {
         // One that has no ear now is told when this looks again.
-        instance.tell_now(Message::HostDisk(None));
+        instance.tell_now(Message::DiskPressure(None));
     }
     !held.is_empty()
 }

@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use crate::error::InstanceError;
-use crate::events::Happening;
+use crate::events::RecordedEvent;
 use crate::instances::Instances;
 
 impl Instances {
@@ -11,10 +11,10 @@ impl Instances {
     ///
     /// # Errors
     /// If the registry cannot be read.
-    pub async fn events(&self, after: u64, limit: u32) -> Result<Vec<Happening>, InstanceError> {
+    pub async fn events(&self, after: u64, limit: u32) -> Result<Vec<RecordedEvent>, InstanceError> {
         let after = i64::try_from(after).unwrap_or(i64::MAX);
         let rows = self.deps().registry.events(after, limit).await?;
-        Ok(rows.into_iter().map(Happening::from).collect())
+        Ok(rows.into_iter().map(RecordedEvent::from).collect())
     }
 
     /// The number of the newest event, and notice of newer ones.

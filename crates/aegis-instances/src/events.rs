@@ -41,7 +41,7 @@ impl Detail {
 
 /// Something that happened to an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happening {
+pub struct RecordedEvent {
     /// Its number; rises by one from one to the next.
     pub seq: u64,
     /// When, milliseconds since 1970.
@@ -56,19 +56,19 @@ pub struct Happening {
 
 /// What of an instance its events tell of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Outline {
+pub(crate) struct VisibleState {
     pub(crate) state: State,
     enabled: bool,
     reason: Option<StopReason>,
 }
 
-impl Outline {
-    pub(crate) fn of(life: &Lifecycle) -> Outline {
-        Outline { state: life.state(), enabled: life.enabled(), reason: life.reason().cloned() }
+impl VisibleState {
+    pub(crate) fn of(life: &Lifecycle) -> VisibleState {
+        VisibleState { state: life.state(), enabled: life.enabled(), reason: life.reason().cloned() }
     }
 
     /// The word for what happened between this and a later outline; `None` if nothing that anybody sees.
-    pub(crate) fn became(&self, later: &Outline) -> Option<&'static str> {
+    pub(crate) fn became(&self, later: &VisibleState) -> Option<&'static str> {
         if later.state != self.state {
             Some(later.state.as_str())
         } else if later.state != State::Stopped && later.reason.is_some() && self.reason != later.reason {
@@ -92,11 +92,11 @@ pub(crate) fn event(instance_id: &str, kind: &str, detail: &Detail) -> NewEvent 
     }
 }
 
-impl From<EventRow> for Happening {
+impl From<EventRow> for RecordedEvent {
     /// A detail that an older release wrote differently counts as empty.
-    fn from(row: EventRow) -> Happening {
+    fn from(row: EventRow) -> RecordedEvent {
         let EventRow { seq, event } = row;
-        Happening {
+        RecordedEvent {
             seq: u64::try_from(seq).unwrap_or(0),
             at_ms: event.at_ms,
             kind: event.kind,
@@ -121,17 +121,17 @@ mod tests {
             note: None,
         };
         let stored = EventRow { seq: 9, event: event("inst-1", "stopped", &detail) };
-        let back = Happening::from(stored.clone());
+        let back = RecordedEvent::from(stored.clone());
         assert_eq!((back.seq, back.kind.as_str(), back.instance_id.as_str()), (9, "stopped", "inst-1"));
         assert_eq!((back.at_ms, back.detail), (stored.event.at_ms, detail));
     }
 
     #[test]
     fn each_visible_change_has_its_word() {
-        let running = Outline { state: State::Running, enabled: true, reason: None };
-        let stopping = Outline { reason: Some(StopReason::stopped()), ..running.clone() };
-        let stopped = Outline { state: State::Stopped, ..stopping.clone() };
-        let disabled = Outline { enabled: false, ..stopped.clone() };
+        let running = VisibleState { state: State::Running, enabled: true, reason: None };
+        let stopping = VisibleState { reason: Some(StopReason::stopped()), ..running.clone() };
+        let stopped = VisibleState { state: State::Stopped, ..stopping.clone() };
+        let disabled = VisibleState { enabled: false, ..stopped.clone() };
         assert_eq!(running.became(&running), None);
         assert_eq!(running.became(&stopping), Some("stopping"));
         assert_eq!(stopping.became(&stopped), Some("stopped"));
@@ -144,7 +144,7 @@ mod tests {
         #[test]
         fn a_detail_of_whatever_shape_is_survived(seq: i64, detail in ".{0,64}") {
             let event = NewEvent { at_ms: 0, instance_id: String::new(), kind: String::new(), detail };
-            drop(Happening::from(EventRow { seq, event }));
+            drop(RecordedEvent::from(EventRow { seq, event }));
         }
     }
 }

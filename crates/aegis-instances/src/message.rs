@@ -45,9 +45,9 @@ pub(crate) enum Message {
     /// The time of the command of this boot is up.
     TimeUp(Boot),
     /// Something happened.
-    Happened(Event),
+    Event(Event),
     /// Where the time of this boot went.
-    Took(Boot, Timings),
+    BootTimed(Boot, Timings),
     /// The daemon is ready to serve ports. To be confirmed when they are open.
     Listen(oneshot::Sender<()>),
     /// Ports are to be exposed: all of them or none.
@@ -63,7 +63,7 @@ pub(crate) enum Message {
     /// Its disk has been replaced, or has not.
     Replaced(Replaced),
     /// The host's disk is full, how full, and this instance fills it; or, if absent, there is room again.
-    HostDisk(Option<String>),
+    DiskPressure(Option<String>),
     /// It is to stay awake for a while; or no longer, if absent.
     Lease(Option<Lease>),
 }

@@ -37,7 +37,7 @@ pub struct Attempts {
 
 /// How a run ended. Times are milliseconds since 1970.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended<'a> {
+pub struct RunEnd<'a> {
     /// Why.
     pub reason: Option<&'a StopReason>,
     /// Its exit code, if it came to one.
@@ -58,7 +58,7 @@ fn was_wanted(reason: &StopReason) -> bool {
 impl Attempts {
     /// What comes after an end.
     #[must_use]
-    pub fn after(self, policy: RestartPolicy, ended: &Ended<'_>) -> Attempts {
+    pub fn after(self, policy: RestartPolicy, ended: &RunEnd<'_>) -> Attempts {
         let Some(reason) = ended.reason.filter(|reason| !was_wanted(reason)) else {
             return Attempts::default();
         };
@@ -95,7 +95,7 @@ mod tests {
     }
 
     fn after(policy: RestartPolicy, before: Attempts, reason: &StopReason, code: Option<i32>) -> Attempts {
-        let ended = Ended { reason: Some(reason), exit_code: code, started_ms: Some(0), now_ms: 100 };
+        let ended = RunEnd { reason: Some(reason), exit_code: code, started_ms: Some(0), now_ms: 100 };
         before.after(policy, &ended)
     }
 
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
         assert_eq!(attempts.condition().unwrap(), "crash loop: ended 9 times in a row");
         let steady =
-            Ended { reason: Some(&exited(1)), exit_code: Some(1), started_ms: Some(0), now_ms: STEADY_MS };
+            RunEnd { reason: Some(&exited(1)), exit_code: Some(1), started_ms: Some(0), now_ms: STEADY_MS };
         assert_eq!(attempts.after(RestartPolicy::Always, &steady).in_a_row, 1);
     }
 

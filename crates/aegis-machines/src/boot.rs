@@ -18,7 +18,7 @@ use crate::kit_provisioning;
 use crate::kits::Kits;
 use crate::machine_layout::boot_failed;
 use crate::machine_maker::{MachineMaker, NewMachine};
-use crate::machine_run::{CONSOLE_LINES, LAST_BREATH};
+use crate::machine_run::{CONSOLE_LINES, DEATH_REPORT_TIMEOUT};
 use crate::network::interface;
 use crate::network::resolvers::Resolvers;
 use crate::stop_reasons;
@@ -60,7 +60,7 @@ impl Booter {
             opened = tokio::time::timeout(self.timeout, self.execute(&mut made, order)) => match opened {
                 Ok(Err(reason)) if reason.code == UNREACHABLE => {
                     // Its death, if that is the cause, explains more than the silence that came of it.
-                    let end = tokio::time::timeout(LAST_BREATH, machine.ended()).await;
+                    let end = tokio::time::timeout(DEATH_REPORT_TIMEOUT, machine.ended()).await;
                     Err(end.map_or(reason, |end| self.died_at_boot(order, &end)))
                 }
                 Ok(result) => {

@@ -8,29 +8,29 @@ pub type Step = (&'static str, Duration);
 
 /// How a machine comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum StartKind {
     /// It boots.
     Boot,
     /// From a template.
     Template,
     /// On a machine that was ready.
-    Spare,
+    Warm,
     /// From a machine that was forked.
     Fork,
     /// From a snapshot.
     Snapshot,
 }
 
-impl Start {
+impl StartKind {
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Start::Boot => "boot",
-            Start::Template => "template",
-            Start::Spare => "spare",
-            Start::Fork => "fork",
-            Start::Snapshot => "snapshot",
+            StartKind::Boot => "boot",
+            StartKind::Template => "template",
+            StartKind::Warm => "spare",
+            StartKind::Fork => "fork",
+            StartKind::Snapshot => "snapshot",
         }
     }
 }
@@ -39,7 +39,7 @@ impl Start {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
     /// How the machine came about.
-    pub start: Start,
+    pub start: StartKind,
     /// The steps, in order.
     pub steps: Vec<Step>,
 }
@@ -53,7 +53,7 @@ pub struct Stopwatch {
 impl Stopwatch {
     /// One that begins now.
     pub fn start() -> Stopwatch {
-        let timings = Timings { start: Start::Boot, steps: Vec::new() };
+        let timings = Timings { start: StartKind::Boot, steps: Vec::new() };
         Stopwatch { inner: Mutex::new((Instant::now(), timings)) }
     }
 
@@ -66,7 +66,7 @@ impl Stopwatch {
     }
 
     /// Notes how the machine came about.
-    pub fn note(&self, start: Start) {
+    pub fn note(&self, start: StartKind) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.start = start;
     }
 

@@ -15,7 +15,7 @@ use aegis_spec::instance::InstanceSpec;
 use aegis_spec::mount::Mount;
 
 use crate::exports;
-use crate::helper_process::{Helper, Isolated, Traces, look_after};
+use crate::helper_process::{Helper, HelperIsolation, HelperRecord, look_after};
 use crate::host_directory::{self, DirectoryError};
 use crate::reporter::{MachineEvent, Reporter};
 
@@ -28,7 +28,7 @@ pub struct FileServer {
     program: PathBuf,
     home: Home,
     mounts: Vec<Mount>,
-    traces: Traces,
+    traces: HelperRecord,
     id: String,
     /// Whom to tell why the machine ends, if that is an instance's.
     owner: Option<Reporter>,
@@ -46,7 +46,7 @@ impl FileServer {
         owner: Option<Reporter>,
     ) -> Option<FileServer> {
         let mounts = Some(mounts.to_vec()).filter(|mounts| !mounts.is_empty())?;
-        let traces = Traces::of(KIND, &home.run_dir_path(id));
+        let traces = HelperRecord::of(KIND, &home.run_dir_path(id));
         Some(FileServer {
             program: program.to_owned(),
             home: home.clone(),
@@ -84,7 +84,7 @@ impl Helper for FileServer {
         &self.id
     }
 
-    fn traces(&self) -> &Traces {
+    fn traces(&self) -> &HelperRecord {
         &self.traces
     }
 
@@ -103,7 +103,7 @@ impl Helper for FileServer {
         let users = !rustix::process::geteuid().is_root();
         // Of its own it has the tables of open files, and what is counted together with others.
         let writable = vec![run_dir, exports::ledgers(&self.home)?];
-        self.traces.spawn(command, fds, Isolated { users, user: None, network: true, writable })
+        self.traces.spawn(command, fds, HelperIsolation { users, user: None, network: true, writable })
     }
 
     /// A guest that waits for a file cannot be told that the directory is another one now, and would wait for ever.

@@ -24,7 +24,7 @@ const LARGE: &str = "131072";
 
 /// What a helper has for itself of the host.
 #[derive(Debug)]
-pub struct Isolated {
+pub struct HelperIsolation {
     /// Whether it is the only user that it knows of.
     pub users: bool,
     /// Who it is, if the daemon is root's.
@@ -37,17 +37,20 @@ pub struct Isolated {
 
 /// Where a helper is written down, and where its words go.
 #[derive(Debug, Clone)]
-pub struct Traces {
+pub struct HelperRecord {
     /// What finds it again.
     pub record: PathBuf,
     /// What it says, mostly nothing.
     pub log: PathBuf,
 }
 
-impl Traces {
+impl HelperRecord {
     /// Those of a kind of helper, in a machine's run-time directory.
-    pub fn of(kind: &str, run_dir: &Path) -> Traces {
-        Traces { record: run_dir.join(format!("{kind}.json")), log: run_dir.join(format!("{kind}.log")) }
+    pub fn of(kind: &str, run_dir: &Path) -> HelperRecord {
+        HelperRecord {
+            record: run_dir.join(format!("{kind}.json")),
+            log: run_dir.join(format!("{kind}.log")),
+        }
     }
 
     /// Starts a helper whose standard input and output are set already, with these descriptors open, in namespaces of
@@ -59,9 +62,9 @@ impl Traces {
         &self,
         mut command: Command,
         fds: Vec<(OwnedFd, i32)>,
-        wall: Isolated,
+        wall: HelperIsolation,
     ) -> io::Result<Process> {
-        let Isolated { users, user, network, writable } = wall;
+        let HelperIsolation { users, user, network, writable } = wall;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let program = aegis_jail::program(Path::new(command.get_program()));
         let files = program.chain(writable.into_iter().map(|path| FileRule::new(path, Access::Tree)));
@@ -98,7 +101,7 @@ pub trait Helper: Send + Sync {
     fn id(&self) -> &str;
 
     /// Where it is written down.
-    fn traces(&self) -> &Traces;
+    fn traces(&self) -> &HelperRecord;
 
     /// Starts one.
     async fn spawn(&self, machine: &dyn Machine) -> io::Result<Process>;

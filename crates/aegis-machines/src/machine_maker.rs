@@ -9,7 +9,7 @@ use aegis_spec::instance::InstanceSpec;
 use aegis_vmm::{Machine, Origin};
 use tokio_util::sync::CancellationToken;
 
-use crate::boot_timings::{Start, Stopwatch};
+use crate::boot_timings::{StartKind, Stopwatch};
 use crate::checkpoint::template_store::TemplateStore;
 use crate::disk_space::DiskSpace;
 use crate::error_chain::chain;
@@ -98,11 +98,11 @@ impl MachineMaker {
         let pattern = self.templates.pattern(of, &spec, &*self.layout.vmm);
         if let Some(kind) = &pattern {
             if let Some((machine, opened)) = self.take_warm(kind, watch, unwanted).await? {
-                watch.note(Start::Spare);
+                watch.note(StartKind::Warm);
                 return Ok(NewMachine { machine, session: Some(opened), pattern });
             }
             if let Some((machine, opened)) = self.clone_template(kind, watch, unwanted).await? {
-                watch.note(Start::Template);
+                watch.note(StartKind::Template);
                 return Ok(NewMachine { machine, session: Some(opened), pattern });
             }
         }

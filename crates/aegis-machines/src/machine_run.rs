@@ -25,7 +25,7 @@ pub const CONSOLE_LINES: usize = 20;
 /// How long a guest may take to let its processes stand still.
 const FREEZE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long the death of a machine may take to show after its guest has fallen silent.
-pub const LAST_BREATH: std::time::Duration = std::time::Duration::from_secs(1);
+pub const DEATH_REPORT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A machine and all that goes with it, from boot to teardown.
 #[derive(Debug)]
@@ -315,7 +315,7 @@ impl MachineRun {
                 }
                 Err(error) => {
                     // A machine that has just died reports that itself, and better.
-                    if tokio::time::timeout(LAST_BREATH, machine.ended()).await.is_ok() {
+                    if tokio::time::timeout(DEATH_REPORT_TIMEOUT, machine.ended()).await.is_ok() {
                         return;
                     }
                     let reason = StopReason::unreachable(&error);

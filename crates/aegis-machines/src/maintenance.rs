@@ -198,7 +198,7 @@ async fn attend(held: Held, over: &CancellationToken, removed: &CancellationToke
             _ = machine.ended() => return,
         }
         tokio::select! {
-            () = teardown::farewell(&session, GRACE) => {}
+            () = teardown::shut_down_guest(&session, GRACE) => {}
             () = removed.cancelled() => {}
         }
     };

@@ -21,10 +21,10 @@ use crate::reporter::{MachineEvent, Reporter};
 /// The first version of the protocol in which words of commands are of any bytes.
 const ANY_WORDS: u32 = 9;
 /// How long a guest may take to answer what is said first before it is asked again over new pipes, and how long then.
-const SOON: Duration = Duration::from_secs(10);
-const LATE: Duration = Duration::from_secs(20);
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
+const SECOND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a guest that is up may take to greet and to answer, each time that it is asked.
-const AGAIN: [Duration; 4] =
+const REOPEN_TIMEOUTS: [Duration; 4] =
     [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(23)];
 
 /// A session with a guest.
@@ -66,8 +66,8 @@ pub struct GuestProcess {
 }
 
 /// A session that ended sooner was brief, and so many of them in a row are no accident.
-const BRIEF: Duration = Duration::from_secs(1);
-const MOST_BRIEF: u32 = 16;
+const SHORT_SESSION: Duration = Duration::from_secs(1);
+const MOST_SHORT_SESSIONS: u32 = 16;
 
 /// How many sessions in a row were brief: a guest that breaks the protocol each time would be asked for ever.
 #[derive(Debug, Default)]
@@ -78,12 +78,12 @@ impl ShortSessions {
     pub async fn note(&mut self, session: impl Future<Output = ()>) {
         let began = Instant::now();
         session.await;
-        self.0 = if began.elapsed() < BRIEF { self.0 + 1 } else { 0 };
+        self.0 = if began.elapsed() < SHORT_SESSION { self.0 + 1 } else { 0 };
     }
 
     /// Whether another one would be no better.
     pub fn is_hopeless(&self) -> bool {
-        self.0 >= MOST_BRIEF
+        self.0 >= MOST_SHORT_SESSIONS
     }
 }
 
@@ -103,11 +103,11 @@ impl Session {
         machine: &dyn Machine,
         resume: Resume,
     ) -> Result<(Arc<Session>, Events, bool), LinkError> {
-        match Session::connect(machine, resume, SOON).await {
+        match Session::connect(machine, resume, FIRST_TIMEOUT).await {
             Err(LinkError::Timeout(what)) => {
                 tracing::warn!(what, "a guest does not answer, and is asked again");
-                let again = Session::connect(machine, Resume { returning: true, ..resume }, LATE);
-                tokio::time::timeout(LATE, again).await.unwrap_or(Err(LinkError::Timeout(what)))
+                let again = Session::connect(machine, Resume { returning: true, ..resume }, SECOND_TIMEOUT);
+                tokio::time::timeout(SECOND_TIMEOUT, again).await.unwrap_or(Err(LinkError::Timeout(what)))
             }
             other => other,
         }
@@ -124,13 +124,13 @@ impl Session {
         machine: &dyn Machine,
         resume: Resume,
     ) -> Result<(Arc<Session>, Events, bool), LinkError> {
-        let mut patience = AGAIN.iter();
+        let mut patience = REOPEN_TIMEOUTS.iter();
         loop {
             let Some(wait) = patience.next() else { return Err(LinkError::Timeout("the greeting")) };
             let opened = tokio::time::timeout(*wait, Session::connect(machine, resume, *wait)).await;
             match opened.unwrap_or(Err(LinkError::Timeout("the greeting"))) {
                 Err(LinkError::Timeout(_)) if machine.is_paused().await.unwrap_or(false) => {
-                    patience = AGAIN.iter();
+                    patience = REOPEN_TIMEOUTS.iter();
                 }
                 Err(LinkError::Timeout(what)) => {
                     tracing::warn!(what, "a guest does not answer, and is asked again");

@@ -54,11 +54,11 @@ async fn shut_down(machine: &Arc<dyn Machine>, run: &Arc<MachineRun>) {
         return;
     }
     let Some(session) = run.last_session().await else { return };
-    farewell(&session, GRACE).await;
+    shut_down_guest(&session, GRACE).await;
 }
 
 /// Ends a guest in good order. One that cannot say goodbye will have its plug pulled.
-pub async fn farewell(session: &Session, grace: Duration) {
+pub async fn shut_down_guest(session: &Session, grace: Duration) {
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let farewell = async {
         if session.link().call(&Shutdown { grace_ms }).await.is_ok() {

@@ -45,7 +45,7 @@ const MONITORS: &str = "qemu-system-";
 /// What the kernel puts behind the name of a program that was replaced.
 const REPLACED: &str = " (deleted)";
 /// How long a caller that is refused may take to take the answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a process with this program (`/proc/PID/exe`) is one of the daemon's helpers, and so under the control of a
 /// guest if it calls.
@@ -128,7 +128,7 @@ async fn refuse(mut stream: UnixStream, error: ApiError) {
         body.len()
     );
     // It is as good to be gone.
-    let _gone = tokio::time::timeout(PATIENCE, stream.write_all(reply.as_bytes())).await;
+    let _gone = tokio::time::timeout(TIMEOUT, stream.write_all(reply.as_bytes())).await;
 }
 
 /// A connection, which holds its place to its end.

@@ -37,12 +37,12 @@ impl Actor {
                     if result.is_ok() {
                         usage.quiet().await;
                     }
-                    tell(&mailbox, Message::Happened(Event::PauseEnded(boot, result))).await;
+                    tell(&mailbox, Message::Event(Event::PauseEnded(boot, result))).await;
                 });
             }
             Effect::Resume(boot) => self.with_machine(boot, move |run, mailbox| async move {
                 let result = resume(&run).await;
-                tell(&mailbox, Message::Happened(Event::ResumeEnded(boot, result))).await;
+                tell(&mailbox, Message::Event(Event::ResumeEnded(boot, result))).await;
             }),
             Effect::Hibernate(boot) => {
                 let (deps, id) = (Arc::clone(&self.deps), self.record.id.clone());
@@ -51,7 +51,7 @@ impl Actor {
                 // Never aborted: it ends with the machine's end, or its going on.
                 tokio::spawn(async move {
                     let result = deps.machines.hibernation().hibernate(&id, &of, &run).await;
-                    tell(&mailbox, Message::Happened(Event::HibernateEnded(boot, result))).await;
+                    tell(&mailbox, Message::Event(Event::HibernateEnded(boot, result))).await;
                 });
             }
             Effect::Wake(boot) => drop(self.wake(boot)),
@@ -97,8 +97,8 @@ impl Actor {
         tokio::spawn(async move {
             let result = deps.machines.hibernation().wake(&order).await;
             order.run.end_boot();
-            tell(&mailbox, Message::Took(boot, order.watch.timings())).await;
-            tell(&mailbox, Message::Happened(Event::WakeEnded(boot, result))).await;
+            tell(&mailbox, Message::BootTimed(boot, order.watch.timings())).await;
+            tell(&mailbox, Message::Event(Event::WakeEnded(boot, result))).await;
         });
         run
     }
@@ -129,8 +129,8 @@ impl Actor {
                 },
             };
             order.run.end_boot();
-            tell(&mailbox, Message::Took(boot, order.watch.timings())).await;
-            tell(&mailbox, Message::Happened(event)).await;
+            tell(&mailbox, Message::BootTimed(boot, order.watch.timings())).await;
+            tell(&mailbox, Message::Event(event)).await;
         });
     }
 
@@ -158,7 +158,7 @@ impl Actor {
         // Reports back to this actor, which waits for it.
         tokio::spawn(async move {
             deps.machines.tear_down(&id, &run, mode).await;
-            tell(&mailbox, Message::Happened(Event::TornDown(boot))).await;
+            tell(&mailbox, Message::Event(Event::TornDown(boot))).await;
         });
     }
 

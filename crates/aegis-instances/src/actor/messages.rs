@@ -43,21 +43,21 @@ impl Actor {
                     self.step(Event::Requested(Request::TimeUp, self.next_waiter)).await;
                 }
             }
-            Message::Happened(event) => {
+            Message::Event(event) => {
                 self.note(&event);
                 self.step(event).await;
                 // What comes next may be another thing now, also where nothing is to be stored: without that a way to
                 // disk that fails would be tried again at once, and again.
                 self.publish();
             }
-            Message::Took(boot, timings) => {
+            Message::BootTimed(boot, timings) => {
                 if boot == self.record.life.boot() {
                     self.transient.timings = Some(timings);
                     self.publish();
                 }
             }
             Message::Lease(lease) => self.lease(lease),
-            Message::HostDisk(full) => self.host_disk(full).await,
+            Message::DiskPressure(full) => self.host_disk(full).await,
             Message::Replace(replacement, reply) => self.replace(*replacement, reply).await,
             Message::Replaced(replaced) => self.after_replacement(replaced).await,
             Message::Network(change, reply) => {

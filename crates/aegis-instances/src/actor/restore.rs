@@ -12,7 +12,7 @@ use crate::events::{Detail, event};
 use crate::message::{Message, Replaced, Replacement};
 
 /// How long others who use its disk, without a machine of its own, may take to be done with it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Actor {
     /// Somebody wants its disk replaced.
@@ -86,7 +86,7 @@ async fn replace_disk(
     id: String,
 ) -> Replaced {
     let Replacement { name, checkpoint, caller, .. } = replacement;
-    let begun = caller.unless_gone(tokio::time::timeout(PATIENCE, disk.acquire())).await;
+    let begun = caller.unless_gone(tokio::time::timeout(TIMEOUT, disk.acquire())).await;
     let in_use = begun.map_err(|error| error.to_string())?;
     let Ok(_in_use) = in_use else { return Err("its disk is in use: files are being copied".to_owned()) };
     // From here on it is done whole.

@@ -10,7 +10,7 @@ use aegis_guest_protocol::messages::Cause;
 use aegis_vmm::{Machine, Origin as Memory};
 
 use crate::boot_order::BootOrder;
-use crate::boot_timings::Start;
+use crate::boot_timings::StartKind;
 use crate::checkpoint::machine_file::FileVersion;
 use crate::checkpoint::take::{CheckpointSource, SavedMachine};
 use crate::error_chain::chain;
@@ -67,8 +67,8 @@ pub async fn start_clone(
             run.begin_session(&session, events);
             order.watch.lap("names");
             order.watch.note(match from.cause {
-                Cause::Fork => Start::Fork,
-                Cause::Snapshot => Start::Snapshot,
+                Cause::Fork => StartKind::Fork,
+                Cause::Snapshot => StartKind::Snapshot,
             });
             Ok(())
         }

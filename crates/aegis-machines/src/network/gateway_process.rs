@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use aegis_lifecycle::stop_reason::StopReason;
 use aegis_spec::network::NetworkSpec;
 
-use crate::helper_process::{Helper, Isolated, Traces, look_after};
+use crate::helper_process::{Helper, HelperIsolation, HelperRecord, look_after};
 use crate::network::gateway_client::GatewayClient;
 use crate::network::group_broker::{GroupBroker, GroupMembers};
 use crate::network::groups::Directory;
@@ -29,7 +29,7 @@ const KIND: &str = "gateway";
 /// Where it is spoken to.
 const SOCKET: &str = "gateway.sock";
 /// How long it may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A machine's gateway as others reach it: what it is to do, and whether it does.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl GatewayHandle {
         });
         let mut in_force = self.in_force.subscribe();
         let told = in_force.wait_for(|current| *current >= number);
-        if tokio::time::timeout(PATIENCE, told).await.is_err() {
+        if tokio::time::timeout(TIMEOUT, told).await.is_err() {
             tracing::warn!("a gateway was not told of its new policy; it is told when it is back");
         }
     }
@@ -92,7 +92,7 @@ impl GatewayHandle {
             client.ask(request, None).await?;
             client.next().await
         };
-        tokio::time::timeout(PATIENCE, asked).await?
+        tokio::time::timeout(TIMEOUT, asked).await?
     }
 
     /// Its decisions, those that are kept, and with `follow` all that are made from then on.
@@ -138,7 +138,7 @@ pub struct GatewayConfig {
 #[derive(Debug)]
 pub struct GatewayProcess {
     program: PathBuf,
-    traces: Traces,
+    traces: HelperRecord,
     gateway: Arc<GatewayHandle>,
     groups: watch::Receiver<Arc<Directory>>,
     members: Arc<dyn GroupMembers>,
@@ -170,7 +170,7 @@ impl GatewayProcess {
         };
         GatewayProcess {
             program: config.program.clone(),
-            traces: Traces::of(KIND, run_dir),
+            traces: HelperRecord::of(KIND, run_dir),
             gateway: Arc::new(gateway),
             groups: config.groups.clone(),
             members: Arc::clone(&config.members),
@@ -241,7 +241,7 @@ impl Helper for GatewayProcess {
         &self.gateway.id
     }
 
-    fn traces(&self) -> &Traces {
+    fn traces(&self) -> &HelperRecord {
         &self.traces
     }
 
@@ -251,7 +251,7 @@ impl Helper for GatewayProcess {
         let mut command = Command::new(&self.program);
         command.arg(self.id()).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
         let user = Some(aegis_jail::instance_user(self.id()));
-        let wall = Isolated { users: true, user, network: false, writable: Vec::new() };
+        let wall = HelperIsolation { users: true, user, network: false, writable: Vec::new() };
         self.traces.spawn(command, Vec::new(), wall)
     }
 

@@ -23,7 +23,7 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most connections of one gateway that are seen to at a time. More wait with it.
 const MOST_AT_A_TIME: usize = 256;
 /// How long a gateway may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before a gateway is asked again that is just being replaced.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -152,7 +152,7 @@ async fn connect(
         // The connection keeps the member awake until its gateway has counted the connection in.
         Ok((_connection, mut gateway, visitor)) => {
             // The end is the other gateway's from the moment at which it is sent, whatever becomes of the answer.
-            let admitted = tokio::time::timeout(PATIENCE, admit(&mut gateway, visitor, &end)).await;
+            let admitted = tokio::time::timeout(TIMEOUT, admit(&mut gateway, visitor, &end)).await;
             admitted.unwrap_or_else(|late| Err(late.into())).map_err(|error| error.to_string())
         }
         Err(error) => {
