@@ -214,6 +214,10 @@ impl MachineRun {
 
     /// Tells its guest of addresses that it does not know.
     async fn tell_addresses(&self) {
+        // Mostly there are none, and whoever is woken waits for nothing.
+        if self.unsent_addresses.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return;
+        }
         let Some(machine) = self.machine() else { return };
         let Some(session) = self.session() else { return };
         if machine.is_paused().await.unwrap_or(true) {
