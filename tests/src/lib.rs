@@ -2,7 +2,9 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod finished;
 pub mod lab;
+pub mod misbehaving_registry;
 pub mod registry;
 pub mod servers;
 mod times;
@@ -10,11 +12,12 @@ mod times;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub use finished::{Done, wait};
 use times::TestTime;
 
 /// How long anything may take before a test fails. Generous: machines are emulated and the host is shared.
@@ -30,31 +33,6 @@ pub struct Daemon {
     /// The network name space that it is in, if not that of the test.
     namespace: Option<String>,
     _time: TestTime,
-}
-
-/// What a finished command left.
-#[derive(Debug)]
-pub struct Done {
-    /// Exit code, or 128 + signal.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: Vec<u8>,
-    /// Standard error.
-    pub stderr: Vec<u8>,
-}
-
-impl Done {
-    /// Standard output as text.
-    #[must_use]
-    pub fn out(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    /// Standard error as text.
-    #[must_use]
-    pub fn err(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
-    }
 }
 
 /// The directory with the programs under test.
@@ -82,11 +60,6 @@ pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> b
     }
 }
 
-fn code(status: ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
-}
-
 /// Cuts a file short of most of what is in it.
 ///
 /// # Panics
@@ -105,35 +78,6 @@ pub fn flip_a_bit(file: &Path) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(file, bytes).expect("write it");
-}
-
-/// Waits for a child, killing it when the deadline has passed.
-///
-/// # Panics
-/// If it had to be killed.
-pub fn wait(mut child: Child, input: Option<Vec<u8>>) -> Done {
-    let feeder = input.zip(child.stdin.take()).map(|(bytes, mut stdin)| {
-        // A child that wants no more input is no failure of the test.
-        std::thread::spawn(move || drop(stdin.write_all(&bytes)))
-    });
-    let pid = rustix::process::Pid::from_child(&child);
-    let (done, finished) = std::sync::mpsc::channel::<()>();
-    let guard = std::thread::spawn(move || {
-        let late = finished.recv_timeout(DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
-        if late {
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        late
-    });
-    let Output { status, stdout, stderr } = child.wait_with_output().expect("wait for the command");
-    drop(done);
-    let late = guard.join().expect("the guard");
-    if let Some(feeder) = feeder {
-        feeder.join().expect("the feeder");
-    }
-    let done = Done { code: code(status), stdout, stderr };
-    assert!(!late, "not done within {DEADLINE:?}; stderr: {}", done.err());
-    done
 }
 
 /// What the names of machines begin with that are to become templates.

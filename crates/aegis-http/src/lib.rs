@@ -1,8 +1,12 @@
 //! The API over HTTP: requests in, calls of the engine, responses out. No decisions of its own.
 
 pub mod api_failure;
+mod attach;
 mod body;
+mod client_frames;
 mod events;
+mod exec;
+mod exec_process;
 mod exec_timeout;
 mod images;
 mod instances;
@@ -11,7 +15,6 @@ mod logs;
 mod mapping;
 mod network;
 mod ports;
-mod processes;
 pub mod routes;
 mod secrets;
 mod snapshots;
@@ -20,4 +23,5 @@ mod stats;
 mod stream;
 pub mod system;
 mod templates;
+mod upgrade;
 mod workspaces;

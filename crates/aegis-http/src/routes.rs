@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 use crate::body::MAX_BODY;
 use crate::state::ApiState;
 use crate::{
-    api_failure, events, images, instances, kits, logs, network, ports, processes, secrets, snapshots, stats,
-    system, templates, workspaces,
+    api_failure, attach, events, exec, images, instances, kits, logs, network, ports, secrets, snapshots,
+    stats, system, templates, workspaces,
 };
 
 #[derive(OpenApi)]
@@ -64,9 +64,9 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(kits::list))
         .routes(routes!(kits::describe))
         .routes(routes!(kits::validate))
-        .routes(routes!(processes::signal))
-        .routes(routes!(processes::exec))
-        .routes(routes!(processes::attach))
+        .routes(routes!(exec::signal))
+        .routes(routes!(exec::exec))
+        .routes(routes!(attach::attach))
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))
         .routes(routes!(stats::stats))

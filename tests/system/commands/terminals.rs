@@ -62,11 +62,12 @@ fn a_terminal_through_exec_follows_its_size() {
 
 #[test]
 fn a_pull_shows_a_bar_for_each_layer_on_a_terminal_and_nothing_in_a_pipe() {
-    use aegis_tests::registry::{Layout, Misdeed, Protection, Proxy, Registry};
+    use aegis_tests::misbehaving_registry::{Misbehaviour, Proxy};
+    use aegis_tests::registry::{Layout, Protection, Registry};
     let (registry, layout) = (Registry::start(Protection::None), Layout::new());
     layout.busybox("1");
     registry.push(&layout, "1", "box:1", &[]);
-    let proxy = Proxy::start(&registry, Misdeed::Slow);
+    let proxy = Proxy::start(&registry, Misbehaviour::Slow);
     let daemon = Daemon::start_configured(&proxy.config(), &[]);
     let image = format!("{}/box:1", proxy.name);
     let done = wait(on_a_terminal(&daemon, &format!("$AEGIS image pull {image}")), None);

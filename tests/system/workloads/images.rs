@@ -3,7 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use aegis_tests::registry::{Layout, Misdeed, PASSWORD, Protection, Proxy, Registry, USER, tool};
+use aegis_tests::misbehaving_registry::{Misbehaviour, Proxy};
+use aegis_tests::registry::{Layout, PASSWORD, Protection, Registry, USER, tool};
 use aegis_tests::{DEADLINE, Daemon, eventually};
 use serde_json::Value;
 
@@ -218,7 +219,7 @@ fn a_registry_with_tls_and_a_password_is_spoken_to_as_docker_is_set_up() {
 #[test]
 fn a_token_is_fetched_with_the_users_credentials() {
     let (registry, _layout) = boxed();
-    let proxy = Proxy::start(&registry, Misdeed::Token);
+    let proxy = Proxy::start(&registry, Misbehaviour::Token);
     let docker = tempfile::tempdir().unwrap();
     let daemon =
         Daemon::start_configured(&proxy.config(), &[("DOCKER_CONFIG", docker.path().to_str().unwrap())]);
@@ -232,7 +233,7 @@ fn a_token_is_fetched_with_the_users_credentials() {
 #[test]
 fn a_download_that_is_cut_is_resumed_where_it_was_cut() {
     let (registry, _layout) = boxed();
-    let proxy = Proxy::start(&registry, Misdeed::Cut(400_000));
+    let proxy = Proxy::start(&registry, Misbehaviour::Cut(400_000));
     let daemon = Daemon::start_configured(&proxy.config(), &[]);
     assert!(daemon.ok(&["image", "pull", &format!("{}/box:1", proxy.name)]).contains("ready"));
     let size = images(&daemon)[0]["layers"][0]["size"].as_u64().unwrap();
@@ -247,9 +248,11 @@ fn a_download_that_is_cut_is_resumed_where_it_was_cut() {
 #[test]
 fn a_registry_that_lies_or_never_ends_leaves_nothing_behind() {
     let (registry, _layout) = boxed();
-    for (misdeed, words) in
-        [(Misdeed::Lie, "has the digest"), (Misdeed::Longer, "more than"), (Misdeed::Endless, "more than")]
-    {
+    for (misdeed, words) in [
+        (Misbehaviour::Lie, "has the digest"),
+        (Misbehaviour::Longer, "more than"),
+        (Misbehaviour::Endless, "more than"),
+    ] {
         let proxy = Proxy::start(&registry, misdeed);
         let daemon = Daemon::start_configured(&proxy.config(), &[]);
         let told = refused(&daemon, &["image", "pull", &format!("{}/box:1", proxy.name)]);
@@ -266,7 +269,7 @@ fn a_registry_that_lies_or_never_ends_leaves_nothing_behind() {
 #[test]
 fn a_registry_may_ask_for_patience_and_send_elsewhere() {
     let (registry, _layout) = boxed();
-    for misdeed in [Misdeed::Limit, Misdeed::Redirect] {
+    for misdeed in [Misbehaviour::Limit, Misbehaviour::Redirect] {
         let proxy = Proxy::start(&registry, misdeed);
         let daemon = Daemon::start_configured(&proxy.config(), &[]);
         assert!(
@@ -275,7 +278,7 @@ fn a_registry_may_ask_for_patience_and_send_elsewhere() {
         );
     }
     // A proxy of the other kind: one that everything goes through.
-    let proxy = Proxy::start(&registry, Misdeed::None);
+    let proxy = Proxy::start(&registry, Misbehaviour::None);
     let settings = format!(
         "[images]\nproxy = \"http://{}\"\n[registry.\"registry.invalid\"]\nplain_http = true\n",
         proxy.name
@@ -290,7 +293,7 @@ fn an_image_is_fetched_once_however_many_ask_for_it() {
     let (registry, layout) = boxed();
     layout.layer("1", |root| std::fs::write(root.join("more"), "x").unwrap());
     registry.push(&layout, "1", "box:2", &[]);
-    let proxy = Proxy::start(&registry, Misdeed::Slow);
+    let proxy = Proxy::start(&registry, Misbehaviour::Slow);
     let daemon = Daemon::start_configured(&proxy.config(), &[]);
     let names = ["1", "2", "1", "2", "1", "2"].map(|tag| format!("{}/box:{tag}", proxy.name));
     let pulls: Vec<_> = names.iter().map(|name| daemon.spawn(&["image", "pull", name])).collect();
@@ -311,7 +314,7 @@ fn an_image_is_fetched_once_however_many_ask_for_it() {
 #[test]
 fn a_daemon_that_dies_while_it_pulls_leaves_what_the_next_one_goes_on_with() {
     let (registry, _layout) = boxed();
-    let proxy = Proxy::start(&registry, Misdeed::Slow);
+    let proxy = Proxy::start(&registry, Misbehaviour::Slow);
     let daemon = Daemon::start_configured(&proxy.config(), &[]);
     let image = format!("{}/box:1", proxy.name);
     let pull = daemon.spawn(&["image", "pull", &image]);
