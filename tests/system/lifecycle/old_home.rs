@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use aegis_tests::Daemon;
+use aegis_tests::{DEADLINE, Daemon, eventually};
 
 /// A daemon, not yet started, whose home is the old one.
 fn old_home() -> Daemon {
@@ -33,10 +33,12 @@ fn a_home_of_the_version_before_opens_and_everything_in_it_works() {
 
     // What was stopped starts with its disk, its environment and its secret.
     drop(daemon.ok(&["instance", "start", "--name", "kept"]));
-    assert_eq!(daemon.ok(&["exec", "kept", "--", "cat", "/kept"]), "written before\n");
+    // Its command writes it once more.
+    let is_written = || daemon.ok(&["exec", "kept", "--", "cat", "/kept"]) == "written before\n";
+    eventually("what the command writes", DEADLINE, is_written);
     let said = daemon.ok(&["exec", "kept", "--", "sh", "-c", "echo $COLOUR $TOKEN"]);
     assert_eq!(said, "blue s3cret\n");
-    drop(daemon.ok(&["exec", "kept", "--", "sh", "-c", "echo later > /kept; sync"]));
+    drop(daemon.ok(&["exec", "kept", "--", "sh", "-c", "echo later > /later; sync"]));
 
     // What was hibernated goes on, or boots, from its disk.
     assert_eq!(daemon.ok(&["exec", "slept", "--", "cat", "/slept"]), "slept\n");
@@ -49,7 +51,8 @@ fn a_home_of_the_version_before_opens_and_everything_in_it_works() {
     // A snapshot of then is restored now, and started from.
     drop(daemon.ok(&["snapshot", "restore", "before"]));
     drop(daemon.ok(&["instance", "start", "--name", "kept"]));
-    assert_eq!(daemon.ok(&["exec", "kept", "--", "cat", "/kept"]), "written before\n");
+    assert_ne!(daemon.aegis(&["exec", "kept", "--", "cat", "/later"]).code, 0);
+    eventually("what the command writes", DEADLINE, is_written);
     drop(daemon.ok(&["instance", "hibernate", "shared"]));
     assert_eq!(daemon.ok(&["exec", "shared", "--", "cat", "/workspace/note"]), "from the guest\n");
     drop(daemon.ok(&["instance", "delete", "kept"]));
