@@ -1,13 +1,17 @@
 //! `aegis`.
 
-use aegis_cli::arguments::{
-    Arguments, Command, ImageCommand, InstanceCommand, KitCommand, SecretCommand, WorkspaceCommand,
+use aegis_cli::arguments::command::{Arguments, Command};
+use aegis_cli::arguments::image::ImageCommand;
+use aegis_cli::arguments::instance::InstanceCommand;
+use aegis_cli::arguments::kit::KitCommand;
+use aegis_cli::arguments::secret::SecretCommand;
+use aegis_cli::arguments::workspace::WorkspaceCommand;
+use aegis_cli::commands::{
+    copy, daemon, events, exec, image, instance, kit, logs, network, run, secret, snapshot, stats, template,
+    workspace,
 };
 use aegis_cli::failure::Failure;
-use aegis_cli::{
-    Context, copy, daemon, events, exec, image, instance, kit, logs, markdown, network, output, run, secret,
-    snapshot, stats, template, workspace,
-};
+use aegis_cli::{Context, markdown, output};
 use clap::{CommandFactory, Parser};
 
 fn main() {

@@ -2,7 +2,7 @@
 
 use clap::{Arg, Command, CommandFactory};
 
-use crate::arguments::Arguments;
+use crate::arguments::command::Arguments;
 
 const HEAD: &str = "# Command line\n\nGenerated from the program by `make docs`; do not edit.\n\n\
 Exit codes: 0 for success, 2 for errors of use, 1 for any other failure. `run` and `exec` exit with the command's own \

@@ -3,12 +3,15 @@
 use aegis_api::events::{InstanceEvent, MISSED, Missed};
 use bytes::Bytes;
 
-use crate::ClientError;
+use crate::client::Client;
+use crate::error::ClientError;
 use crate::lines::Lines;
+use crate::query::EventQuery;
+use crate::url_path::escape;
 
 /// What the stream of events tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum EventStreamItem {
     /// Something happened.
     Event(InstanceEvent),
     /// These are no longer kept.
@@ -30,7 +33,7 @@ struct Block {
 
 impl Block {
     /// Takes a line. At the end of a block returns what it tells, if anything.
-    fn take(&mut self, line: &Bytes) -> Result<Option<Told>, ClientError> {
+    fn take(&mut self, line: &Bytes) -> Result<Option<EventStreamItem>, ClientError> {
         if let Some(kind) = line.strip_prefix(b"event: ") {
             self.missed = kind == MISSED.as_bytes();
         } else if line.starts_with(b"data: ") {
@@ -39,9 +42,9 @@ impl Block {
             let Block { missed, data } = std::mem::take(self);
             let told = |data: Bytes| {
                 Ok::<_, ClientError>(if missed {
-                    Told::Missed(serde_json::from_slice(&data)?)
+                    EventStreamItem::Missed(serde_json::from_slice(&data)?)
                 } else {
-                    Told::Event(serde_json::from_slice(&data)?)
+                    EventStreamItem::Event(serde_json::from_slice(&data)?)
                 })
             };
             return data.map(told).transpose();
@@ -59,7 +62,7 @@ impl Events {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn next(&mut self) -> Result<Option<Told>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<EventStreamItem>, ClientError> {
         let mut block = Block::default();
         while let Some(line) = self.lines.next().await? {
             if let Some(told) = block.take(&line)? {
@@ -70,12 +73,29 @@ impl Events {
     }
 }
 
+impl Client {
+    /// What happens to instances.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn events(&self, query: &EventQuery) -> Result<Events, ClientError> {
+        let mut path = format!("/v1/events?follow={}", query.follow);
+        if let Some(after) = query.after {
+            path = format!("{path}&after={after}");
+        }
+        if let Some(instance) = &query.instance {
+            path = format!("{path}&instance={}", escape(instance));
+        }
+        Ok(Events::new(self.lines(&path).await?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(text: &'static str) -> Vec<Told> {
+    fn read(text: &'static str) -> Vec<EventStreamItem> {
         let mut block = Block::default();
         let lines = text.lines().map(|line| Bytes::from_static(line.as_bytes()));
         lines.filter_map(|line| block.take(&line).unwrap()).collect()
@@ -86,8 +106,10 @@ mod tests {
         let text = ":\n\nid: 7\nevent: missed\ndata: {\"from\":1,\"to\":7}\n\n\
             id: 8\nevent: stopped\ndata: {\"seq\":8,\"at\":\"t\",\"kind\":\"stopped\",\"instance_id\":\"inst-1\",\"boot\":1}\n\n";
         let told = read(text);
-        assert_eq!(told[0], Told::Missed(Missed { from: 1, to: 7 }));
-        assert!(matches!(&told[1], Told::Event(event) if event.seq == 8 && event.kind == "stopped"));
+        assert_eq!(told[0], EventStreamItem::Missed(Missed { from: 1, to: 7 }));
+        assert!(
+            matches!(&told[1], EventStreamItem::Event(event) if event.seq == 8 && event.kind == "stopped")
+        );
         assert_eq!(told.len(), 2);
     }
 

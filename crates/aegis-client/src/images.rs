@@ -6,9 +6,11 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Incoming;
 
+use crate::client::Client;
+use crate::error::ClientError;
 use crate::lines::Lines;
 use crate::transport::{self, Body, Connection, Upload};
-use crate::{Client, ClientError, escape};
+use crate::url_path::escape;
 
 impl Client {
     /// All images on the daemon's host.

@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Incoming;
 
-use crate::ClientError;
+use crate::error::ClientError;
 use crate::transport::Connection;
 
 /// Longest line, bytes: a record of a log in base64, with room to spare.

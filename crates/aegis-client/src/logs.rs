@@ -7,8 +7,11 @@ use aegis_api::network::NetworkEntry;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::ClientError;
+use crate::client::Client;
+use crate::error::ClientError;
 use crate::lines::Lines;
+use crate::query::LogQuery;
+use crate::url_path::{escape, instance_path};
 
 /// The lines of a log.
 pub type LogLines = JsonLines<LogEntry>;
@@ -44,5 +47,22 @@ impl<T: DeserializeOwned> JsonLines<T> {
             Some(line) => Ok(Some(serde_json::from_slice(&line)?)),
             None => Ok(None),
         }
+    }
+}
+
+impl Client {
+    /// An instance's log.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn logs(&self, name: &str, query: &LogQuery) -> Result<LogLines, ClientError> {
+        let mut path = instance_path(name, &format!("/logs?follow={}", query.follow));
+        if let Some(tail) = query.tail {
+            path = format!("{path}&tail={tail}");
+        }
+        if let Some(since) = &query.since {
+            path = format!("{path}&since={}", escape(since));
+        }
+        Ok(LogLines::new(self.lines(&path).await?))
     }
 }

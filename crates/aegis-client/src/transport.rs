@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use tokio::net::UnixStream;
 
-use crate::ClientError;
+use crate::error::ClientError;
 
 /// Longest reply that is taken as a whole, bytes.
 const MAX_REPLY: usize = 64 << 20;

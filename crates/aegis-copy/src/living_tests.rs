@@ -1,9 +1,11 @@
 //! Trees that change while they are copied, what the kernel makes up, holes, and copies that are broken off.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
 
 use proptest::prelude::*;
 

@@ -10,6 +10,7 @@ use aegis_paths::Dir;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use crate::limits::Limits;
 use crate::receive::{Received, Receiver};
 use crate::target::At;
 use crate::temporary::Temporary;
@@ -20,25 +21,6 @@ use crate::{CopyError, Target};
 const MOST_NAME: usize = 255;
 /// Most bytes of paths of directories that may not be written into when all is done: they are kept until then.
 const MOST_CLOSED_NAMES: usize = 64 << 20;
-
-/// What a stream may at most ask for.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Files, directories and links.
-    pub entries: u64,
-    /// Contents of all files together without holes, bytes.
-    pub bytes: u64,
-    /// One file with its holes, bytes.
-    pub size: u64,
-    /// Whether it may be a symbolic link and nothing else: one that the user would take for his own later.
-    pub link: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { entries: 10_000_000, bytes: 1 << 40, size: 1 << 44, link: false }
-    }
-}
 
 /// Who is to own what is written, if not whoever writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use std::io::Read;
 use thiserror::Error;
 
 use crate::archive::{ArchiveError, Kind, Member, Members};
+use crate::error::TreeError;
 use crate::spool::Extent;
-use crate::tree::{Content, Device, FileTree, Metadata, TreeError, Xattrs};
+use crate::tree::{Content, Device, FileTree, Metadata, Xattrs};
 use crate::xattr;
 
 const WHITEOUT: &[u8] = b".wh.";

@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::archive::{ArchiveError, Kind, Member, Members};
+use crate::error::TreeError;
 use crate::format::BLOCK;
 use crate::ingest::{self, IngestError, IngestReport, Refusal, Whiteouts};
 use crate::limits::{Limits, Meter};
 use crate::spool::{Extent, Spool};
-use crate::tree::{FileTree, TreeError, components};
+use crate::tree::{FileTree, components};
 
 /// Contents up to this size are in the index: they end up beside their inodes, in a block with others.
 const SMALL: u64 = 2048;

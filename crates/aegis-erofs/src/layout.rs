@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::directory;
+use crate::error::WriteError;
 use crate::format::{BLOCK, BLOCK_BYTES, INODE_BYTES, SLOT, SLOT_BYTES};
 use crate::spool::{Extent, Place};
 use crate::tree::{Content, FileTree, NodeId};
-use crate::write::WriteError;
 use crate::xattr;
 
 /// The place of one inode and its data.

@@ -22,6 +22,7 @@
 
 mod archive;
 mod directory;
+mod error;
 mod format;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -36,13 +37,12 @@ mod write;
 mod xattr;
 
 pub use archive::ArchiveError;
+pub use error::{TreeError, WriteError};
 pub use format::FORMAT_VERSION;
 pub use ingest::{IngestError, IngestReport, Whiteouts, ingest, ingest_some};
 pub use layer::{Layer, LayerError};
 pub use limits::Limits;
 pub use read::{DirectoryEntry, FileKind, Image, Inode, ReadAt, ReadError};
 pub use spool::{Extent, Spool};
-pub use tree::{
-    Content, Device, Directory, FileTree, Metadata, Mtime, Name, Node, NodeId, TreeError, Xattrs,
-};
-pub use write::{ImageOptions, ImageSummary, WriteError, write_image, write_over};
+pub use tree::{Content, Device, Directory, FileTree, Metadata, Mtime, Name, Node, NodeId, Xattrs};
+pub use write::{ImageOptions, ImageSummary, write_image, write_over};

@@ -1,6 +1,7 @@
 //! What an archive may at most ask for.
 
-use crate::tree::{TreeError, Xattrs};
+use crate::error::TreeError;
+use crate::tree::Xattrs;
 
 /// What an archive may at most ask for. The first excess is an error.
 #[derive(Clone, Debug)]

@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use thiserror::Error;
-
 use crate::directory::{self, Dirent};
+use crate::error::WriteError;
 use crate::format::{self, BLOCK, BLOCK_BYTES, RawInode, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use crate::layout::{Layout, Placement};
 use crate::spool::{Extent, is_zero};
@@ -14,35 +13,6 @@ use crate::tree::{Content, Device, Directory, FileTree, Node, NodeId};
 use crate::xattr;
 
 const COPY_BUFFER: usize = 256 * 1024;
-
-/// Why a tree cannot be written.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// Blocks are numbered with 32 bits: 16 TiB.
-    #[error("the image would have more than 2^32 blocks")]
-    TooLarge,
-    /// Links are counted with 32 bits.
-    #[error("a file has more than 2^32 names")]
-    TooManyLinks,
-    /// The number of a device node has no on-disk form.
-    #[error("the device number {major}:{minor} is too large")]
-    DeviceNumber {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// The extended attributes of one file exceed what an inode can count.
-    #[error("a file has more than 256 KiB of extended attributes")]
-    XattrsTooLarge,
-    /// The tree has files of a layer that was not given.
-    #[error("the image has no layer {0}")]
-    NoSuchLayer(u32),
-    /// The image cannot be written or the spool not read.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
 
 /// What of an image does not come from the tree. The default gives the same image for the same tree.
 #[derive(Clone, Debug, Default)]

@@ -15,7 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{FrameQueue, Greeted, LinkError, QUEUE};
+use crate::error::LinkError;
+use crate::frame_queue::{FrameQueue, QUEUE};
+use crate::handshake::Greeted;
 
 /// The guest's events, in order, each once. Ends with the session.
 pub type Events = mpsc::Receiver<EventNote>;

@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::{FrameQueue, Greeted, LinkError, QUEUE, Resume};
+use crate::error::LinkError;
+use crate::frame_queue::{FrameQueue, QUEUE};
+use crate::handshake::Greeted;
+use crate::resume::Resume;
 
 /// How much is read from the pipe at once.
 const READ_CHUNK: usize = 256 << 10;

@@ -9,7 +9,7 @@ use std::path::Path;
 use aegis_guest_protocol::messages::{AUTHORITIES, Network};
 use aegis_sys::card::Card;
 
-use crate::machine::say;
+use crate::console_log;
 use crate::places;
 use crate::record::Record;
 
@@ -95,6 +95,6 @@ pub(crate) fn write_resolver(text: &str, record: &Record) {
 /// Says what the root did not take, where whoever looks for it will find it.
 pub(crate) fn told(what: &str, done: io::Result<()>) {
     if let Err(error) = done {
-        say(&format!("aegis-harness: {what} stays as it is: {error}"));
+        console_log::print(&format!("aegis-harness: {what} stays as it is: {error}"));
     }
 }

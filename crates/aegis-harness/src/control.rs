@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::activity;
+use crate::async_fd::asynchronous;
 use crate::connections::Connections;
 use crate::listening::Listening;
 use crate::outlet::{Epoch, Outlet};
@@ -428,17 +429,16 @@ impl Shared {
         let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
         let input = match child.ends {
             Ends::Terminal(terminal) => {
-                let fd = pump::asynchronous(terminal).map_err(to_error)?;
+                let fd = asynchronous(terminal).map_err(to_error)?;
                 tokio::task::spawn_local(Rc::clone(stdout).fill(Rc::clone(&fd), child.ended.clone()));
                 stderr.end();
                 Some(Input::Terminal(Terminal { fd, leader: child.pid, ended: child.ended }))
             }
             Ends::Pipes { stdin, stdout: out, stderr: err } => {
-                let (out, err) =
-                    (pump::asynchronous(out).map_err(to_error)?, pump::asynchronous(err).map_err(to_error)?);
+                let (out, err) = (asynchronous(out).map_err(to_error)?, asynchronous(err).map_err(to_error)?);
                 tokio::task::spawn_local(Rc::clone(stdout).fill(out, child.ended.clone()));
                 tokio::task::spawn_local(Rc::clone(stderr).fill(err, child.ended));
-                stdin.map(pump::asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
+                stdin.map(asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
             }
         };
         if let Some(input) = input {
@@ -500,7 +500,7 @@ impl Shared {
         };
         let input = match child.ends {
             Ends::Terminal(terminal) => {
-                let terminal = pump::asynchronous(terminal).map_err(to_error)?;
+                let terminal = asynchronous(terminal).map_err(to_error)?;
                 send(Rc::clone(&terminal), io);
                 // A terminal has one output; the host waits for the end of both streams.
                 let ended = Frame::bare(Kind::Eof, err.id());
@@ -511,9 +511,9 @@ impl Shared {
                 Some(Input::Terminal(Terminal { fd: terminal, leader: pid, ended: child.ended.clone() }))
             }
             Ends::Pipes { stdin, stdout, stderr } => {
-                send(pump::asynchronous(stdout).map_err(to_error)?, io);
-                send(pump::asynchronous(stderr).map_err(to_error)?, err);
-                stdin.map(pump::asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
+                send(asynchronous(stdout).map_err(to_error)?, io);
+                send(asynchronous(stderr).map_err(to_error)?, err);
+                stdin.map(asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
             }
         };
         if let Some(input) = input {

@@ -14,8 +14,9 @@ use aegis_guest_protocol::argument::Argument;
 use aegis_guest_protocol::messages::{Cause, ExitStatus, Process, Target, code};
 use aegis_guest_protocol::rpc::RpcError;
 
+use crate::async_fd::{Ended, asynchronous};
 use crate::processes::{Child, Ends, Processes};
-use crate::pump::{self, Ended, Output};
+use crate::pump::{self, Output};
 
 /// How long all of them together may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,7 +99,7 @@ async fn last_words(child: Child) -> io::Result<String> {
 }
 
 async fn tail(from: OwnedFd, mut ended: Ended) -> io::Result<String> {
-    let from = pump::asynchronous(from)?;
+    let from = asynchronous(from)?;
     let mut kept: VecDeque<u8> = VecDeque::new();
     while let Output::Bytes(bytes) = pump::next_output(&from, &mut ended, 4096).await {
         kept.extend(&bytes);

@@ -21,7 +21,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::echo::{Entry, Known, Repeated, Step, forget_contents, forget_name, step, thread_of};
-use crate::shares::lock;
+use crate::sync::lock;
 
 /// Most changes that wait: those of this server, and of some before it.
 const MOST_WAITING: usize = 4 * WINDOW as usize;

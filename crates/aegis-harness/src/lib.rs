@@ -16,6 +16,7 @@
 //! tested on any Linux host. Nothing that the host sends, or fails to send, ends the harness.
 
 pub mod activity;
+pub mod async_fd;
 pub mod catalogue;
 pub mod connections;
 pub mod control;

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move, mount_remount};
 
 use crate::card;
+use crate::console_log;
 use crate::disks::{self, Settled};
 use crate::freezer::Freezer;
 use crate::group::{self, CGROUPS};
@@ -56,12 +57,6 @@ fn read_some(path: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// Prints to the console, where it ends up in front of the host's user if the boot fails.
-pub(crate) fn say(text: &str) {
-    let console = File::options().write(true).open("/dev/console");
-    let _mute = console.and_then(|mut console| writeln!(console, "{text}"));
-}
-
 fn plain() -> MountFlags {
     MountFlags::NOSUID | MountFlags::NODEV
 }
@@ -99,35 +94,6 @@ pub(crate) fn allow_many_descriptors() {
     let limit = Rlimit { current: Some(MOST_DESCRIPTORS), maximum: Some(MOST_DESCRIPTORS) };
     // With fewer there are fewer connections at a time, and that is said then.
     let _fewer = setrlimit(Resource::Nofile, limit);
-}
-
-/// Device of a port: `/dev/vportDpN`, D being the number of the device among all of virtio.
-fn port_device(number: u32) -> io::Result<Option<PathBuf>> {
-    let suffix = format!("p{number}");
-    for entry in fs::read_dir("/dev")? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let device = name.to_str().and_then(|name| name.strip_prefix("vport")?.strip_suffix(&suffix));
-        if device.is_some_and(|device| device.bytes().all(|byte| byte.is_ascii_digit())) {
-            return Ok(Some(entry.path()));
-        }
-    }
-    Ok(None)
-}
-
-/// Opens a port as soon as the kernel shows it.
-pub(crate) fn open_port(number: u32) -> io::Result<OwnedFd> {
-    use rustix::fs::inotify;
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&watch, "/dev", inotify::WatchFlags::CREATE)?;
-    let mut events = [0u8; 4096];
-    loop {
-        if let Some(path) = port_device(number)? {
-            let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            return Ok(rustix::fs::open(path, flags, Mode::empty())?);
-        }
-        rustix::io::read(&watch, &mut events)?;
-    }
 }
 
 /// The machine that the harness is PID 1 of.
@@ -370,7 +336,9 @@ impl Platform for Guest {
 
     fn listens(&self) -> Option<Listens> {
         Listens::watch(Path::new(CGROUPS))
-            .inspect_err(|error| say(&format!("aegis-harness: cannot see what listens: {error}")))
+            .inspect_err(|error| {
+                console_log::print(&format!("aegis-harness: cannot see what listens: {error}"))
+            })
             .ok()
     }
 

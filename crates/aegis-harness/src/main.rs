@@ -1,6 +1,7 @@
 //! `/init` of the guest: sets the machine up as far as the host need not decide, then serves the host.
 
 mod card;
+mod console_log;
 mod disks;
 mod echo;
 mod freezer;
@@ -12,6 +13,7 @@ mod modules;
 mod mount_points;
 mod names;
 mod places;
+mod port_device;
 mod record;
 mod reserve;
 mod resting;
@@ -19,6 +21,7 @@ mod settings;
 mod shares;
 mod stage;
 mod stores;
+mod sync;
 mod tool;
 mod trees;
 mod volatile;
@@ -42,15 +45,15 @@ fn main() -> ExitCode {
         Err(error) => error.to_string(),
     };
     // PID 1 that ends makes the kernel panic, which is how the host learns of it, with this line on the console.
-    machine::say(&format!("aegis-harness: {failure}"));
+    console_log::print(&format!("aegis-harness: {failure}"));
     ExitCode::FAILURE
 }
 
 fn run() -> std::io::Result<()> {
     machine::mount_early()?;
     machine::allow_many_descriptors();
-    let control = machine::open_port(machine::CONTROL)?;
-    let bulk = machine::open_port(machine::BULK)?;
+    let control = port_device::open_port(machine::CONTROL)?;
+    let bulk = port_device::open_port(machine::BULK)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(aegis_harness::serve(control, bulk, Rc::new(machine::Guest::default()))))

@@ -2,38 +2,24 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Frame, Kind, MAX_DATA};
 use bytes::Bytes;
 use rustix::io::Errno;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
 
+use crate::async_fd::{Ended, write_all};
 use crate::outlet::{self, SessionOver};
 use crate::streams::{Stream, Streams};
 use crate::terminal::Terminal;
-
-/// Says when a process has ended, so that its output is drained and closed even if a child of it holds the pipe.
-pub type Ended = watch::Receiver<bool>;
 
 /// How much is read at once of what nobody wants, bytes.
 const REST: usize = 16 << 10;
 /// How long a process may take to end when its session is over.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// Makes a descriptor asynchronous.
-///
-/// # Errors
-/// The system's.
-pub fn asynchronous(fd: OwnedFd) -> io::Result<Rc<AsyncFd<OwnedFd>>> {
-    rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(Rc::new(aegis_sys::ready::watch(fd, Interest::READABLE | Interest::WRITABLE)?))
-}
 
 /// What one attempt to read a process's output gave.
 #[derive(Debug)]
@@ -248,16 +234,4 @@ pub async fn input(stream: Rc<Stream>, streams: Streams, to: Input, survives: bo
     {
         terminal.end(last).await;
     }
-}
-
-pub(crate) async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(to.get_ref().as_fd(), bytes) {
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => to.writable().await?.clear_ready(),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use aegis_guest_protocol::changes::{Change, Hello, WINDOW};
@@ -31,6 +31,7 @@ use rustix::mount::{MountFlags, OpenTreeFlags, mount, mount_remount, open_tree};
 use crate::echo::Step;
 use crate::host_changes::{self, Place, Shared, Told};
 use crate::places;
+use crate::sync::lock;
 
 /// Number of the port for files.
 const FILES: u32 = 3;
@@ -168,10 +169,6 @@ struct Traffic {
     /// Said to each new server: whom the files belong to here, and how much it may tell.
     hello: Vec<u8>,
     changes: Shared,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Operation and number of a message.
@@ -372,7 +369,7 @@ fn mount_one(share: &Share, device: &OwnedFd) -> io::Result<OwnedFd> {
 
 /// Opens what it takes, and begins to hand out answers.
 fn start(mounts: usize, hello: Vec<u8>) -> io::Result<Arc<Traffic>> {
-    let port = Arc::new(crate::machine::open_port(FILES)?);
+    let port = Arc::new(crate::port_device::open_port(FILES)?);
     let outlet = Outlet { pipe: Pipe::new(&port, epoll::EventFlags::OUT)?, open: false, server: 0, taken: 0 };
     let inlet = Pipe::new(&port, epoll::EventFlags::IN)?;
     let device = || Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
@@ -394,7 +391,7 @@ fn spawn(name: &'static str, work: impl FnOnce() -> io::Result<()> + Send + 'sta
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
     let run = move || {
         if let Err(error) = work() {
-            crate::machine::say(&format!("aegis-harness: files: {name}: {error}"));
+            crate::console_log::print(&format!("aegis-harness: files: {name}: {error}"));
         }
     };
     // It ends with its mount, or with the machine.

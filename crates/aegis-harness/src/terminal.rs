@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 use tokio::io::unix::AsyncFd;
 
-use crate::pump::{self, Ended};
+use crate::async_fd::{Ended, write_all};
 
 /// The end-of-file character of a terminal in its initial settings (control-D).
 const END_OF_FILE: &[u8] = &[4];
@@ -53,7 +53,7 @@ impl Terminal {
 
     async fn tell(&self, times: usize) {
         for _ in 0..times {
-            let _gone = pump::write_all(&self.fd, END_OF_FILE).await;
+            let _gone = write_all(&self.fd, END_OF_FILE).await;
         }
     }
 

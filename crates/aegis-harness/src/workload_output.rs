@@ -10,8 +10,9 @@ use aegis_guest_protocol::replay::{Replay, ReplayError};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::async_fd::Ended;
 use crate::outlet;
-use crate::pump::{self, Ended, Output};
+use crate::pump::{self, Output};
 use crate::streams::{Stream, Streams};
 
 /// One of the workload's output streams over all sessions.

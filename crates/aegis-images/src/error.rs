@@ -163,8 +163,8 @@ impl ImageError {
         })
     }
 
-    pub(crate) fn layer(digest: &crate::Digest) -> impl Fn(&dyn std::fmt::Display) -> ImageError {
-        let layer = digest.short().to_owned();
+    pub(crate) fn layer(short_digest: &str) -> impl Fn(&dyn std::fmt::Display) -> ImageError + use<> {
+        let layer = short_digest.to_owned();
         move |cause| ImageError::Layer { layer: layer.clone(), cause: cause.to_string() }
     }
 }

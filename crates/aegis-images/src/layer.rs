@@ -14,7 +14,7 @@ use crate::inflate;
 use crate::manifest::{LayerPart, Part};
 use crate::packing::{self, Packing};
 use crate::record::{BLOCK, Layout, sync_parent};
-use crate::registry::{Patience, Repository, Trouble};
+use crate::registry::{Repository, RequestFailure, RetryPolicy};
 
 /// Chunks on their way from the network to the disk.
 const CHUNKS: usize = 16;
@@ -71,24 +71,24 @@ pub(crate) async fn download(
     let mut partial = blocking(&path, move || Partial::open(&opened)).await?;
     // What an earlier daemon left may be damaged: then the whole is fetched once more.
     let mut inherited = partial.len > 0;
-    let mut patience = Patience::default();
+    let mut retries = RetryPolicy::default();
     loop {
         if partial.len > blob.size {
             partial = blocking(&path, move || partial.restart().map(|()| partial)).await?;
         }
         let before = partial.len;
         if partial.len < blob.size {
-            let (rest, trouble) = fetch_on(from, blob, partial, &path, progress).await?;
+            let (rest, failure) = fetch_on(from, blob, partial, &path, progress).await?;
             partial = rest;
             if partial.len > before {
-                patience.renew();
+                retries.renew();
             }
-            if let Some(trouble) = trouble {
-                if matches!(trouble, Trouble::Final(_)) {
+            if let Some(failure) = failure {
+                if matches!(failure, RequestFailure::Permanent(_)) {
                     // Of no use to another attempt.
                     crate::record::remove(&path)?;
                 }
-                patience.after(trouble).await?;
+                retries.after(failure).await?;
                 continue;
             }
         }
@@ -115,17 +115,17 @@ async fn finish(partial: Partial, path: PathBuf, at: PathBuf) -> Result<(), Imag
     sync_parent(&at)
 }
 
-/// One request's worth of a blob. The trouble, if it did not bring all of the rest.
+/// One request's worth of a blob. The failure, if it did not bring all of the rest.
 async fn fetch_on(
     from: &Repository,
     blob: &Part,
     mut partial: Partial,
     path: &Path,
     progress: &(dyn Fn(u64) + Send + Sync),
-) -> Result<(Partial, Option<Trouble>), ImageError> {
+) -> Result<(Partial, Option<RequestFailure>), ImageError> {
     let mut body = match from.blob(&blob.digest, partial.len).await {
         Ok(body) => body,
-        Err(trouble) => return Ok((partial, Some(trouble))),
+        Err(failure) => return Ok((partial, Some(failure))),
     };
     if body.starts_at != partial.len {
         partial = blocking(path, move || partial.restart().map(|()| partial)).await?;
@@ -146,13 +146,13 @@ async fn fetch_on(
         let result = write();
         (partial, result)
     });
-    let trouble = loop {
+    let failure = loop {
         match body.next().await {
             Ok(Some(chunk)) => {
                 len += chunk.len() as u64;
                 if len > blob.size {
                     let text = format!("{} has more than the {} bytes promised", blob.digest, blob.size);
-                    break Some(Trouble::Final(ImageError::Invalid(text)));
+                    break Some(RequestFailure::Permanent(ImageError::Invalid(text)));
                 }
                 progress(len);
                 if chunks.send(chunk).await.is_err() {
@@ -162,13 +162,13 @@ async fn fetch_on(
             }
             Ok(None) if len < blob.size => break Some(from.breaks_off(len, blob.size)),
             Ok(None) => break None,
-            Err(trouble) => break Some(trouble),
+            Err(failure) => break Some(failure),
         }
     };
     drop(chunks);
     let (partial, written) = writer.await.map_err(|_| ImageError::BrokenOff)?;
     written.map_err(ImageError::io("cannot write", path))?;
-    Ok((partial, trouble))
+    Ok((partial, failure))
 }
 
 /// Unpacks a blob that is here into the layer that its configuration names, if that is not here yet. Blocks.
@@ -182,7 +182,7 @@ pub(crate) fn unpack(
         return Ok(());
     }
     let failed = |cause: &dyn std::fmt::Display| {
-        let error = ImageError::layer(&layer.blob.digest);
+        let error = ImageError::layer(layer.blob.digest.short());
         match &layer.unknown {
             None => error(cause),
             Some(name) => error(&format!("{name:?} is no layer of a file system: {cause}")),
@@ -217,12 +217,12 @@ pub(crate) fn unpack(
 pub(crate) fn read_index(layout: &Layout, diff_id: &Digest) -> Result<Layer, ImageError> {
     let path = layout.layer_index(diff_id);
     let bytes = fs::read(&path).map_err(ImageError::io("cannot read", path))?;
-    let index = Layer::decode(&bytes).map_err(|error| ImageError::layer(diff_id)(&error))?;
+    let index = Layer::decode(&bytes).map_err(|error| ImageError::layer(diff_id.short())(&error))?;
     let data = layout.layer_data(diff_id);
     let len = fs::metadata(&data).map_err(ImageError::io("cannot read", data))?.len();
     if len == u64::from(index.blocks()) * BLOCK {
         Ok(index)
     } else {
-        Err(ImageError::layer(diff_id)(&"its data is cut off"))
+        Err(ImageError::layer(diff_id.short())(&"its data is cut off"))
     }
 }

@@ -180,7 +180,9 @@ fn assemble(layout: &Layout, limits: &aegis_erofs::Limits, plan: &Plan) -> Resul
     for (number, (part, diff_id)) in (0u32..).zip(plan.layers.iter().zip(&plan.config.diff_ids)) {
         let index = layer::read_index(layout, diff_id)?;
         blocks.push(index.blocks());
-        index.stack(&mut tree, number).map_err(|error| ImageError::layer(&part.blob.digest)(&error))?;
+        index
+            .stack(&mut tree, number)
+            .map_err(|error| ImageError::layer(part.blob.digest.short())(&error))?;
     }
     let disk = layout.temporary()?;
     let written = aegis_erofs::write_over(&tree, disk.as_file(), &blocks, &ImageOptions::default());

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::getxattr;
 
-use crate::support::find_true;
+use crate::probe_program::find_true;
 
 /// Where the hierarchy is mounted, alone or beside those of version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];

@@ -15,6 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
 use thiserror::Error;
 
+use crate::privilege::may_make_namespaces;
 use crate::profile::{Access, FileRule, Isolation, Limits, Profile};
 use crate::support::Support;
 use crate::{cgroup, files, filter, root};
@@ -227,13 +228,6 @@ fn is_mapped(number: u32) -> bool {
     ["/proc/self/uid_map", "/proc/self/gid_map"]
         .iter()
         .all(|map| std::fs::read_to_string(map).is_ok_and(|text| text.lines().any(holds)))
-}
-
-/// Whether this process may make namespaces without one of users, and become another user.
-pub(crate) fn may_make_namespaces() -> bool {
-    let needed =
-        CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
 /// Lets a user do with a file of ours what a rule says: one that is written is made his, one that is read is made readable.

@@ -17,6 +17,8 @@ mod cgroup;
 mod files;
 mod filter;
 mod jail;
+mod privilege;
+mod probe_program;
 mod profile;
 mod root;
 mod support;

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -12,21 +12,13 @@ use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible, Ruleset, Rul
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Controllers};
-use crate::jail::may_make_namespaces;
+use crate::privilege::may_make_namespaces;
+use crate::probe_program::find_true;
 use crate::profile::{self, FileRule};
 use crate::root;
 
 /// A directory that every host has, and that is in nobody's way in a process that ends at once.
 const EMPTY: &str = "/sys";
-/// A program that does nothing.
-const TRUE: &str = "true";
-
-pub(crate) fn find_true() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(["/bin", "/usr/bin"].map(PathBuf::from));
-    dirs.map(|dir| dir.join(TRUE)).find(|file| file.is_absolute() && file.is_file())
-}
-
 /// A mechanism that confines processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -4,17 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::Pattern;
+use crate::{Pattern, SyntaxError};
 
 /// Most rules of a policy.
 const MOST_RULES: usize = 1000;
-
-/// A text that makes no sense. The sentence names it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct SyntaxError(pub String);
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::migrations::{MIGRATIONS, migrate};
 use super::*;
+use crate::writer::{Change, Writer};
 
 fn row(id: &str) -> InstanceRow {
     InstanceRow {
@@ -212,7 +213,7 @@ fn a_full_disk_is_typed_and_passes() {
         let (batch, mut answers): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .map(|row| {
-                let (reply, answer) = oneshot::channel();
+                let (reply, answer) = tokio::sync::oneshot::channel();
                 let event = event(&row.id, "created");
                 ((Change::Insert(Box::new(row)), Some(event), reply), answer)
             })

@@ -11,8 +11,11 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::migrations::{MIGRATIONS, migrate};
-use super::{EventRow, InstanceRow, NewEvent, RegistryError, give_up, sql, wants_room};
+use crate::error::{RegistryError, could_be_disk_full};
+use crate::migrations::{MIGRATIONS, migrate};
+use crate::reserve::release;
+use crate::rows::{EventRow, InstanceRow, NewEvent};
+use crate::sql;
 use aegis_store::reserve::Reserve;
 
 /// Changes that share one commit at most; bounds how long the first of them waits.
@@ -110,7 +113,9 @@ impl Writer {
     /// each of its changes is tried alone, so that one of them cannot take the others down.
     pub(super) fn commit(&self, batch: Vec<Pending>) {
         let done = match self.transact(&batch) {
-            Err(error) if wants_room(&error) && give_up(self.reserve.as_ref()) => self.transact(&batch),
+            Err(error) if could_be_disk_full(&error) && release(self.reserve.as_ref()) => {
+                self.transact(&batch)
+            }
             done => done,
         };
         match done {

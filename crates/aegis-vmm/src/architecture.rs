@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::qemu::Accelerator;
+use crate::accelerator::Accelerator;
 
 /// What a guest's processor is. Usually the host's own; any other is emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@
 //! The guest dials nothing at this level: streams that it opens travel inside the bulk endpoint, which works on
 //! every backend. So the trait has `dial` and no `listen`.
 
+mod accelerator;
 mod architecture;
 mod console;
 pub mod fake;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
+pub use accelerator::Accelerator;
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
 pub use listen::listen;

@@ -120,7 +120,8 @@ fn confinement(environment: &Environment) -> Finding {
 }
 
 fn gateway() -> Finding {
-    let found = match std::env::current_exe().map(|program| program.with_file_name(crate::GATEWAY)) {
+    let found = match std::env::current_exe().map(|program| program.with_file_name(crate::programs::GATEWAY))
+    {
         Ok(program) if program.is_file() => Ok(program.display().to_string()),
         Ok(program) => Err(format!("there is no {}", program.display())),
         Err(error) => Err(error.to_string()),

@@ -15,8 +15,9 @@ use aegis_store::home::{Home, check_trusted};
 use aegis_vmm::Architecture;
 use aegis_vmm::qemu::Qemu;
 
+use crate::config;
+use crate::error::DaemonError;
 use crate::resolvers::ProxySettings;
-use crate::{DaemonError, config};
 
 /// The environment, read once.
 #[derive(Debug, Clone)]

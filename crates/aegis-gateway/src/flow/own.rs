@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::State;
 
+use super::key::Key;
+use super::pending_tunnel::Petitioner;
 use super::petition::{Denial, MOST_HEAD, Petition, Step};
-use super::tcp::Key;
 use super::terminal::{Clock, Terminal};
 use crate::wire::Outgoing;
 
@@ -26,13 +27,6 @@ pub(crate) enum Service {
     Resolver { question: Vec<u8> },
     /// The proxy, of which it wants one tunnel.
     Proxy(Petition),
-}
-
-/// A guest that waits for its tunnel.
-#[derive(Debug)]
-pub(crate) struct Petitioner {
-    pub(crate) terminal: Box<Terminal>,
-    pub(crate) petition: Petition,
 }
 
 /// See the module.

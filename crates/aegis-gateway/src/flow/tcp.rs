@@ -1,14 +1,14 @@
 //! One TCP connection of the guest, and the host's connection that it is joined to.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use aegis_policy::{Because, Ruling, Scrutiny};
 use smoltcp::socket::tcp::State;
 
+use super::key::Key;
 use super::member::Verdict;
-use super::own::Petitioner;
+use super::pending_tunnel::Petitioner;
 use super::petition::GRANTED;
 use super::stream::Stream;
 use super::terminal::{Clock, Terminal};
@@ -17,9 +17,6 @@ use crate::judge::{Case, Judge};
 use crate::proxy::Tunnel;
 use crate::shape::Shaper;
 use crate::wire::Outgoing;
-
-/// Which connection: the guest's end, and the other as the guest wrote it.
-pub(crate) type Key = (SocketAddr, SocketAddr);
 
 /// How much of an inspected connection is taken at a time.
 const INSPECTED: usize = 16 << 10;

@@ -13,7 +13,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, M
 use smoltcp::socket::tcp;
 use smoltcp::wire::{EthernetProtocol, HardwareAddress, IpAddress, IpCidr};
 
-use super::tcp::Key;
+use super::key::Key;
 use crate::addressing::MTU;
 use crate::packet;
 use crate::wire::Outgoing;

@@ -10,10 +10,11 @@ use mio::net::TcpStream;
 
 use super::{Gateway, Kind, buffers, token};
 use crate::addressing::is_gateway;
+use crate::flow::key::Key;
 use crate::flow::own::{BUFFER, OwnFlow, Service};
 use crate::flow::petition::Petition;
 use crate::flow::stream::Stream;
-use crate::flow::tcp::{Key, TcpFlow, Turn, Waiting};
+use crate::flow::tcp::{TcpFlow, Turn, Waiting};
 use crate::journal::What;
 use crate::judge::Case;
 use crate::names::Asker;

@@ -16,9 +16,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 
 use super::{Gateway, Kind};
+use crate::flow::key::Key;
 use crate::flow::member::{Member, Verdict};
 use crate::flow::stream::Stream;
-use crate::flow::tcp::{Key, TcpFlow};
+use crate::flow::tcp::TcpFlow;
 use crate::flow::udp::{Datagrams, UdpFlow};
 use crate::journal::What;
 use crate::judge::Case;

@@ -10,6 +10,7 @@ mod datagrams;
 mod members;
 mod petitions;
 mod table;
+mod token;
 
 pub use members::{Visitor, Wanted};
 
@@ -20,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use aegis_policy::{Action, Because, Direction, Limits, Protocol, Ruling};
-use mio::{Registry, Token};
+use mio::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{Bound, Bounds};
@@ -36,6 +37,8 @@ use crate::settings::Settings;
 use crate::shape::{Bucket, PAUSE, Shaper};
 use crate::wire::{Ended, Incoming, Outgoing};
 use table::Table;
+use token::name_token;
+pub(crate) use token::{Kind, of_token, token};
 
 /// How often the guest's frames are read before others have their turn.
 const READS: usize = 8;
@@ -44,37 +47,6 @@ const READS: usize = 8;
 const KEPT: Duration = Duration::from_secs(1);
 /// Longest datagram.
 const DATAGRAM: usize = 64 << 10;
-
-/// What a socket belongs to. The kind is part of its token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// The machine, and what belongs to the process as a whole.
-    Fixed,
-    Tcp,
-    Udp,
-    Echo,
-    /// Connections to the gateway itself.
-    Own,
-    Name,
-}
-
-const KINDS: [Kind; 6] = [Kind::Fixed, Kind::Tcp, Kind::Udp, Kind::Echo, Kind::Own, Kind::Name];
-/// Bits of a token that tell its kind.
-const KIND_BITS: u32 = 3;
-
-pub(crate) fn token(kind: Kind, index: usize) -> Token {
-    let kind = KINDS.iter().position(|one| *one == kind).unwrap_or(0);
-    Token(index << KIND_BITS | kind)
-}
-
-pub(crate) fn of_token(token: Token) -> (Kind, usize) {
-    let kind = KINDS.get(token.0 & ((1 << KIND_BITS) - 1)).copied().unwrap_or(Kind::Fixed);
-    (kind, token.0 >> KIND_BITS)
-}
-
-fn name_token(index: usize) -> Token {
-    token(Kind::Name, index)
-}
 
 /// What was counted since the gateway began.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

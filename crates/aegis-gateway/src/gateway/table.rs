@@ -8,8 +8,9 @@ use slab::Slab;
 
 use super::Kind;
 use crate::flow::echo::EchoFlow;
+use crate::flow::key::Key;
 use crate::flow::own::OwnFlow;
-use crate::flow::tcp::{Key, TcpFlow};
+use crate::flow::tcp::TcpFlow;
 use crate::flow::udp::UdpFlow;
 
 /// See the module.

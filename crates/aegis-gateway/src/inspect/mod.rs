@@ -10,54 +10,19 @@
 //!               ──► anything else: open where that may be, or the end
 //! ```
 
+mod claim;
 mod http;
 mod http2;
 mod tls;
 
-use std::time::Duration;
-
-use aegis_policy::Name;
+use claim::MOST_HELD;
+pub(crate) use claim::{Claim, Refusal, Wait};
 use http::{Agreed, Requests};
 pub(crate) use http2::PREFACE;
 use http2::Streams;
 
-/// Most bytes that are held back until a name is known.
-const MOST_HELD: usize = 64 << 10;
 /// Longest first line of a request.
 const MOST_LINE: usize = 8 << 10;
-
-/// A name that the connection gives; `None` where one is expected, and missing or merely an address.
-pub(crate) type Claim = Option<Name>;
-
-/// Why a connection ends here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// A claim was not approved.
-    Judged,
-    /// It is nothing whose names can be read.
-    Unrecognised,
-    /// It is malformed, or means two things.
-    Malformed(&'static str),
-}
-
-/// What held bytes wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// What is spoken.
-    Kind,
-    /// The whole of what has the name in it.
-    Name,
-}
-
-impl Wait {
-    /// How long, at most.
-    pub(crate) fn patience(self) -> Duration {
-        match self {
-            Wait::Kind => Duration::from_secs(1),
-            Wait::Name => Duration::from_secs(30),
-        }
-    }
-}
 
 #[derive(Debug)]
 enum State {
@@ -226,23 +191,6 @@ impl Inspector {
             State::Retry(_) | State::NoTls | State::Open => {}
         }
     }
-}
-
-/// Moves from `held` to `pass` what `step` lets pass, time after time: it is given what is left, and returns how many bytes at
-/// its front may go on, or `None` if more are needed to tell. What is left then stays.
-fn pass_on(
-    held: &mut Vec<u8>,
-    pass: &mut Vec<u8>,
-    mut step: impl FnMut(&[u8]) -> Result<Option<usize>, Refusal>,
-) -> Result<(), Refusal> {
-    let mut at = 0;
-    while let Some(rest) = held.get(at..).filter(|rest| !rest.is_empty()) {
-        let Some(count) = step(rest)? else { break };
-        pass.extend_from_slice(rest.get(..count).unwrap_or_default());
-        at += count;
-    }
-    held.drain(..at.min(held.len()));
-    Ok(())
 }
 
 /// What the first bytes are. Where all has to be recognised, what is no beginning of TLS or HTTP is something else.

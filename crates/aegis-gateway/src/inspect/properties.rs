@@ -1,5 +1,6 @@
 //! What holds for any bytes.
 
+use aegis_policy::Name;
 use proptest::prelude::*;
 
 use super::tests::{EVIL, GOOD, doubtful, hello, is_good};

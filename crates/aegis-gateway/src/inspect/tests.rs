@@ -1,3 +1,5 @@
+use aegis_policy::Name;
+
 use super::*;
 
 pub(super) const GOOD: &str = "good.example";

@@ -2,7 +2,7 @@
 
 use aegis_policy::Name;
 
-use super::Claim;
+use crate::inspect::claim::Claim;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;

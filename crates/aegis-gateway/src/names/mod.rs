@@ -5,7 +5,6 @@ mod upstream;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -365,6 +364,3 @@ pub(crate) struct Sockets<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) token: fn(usize) -> Token,
 }
-
-/// What one resolver's socket says of its end.
-pub(crate) type Received = io::Result<()>;

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 
-use super::Received;
 use crate::flow::udp::connected;
 
 /// Longest answer over UDP that is read.
@@ -97,3 +96,6 @@ fn read_message(
         }
     }
 }
+
+/// What one resolver's socket says of its end.
+pub(crate) type Received = io::Result<()>;

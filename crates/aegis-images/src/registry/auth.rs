@@ -7,8 +7,9 @@ use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 
 use super::credentials::Credentials;
+use super::failure::{RequestFailure, unreachable};
 use super::plain::PlainPlaces;
-use super::{MOST_ERROR, Trouble, body, unreachable};
+use super::response_body::{MOST_ERROR, body};
 use crate::error::ImageError;
 
 /// How long an authorisation service may take.
@@ -64,7 +65,7 @@ pub(super) async fn answer(
     challenge: Challenge,
     credentials: &Credentials,
     plain: &PlainPlaces,
-) -> Result<Option<Access>, Trouble> {
+) -> Result<Option<Access>, RequestFailure> {
     let (realm, service, scope) = match (challenge, credentials) {
         (Challenge::Basic, Credentials::Password { user, password }) => {
             return Ok(Some(Access::Basic { user: user.clone(), password: password.clone() }));
@@ -73,11 +74,11 @@ pub(super) async fn answer(
         (Challenge::Bearer { realm, service, scope }, _) => (realm, service, scope),
     };
     let mut url = Url::parse(&realm).map_err(|_| {
-        Trouble::Final(ImageError::invalid(format!("{registry} names no valid place for tokens")))
+        RequestFailure::Permanent(ImageError::invalid(format!("{registry} names no valid place for tokens")))
     })?;
     if !plain.allow(&url) {
         let text = format!("{registry} wants a token fetched without encryption, from {url}");
-        return Err(Trouble::Final(ImageError::Invalid(text)));
+        return Err(RequestFailure::Permanent(ImageError::Invalid(text)));
     }
     let fields =
         || service.iter().map(|text| ("service", text)).chain(scope.iter().map(|text| ("scope", text)));
@@ -98,7 +99,7 @@ pub(super) async fn answer(
         }
     };
     let sent = request.timeout(PATIENCE).send().await;
-    let mut response = sent.map_err(|error| Trouble::passing(unreachable(registry, &error)))?;
+    let mut response = sent.map_err(|error| RequestFailure::transient(unreachable(registry, &error)))?;
     if response.status().is_client_error() {
         return Ok(None);
     }
@@ -109,7 +110,11 @@ pub(super) async fn answer(
         Some(token) => Ok(Some(Access::Bearer(token))),
         None => {
             let detail = " to a request for a token, without one".to_owned();
-            Err(Trouble::passing(ImageError::Registry { registry: registry.to_owned(), status, detail }))
+            Err(RequestFailure::transient(ImageError::Registry {
+                registry: registry.to_owned(),
+                status,
+                detail,
+            }))
         }
     }
 }

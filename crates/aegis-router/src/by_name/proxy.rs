@@ -12,9 +12,9 @@ use super::admission::{self, Admitted, Denied, Peer};
 use super::body::{Body, Broken, Counted, whole};
 use super::pool::{Many, One};
 use super::request::{forwarded, is_navigation, strip, wants_upgrade};
-use super::{Names, Shared};
-use crate::backend::{Refusal, Target, Unresolved, Upstream};
-use crate::manners;
+use super::responses::{failed, not_found, refused, waiting};
+use super::shared::Shared;
+use crate::backend::{Refusal, Target, Upstream};
 use crate::serve::PATIENCE;
 use crate::splice::splice;
 
@@ -25,13 +25,13 @@ enum Sender {
 }
 
 /// Answers a request.
-pub(super) async fn answer(names: &Names, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let page = is_navigation(&request);
-    let admitted = match admission::admit(&names.shared.admission, peer, &request) {
+    let admitted = match admission::admit(&shared.admission, peer, &request) {
         Ok(admitted) => admitted,
         Err(denied) => return refused(page, denied),
     };
-    let target = match names.shared.backends.resolve(&admitted.wanted) {
+    let target = match shared.backends.resolve(&admitted.wanted) {
         Ok(target) => target,
         Err(mut unresolved) => {
             if !admitted.tell_names {
@@ -41,8 +41,8 @@ pub(super) async fn answer(names: &Names, peer: Peer, request: Request<Incoming>
         }
     };
     let broken = Broken::default();
-    let passed = match names.shared.backends.upstream(&target) {
-        Ok(upstream) => pass(names, peer, &target, upstream, admitted, &broken, request).await,
+    let passed = match shared.backends.upstream(&target) {
+        Ok(upstream) => pass(shared, peer, &target, upstream, admitted, &broken, request).await,
         Err(refusal) => Err(refusal),
     };
     match passed {
@@ -53,7 +53,7 @@ pub(super) async fn answer(names: &Names, peer: Peer, request: Request<Incoming>
 }
 
 async fn pass(
-    names: &Names,
+    shared: &Shared,
     peer: Peer,
     target: &Target,
     upstream: Arc<dyn Upstream>,
@@ -64,10 +64,10 @@ async fn pass(
     let upgrade = wants_upgrade(&request);
     let host = admitted.host;
     strip(request.headers_mut(), upgrade);
-    admission::take_out(&names.shared.admission, request.headers_mut());
+    admission::take_out(&shared.admission, request.headers_mut());
     forwarded(request.headers_mut(), peer.client, host.as_deref());
     let many = request.version() == Version::HTTP_2;
-    let sender = ready(&names.shared, target, &*upstream, many, upgrade);
+    let sender = ready(shared, target, &*upstream, many, upgrade);
     let sender = if is_navigation(&request) {
         // The wake goes on without this request.
         match timeout(PATIENCE, sender).await {
@@ -86,10 +86,10 @@ async fn pass(
         Sender::One(one) => {
             let request = origin_form(request, host.as_deref());
             if upgrade {
-                return switch(names, one, request, upstream, broken).await;
+                return switch(shared, one, request, upstream, broken).await;
             }
             let request = request.map(|body| Counted::to_guest(body, &upstream, broken));
-            exchange(&names.shared, target, one, request, &upstream).await
+            exchange(shared, target, one, request, &upstream).await
         }
     }
 }
@@ -165,7 +165,7 @@ async fn exchange(
 
 /// Passes a change of protocol on, and then the bytes.
 async fn switch(
-    names: &Names,
+    shared: &Shared,
     mut one: One,
     mut request: Request<Incoming>,
     upstream: Arc<dyn Upstream>,
@@ -178,8 +178,8 @@ async fn switch(
         return Ok(finish(response, &upstream));
     }
     let of_guest = hyper::upgrade::on(&mut response);
-    let ending = names.shared.ending.clone();
-    names.shared.tasks.spawn(async move {
+    let ending = shared.ending.clone();
+    shared.tasks.spawn(async move {
         let carried = async {
             let (client, guest) = tokio::try_join!(of_client, of_guest).map_err(std::io::Error::other)?;
             splice(&mut TokioIo::new(client), &mut TokioIo::new(guest), &*upstream).await
@@ -208,77 +208,4 @@ fn finish(response: Response<Incoming>, upstream: &Arc<dyn Upstream>) -> Respons
 
 fn no_reply(error: &hyper::Error) -> Refusal {
     Refusal::Failed(format!("the server in the instance gave no reply: {error}"))
-}
-
-fn reply(status: u16, kind: &'static str, body: String) -> Response<Body> {
-    let mut response = Response::new(whole(body));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-const HTML: &str = "text/html; charset=utf-8";
-const JSON: &str = "application/json";
-
-fn not_found(page: bool, Unresolved { message, names }: &Unresolved) -> Response<Body> {
-    if page {
-        reply(404, HTML, manners::names_page(message, names))
-    } else {
-        reply(404, JSON, manners::error_json("no_such_instance", message, Some(names)))
-    }
-}
-
-/// Says why a request is not let in. Nothing of what there is.
-fn refused(page: bool, denied: Denied) -> Response<Body> {
-    let (status, code, message) = match denied {
-        Denied::Malformed(what) => (400, "bad_request", what),
-        Denied::Misdirected => (
-            421,
-            "misdirected_request",
-            "the host is none that is served; use HANDLE.localhost, or set names in config.toml: [router]",
-        ),
-        Denied::NoToken => (
-            401,
-            "unauthorized",
-            "a token is needed: X-Aegis-Token, or as a password; it is in config.toml: [router] token",
-        ),
-        Denied::ForeignPage => (
-            403,
-            "foreign_origin",
-            "a page of another site may not open sockets; set names in config.toml: [router] if it is yours",
-        ),
-        Denied::Tunnel => (501, "not_implemented", "this is no proxy for other hosts"),
-    };
-    let mut response = if page {
-        reply(status, HTML, manners::refusal_page(message))
-    } else {
-        reply(status, JSON, manners::error_json(code, message, None))
-    };
-    let headers = response.headers_mut();
-    // Of some of them it is not known where they end, and the others had better not come again.
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    if denied == Denied::NoToken {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"AegisVM\""));
-    }
-    response
-}
-
-fn waiting(target: &Target, state: &str) -> Response<Body> {
-    let mut response = reply(503, HTML, manners::waiting_page(target, state));
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
-}
-
-fn failed(page: bool, target: &Target, refusal: &Refusal) -> Response<Body> {
-    tracing::debug!(instance = %target.name, %refusal, "request refused");
-    let status = manners::status(refusal);
-    let mut response = if page {
-        reply(status, HTML, manners::failure_page(target, refusal))
-    } else {
-        reply(status, JSON, manners::error_json(refusal.code(), &refusal.to_string(), None))
-    };
-    response.headers_mut().insert(header::RETRY_AFTER, manners::retry_after(refusal).into());
-    response
 }

@@ -43,3 +43,12 @@ impl PrimaryReader {
         Ok(None)
     }
 }
+
+impl LogReader {
+    /// Reads on from here, but only the primary's bytes of `boot`, its stdout from `stdout_offset` on and its
+    /// stderr from `stderr_offset` on.
+    #[must_use]
+    pub fn primary_from(self, boot: u32, stdout_offset: u64, stderr_offset: u64) -> PrimaryReader {
+        PrimaryReader::new(self, boot, stdout_offset, stderr_offset)
+    }
+}

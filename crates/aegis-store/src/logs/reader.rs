@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::record::View;
 use super::segment::{self, SegmentReader};
-use super::{LogError, LogRecord, PrimaryReader};
+use super::{LogError, LogRecord};
 
 /// Reads one log from its oldest kept record on. Methods block on the disk (in practice: on the page cache).
 #[derive(Debug)]
@@ -147,13 +147,6 @@ impl LogReader {
             wanted = Some(newlines);
         }
         self.seek_seq(0)
-    }
-
-    /// Reads on from here, but only the primary's bytes of `boot`, its stdout from `stdout_offset` on and its
-    /// stderr from `stderr_offset` on.
-    #[must_use]
-    pub fn primary_from(self, boot: u32, stdout_offset: u64, stderr_offset: u64) -> PrimaryReader {
-        PrimaryReader::new(self, boot, stdout_offset, stderr_offset)
     }
 }
 

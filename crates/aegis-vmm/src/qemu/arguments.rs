@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Accelerator;
 use super::qmp::Command;
+use crate::accelerator::Accelerator;
 use crate::{Architecture, MachineSpec};
 
 /// Descriptor numbers of the listening sockets in the QEMU process.

@@ -11,8 +11,9 @@ use aegis_jail::{
     THREADS_ONLY,
 };
 
-use super::{Accelerator, arguments};
+use super::arguments;
 use crate::MachineSpec;
+use crate::accelerator::Accelerator;
 
 /// What it reads of the host beside its own files.
 const READ: [&str; 3] =

@@ -1,6 +1,6 @@
 //! QEMU: the backend that runs with and without hardware virtualisation.
 
-mod accelerator;
+mod accelerator_choice;
 mod arguments;
 mod jail;
 mod joined;
@@ -22,13 +22,14 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use crate::accelerator::Accelerator;
 use crate::memory::Draft;
 use crate::process::{Process, Wall, find_program};
 use crate::{
     Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
     Saved, Vmm, VmmError,
 };
-pub use accelerator::{Accelerator, Choice};
+pub use accelerator_choice::AcceleratorChoice;
 use arguments::{
     Acceleration, BULK_FD, Beginning, CARD_FD, CONSOLE_FD, CONTROL_FD, DEVICES_FD, FILES_FD, MEMORY_FD,
     QMP_FD,
@@ -41,7 +42,7 @@ pub const NAME: &str = "qemu";
 #[derive(Debug)]
 pub struct Qemu {
     guest: Architecture,
-    choice: Choice,
+    choice: AcceleratorChoice,
     ticks: Option<u32>,
     /// What the host's processor is, see [`saved::compatibility_key`].
     processor: String,
@@ -52,7 +53,7 @@ impl Qemu {
     /// the user's word (`AEGIS_ACCEL`).
     #[must_use]
     pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
-        let choice = accelerator::choose(wanted, &accelerator::look(), guest);
+        let choice = accelerator_choice::choose(wanted, &accelerator_choice::probe_host(), guest);
         let reads_it = guest == Architecture::X86_64 && choice.accelerator == Accelerator::Tcg;
         let ticks = reads_it.then(aegis_sys::ticks::per_millisecond).flatten();
         Qemu { guest, choice, ticks, processor: saved::processor() }

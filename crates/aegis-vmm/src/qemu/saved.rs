@@ -8,8 +8,8 @@ use std::path::Path;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::Accelerator;
 use super::arguments::{self, Acceleration, Beginning};
+use crate::accelerator::Accelerator;
 use crate::{Architecture, MachineSpec};
 
 /// Most that is taken for devices, bytes. They take some 26 KB.

@@ -118,12 +118,12 @@ pub(super) fn field(line: &[u8]) -> Result<(String, &str), &'static str> {
 }
 
 /// Whether a header decides whose a message is, or where it ends.
-pub(in super::super) fn is_critical(name: &str) -> bool {
+pub(crate) fn is_critical(name: &str) -> bool {
     matches!(name, "host" | "content-length" | "transfer-encoding" | "upgrade" | "connection")
 }
 
 /// The only length that a message gives: digits and nothing else.
-pub(in super::super) fn content_length(value: &str) -> Option<u64> {
+pub(crate) fn content_length(value: &str) -> Option<u64> {
     let digits = value.trim_matches(' ');
     let legal = (1..=18).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|_| legal)

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use aegis_policy::Name;
 
-use super::super::{Claim, Refusal};
 use super::framing::{self, Framing, content_length, is_critical};
+use crate::inspect::claim::{Claim, Refusal};
 
 /// Longest method.
 const MOST_METHOD: usize = 24;
@@ -86,7 +86,7 @@ pub(super) fn check_first_line(line: &[u8]) -> Result<(), Refusal> {
 }
 
 /// The name in `HOST[:PORT]`; an address is none. Nothing stands around it or in it.
-pub(in super::super) fn host(text: &str) -> Option<Claim> {
+pub(crate) fn host(text: &str) -> Option<Claim> {
     let is_port =
         |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(rest) = text.strip_prefix('[') {

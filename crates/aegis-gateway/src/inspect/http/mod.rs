@@ -10,7 +10,7 @@ pub(super) use framing::{content_length, is_critical};
 use head::Wish;
 pub(super) use head::host;
 
-use super::{Claim, Refusal, Wait, pass_on};
+use super::claim::{Claim, Refusal, Wait, pass_on};
 
 /// What follows.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The fields of a request of HTTP/2 (RFC 9113, 8.2 and 8.3), read more strictly than servers do.
 
 use super::super::http::{content_length, host, is_critical};
-use super::Claim;
+use crate::inspect::claim::Claim;
 
 /// Most bytes of fields; a short block may stand for many.
 const MOST_BYTES: usize = 256 << 10;

@@ -14,7 +14,7 @@ use fields::{Fields, Message};
 use frames::{HEADER, Header, Kind, settings_begin};
 use loona_hpack::Decoder;
 
-use super::{Claim, Refusal, Wait, pass_on};
+use super::claim::{Claim, Refusal, Wait, pass_on};
 
 /// What a client says first (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -200,7 +200,7 @@ impl Streams {
     pub(super) fn most_held(&self) -> usize {
         match self.next {
             Next::Settings => MOST_EARLY,
-            _ => super::MOST_HELD,
+            _ => super::claim::MOST_HELD,
         }
     }
 

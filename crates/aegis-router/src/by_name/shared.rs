@@ -1,0 +1,21 @@
+//! What all connections of the router share.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admission::Admission;
+use super::places::Places;
+use super::pool::Pool;
+use crate::backend::Backends;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) backends: Arc<dyn Backends>,
+    pub(super) admission: Admission,
+    pub(super) places: Places,
+    pub(super) pool: Pool,
+    pub(super) tasks: TaskTracker,
+    pub(super) ending: CancellationToken,
+}
