@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use aegis_router::{
-    Backends, Listeners, Names, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted,
+    Backends, Listeners, Names, PortOwner, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted,
 };
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
@@ -34,6 +34,10 @@ fn target(port: u16) -> Target {
 }
 
 impl Backends for Host {
+    fn port_owner(&self, _public_port: u16) -> Option<PortOwner> {
+        None
+    }
+
     fn upstream(&self, target: &Target) -> Result<Arc<dyn Upstream>, Refusal> {
         Ok(Arc::new(Port(target.guest_port)))
     }

@@ -24,7 +24,6 @@ pub(crate) fn confine() -> io::Result<()> {
 }
 
 fn profile() -> Profile {
-    let first = |value: libc::c_int| Argument::Is(0, u64::try_from(value).unwrap_or(0));
     Profile {
         files: Vec::new(),
         // Made by whoever starts it.
@@ -33,7 +32,8 @@ fn profile() -> Profile {
         calls: Call::all(CALLS)
             .chain([
                 Call::with(libc::SYS_socketpair, [Argument::All(STREAM_PAIR)]),
-                Call::with(libc::SYS_socket, [libc::AF_INET, libc::AF_INET6].map(first)),
+                Call::with(libc::SYS_socket, SOCKETS.iter().map(|socket| Argument::All(socket))),
+                Call::memory_of_its_own(),
                 Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)]),
                 Call::with(libc::SYS_ioctl, [Argument::Is(1, FIONBIO)]),
             ])
@@ -48,6 +48,25 @@ fn profile() -> Profile {
 /// here: `unix_create` of the kernel).
 const STREAM_PAIR: &[Argument] =
     &[Argument::Is(0, libc::AF_UNIX as u64), Argument::Lacks(1, libc::SOCK_DGRAM as u64)];
+
+/// Sockets that the gateway makes: TCP, UDP and echoes, of either IP version. Others would have the kernel load code that nobody
+/// uses here.
+const SOCKETS: &[&[Argument]] = &[
+    &ip(libc::AF_INET, 0),
+    &ip(libc::AF_INET, libc::IPPROTO_TCP),
+    &ip(libc::AF_INET, libc::IPPROTO_UDP),
+    &ip(libc::AF_INET, libc::IPPROTO_ICMP),
+    &ip(libc::AF_INET6, 0),
+    &ip(libc::AF_INET6, libc::IPPROTO_TCP),
+    &ip(libc::AF_INET6, libc::IPPROTO_UDP),
+    &ip(libc::AF_INET6, libc::IPPROTO_ICMPV6),
+];
+
+/// A socket of this family and protocol.
+#[expect(clippy::cast_sign_loss, reason = "constants of the system, none of them negative")]
+const fn ip(family: libc::c_int, protocol: libc::c_int) -> [Argument; 2] {
+    [Argument::Is(0, family as u64), Argument::Is(2, protocol as u64)]
+}
 
 /// Calls that are made with any arguments.
 const CALLS: &[i64] = &[
@@ -73,7 +92,6 @@ const CALLS: &[i64] = &[
     libc::SYS_getsockopt,
     libc::SYS_gettid,
     libc::SYS_madvise,
-    libc::SYS_mmap,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_read,

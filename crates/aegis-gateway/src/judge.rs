@@ -194,6 +194,11 @@ impl Judge {
         Some(address)
     }
 
+    /// Whether an address was invented for a name that this host cannot look up.
+    pub(crate) fn is_invented(&self, address: IpAddr) -> bool {
+        self.invented.contains(address)
+    }
+
     fn zone(&mut self, address: IpAddr) -> Zone {
         if self.invented.contains(address) {
             // Of what the proxy finds behind the name, nothing more is known here.

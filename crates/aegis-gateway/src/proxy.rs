@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
-use aegis_policy::{Name, NamePattern, Pattern};
+use aegis_policy::{Because, NamePattern, Pattern};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::Case;
@@ -57,11 +57,14 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// One to what a flow wants: by its name, which the proxy may know better, or else by its address.
-    pub(crate) fn to(case: &Case, proxy: &Proxy) -> Tunnel {
+    /// One to what a flow wants: to the address that was judged. The proxy would look a name up once more, and whoever
+    /// answers for it could lead it elsewhere meanwhile. By its name only where a rule opens that name, or where the address
+    /// was `invented` for one that this host cannot look up.
+    pub(crate) fn to(case: &Case, proxy: &Proxy, invented: bool) -> Tunnel {
         let port = case.port;
-        let authority = match case.name().map(Name::as_str) {
-            Some(name) => format!("{name}:{port}"),
+        let is_opened = matches!(&case.ruling.because, Because::Rule(rule) if rule.pattern.name.is_some());
+        let authority = match case.name().filter(|_| invented || is_opened) {
+            Some(name) => format!("{}:{port}", name.as_str()),
             None => SocketAddr::new(case.address, port).to_string(),
         };
         let authorization = match &proxy.authorization {
@@ -117,7 +120,7 @@ pub(crate) fn answer(received: &[u8]) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use aegis_policy::{Because, Direction, Protocol, Ruling, Scrutiny, Zone};
+    use aegis_policy::{Action, Direction, Name, Protocol, Ruling, Scrutiny, Zone};
     use proptest::prelude::*;
 
     use super::*;
@@ -182,12 +185,30 @@ mod tests {
             ("HTTP/1.1 200", None),
         ] {
             let mut wire = Wire(Vec::new(), io::Cursor::new(said.as_bytes().to_vec()));
-            let result = Tunnel::to(&case("203.0.113.1", Some("a.example")), &proxy).advance(&mut wire);
+            let result = Tunnel::to(&case("203.0.113.1", Some("a.example")), &proxy, true).advance(&mut wire);
             assert_eq!(result.ok().flatten(), expected.map(|text| text.as_bytes().to_vec()), "{said}");
             let asked = String::from_utf8(wire.0).unwrap();
             let head = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nProxy-Authorization: Basic eDp5\r\n\r\n";
             assert_eq!(asked, head);
         }
+    }
+
+    #[test]
+    fn the_proxy_is_sent_to_what_was_judged_and_looks_no_name_up_that_no_rule_opens() {
+        let asked = |case: &Case, invented| {
+            let head = String::from_utf8(Tunnel::to(case, &Proxy::default(), invented).unsent).unwrap();
+            head.split(' ').nth(1).unwrap().to_owned()
+        };
+        let mut named = case("203.0.113.1", Some("a.example"));
+        assert_eq!(asked(&named, false), "203.0.113.1:443");
+        assert_eq!(asked(&named, true), "a.example:443");
+        assert_eq!(asked(&case("2001:db8::1", None), false), "[2001:db8::1]:443");
+        let allow =
+            |text: &str| Ruling { action: Action::Allow, because: Because::Rule(text.parse().unwrap()) };
+        named.ruling = allow("allow *.example:443");
+        assert_eq!(asked(&named, false), "a.example:443");
+        named.ruling = allow("allow 203.0.113.0/24");
+        assert_eq!(asked(&named, false), "203.0.113.1:443");
     }
 
     proptest! {

@@ -47,8 +47,8 @@ pub(crate) fn ruleset(profile: &Profile) -> Result<RulesetCreated, RulesetError>
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?;
-    let ruleset = if profile.tcp { ruleset } else { ruleset.handle_access(AccessNet::from_all(NEWEST))? };
-    ruleset.create()?.add_rules(profile.files.iter().filter_map(rule))
+    let denied = if profile.tcp { AccessNet::BindTcp.into() } else { AccessNet::from_all(NEWEST) };
+    ruleset.handle_access(denied)?.create()?.add_rules(profile.files.iter().filter_map(rule))
 }
 
 /// The descriptor of the rules, for whoever restricts itself by system calls alone; `None` where the kernel has no

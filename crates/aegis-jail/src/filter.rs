@@ -48,6 +48,13 @@ impl Call {
         Call { number, alternatives: alternatives.into_iter().collect() }
     }
 
+    /// To map memory (`mmap(2)`), but none that is shared and of no file: `RLIMIT_DATA` does not count that.
+    #[must_use]
+    pub fn memory_of_its_own() -> Call {
+        let (shared, anonymous) = (libc::MAP_SHARED as u64, libc::MAP_ANONYMOUS as u64);
+        Call::with(libc::SYS_mmap, [Argument::Lacks(3, shared), Argument::Lacks(3, anonymous)])
+    }
+
     /// Its number (`syscalls(2)`).
     #[must_use]
     pub fn number(&self) -> i64 {

@@ -16,7 +16,7 @@ use seccompiler::BpfProgram;
 use thiserror::Error;
 
 use crate::privilege::may_make_namespaces;
-use crate::profile::{Access, FileRule, Isolation, Limits, Profile};
+use crate::profile::{Access, FileRule, Isolation, Limits, Profile, Served};
 use crate::support::Support;
 use crate::{cgroup, files, filter, root};
 
@@ -196,11 +196,12 @@ pub fn isolate(
 }
 
 /// Where a directory that a program has open is shown in its root: below one that no rule names.
-fn keep((number, path): (i32, PathBuf), root: &Path, steps: &mut Vec<Step>) -> io::Result<Kept> {
+fn keep(served: Served, root: &Path, steps: &mut Vec<Step>) -> io::Result<Kept> {
+    let Served { number, path, read_only } = served;
     let name = format!("served-{number}");
     steps.push(Step::Directory(CString::new(name.as_str())?));
     let text = |path: PathBuf| CString::new(path.into_os_string().into_vec());
-    Ok(Kept { descriptor: number, path: text(path)?, target: text(root.join(name))? })
+    Ok(Kept { descriptor: number, path: text(path)?, target: text(root.join(name))?, read_only })
 }
 
 /// The groups whose members may use the devices of a profile; `None` if another user could not, whatever his groups.

@@ -28,6 +28,7 @@ pub use cgroup::{Controllers, GroupBounds, claim, controllers, remove_empty_grou
 pub use filter::{Argument, Call, THREADS_ONLY};
 pub use jail::{Isolated, Jail, JailError, isolate};
 pub use profile::{
-    Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Group, Isolation, Limits, Profile, instance_user, program,
+    Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Group, Isolation, Limits, Profile, Served, instance_user,
+    program,
 };
 pub use support::{Layer, Support};

@@ -122,9 +122,20 @@ pub struct Isolation {
     pub root: PathBuf,
     /// Directories that it has open, by the numbers of their descriptors, and where they are on the host: they are shown in
     /// its root and opened there anew, so that nothing leads up and out from them.
-    pub kept: Vec<(i32, PathBuf)>,
+    pub kept: Vec<Served>,
     /// The control group that it is in together with others of its instance, where one can be made.
     pub group: Group,
+}
+
+/// A directory that a program has open, and is shown in its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The number of its descriptor.
+    pub number: i32,
+    /// Where it is on the host.
+    pub path: PathBuf,
+    /// Whether it is only read, modes and owners included.
+    pub read_only: bool,
 }
 
 /// A control group of an instance's own.
@@ -143,7 +154,7 @@ pub struct Profile {
     pub files: Vec<FileRule>,
     /// Its namespaces, if it is confined by whoever starts it.
     pub isolation: Option<Isolation>,
-    /// Whether connections of TCP can be made and listened for.
+    /// Whether connections of TCP can be made. None can be listened for.
     pub tcp: bool,
     /// The only system calls that can be made; others fail with `EPERM`.
     pub calls: Vec<Call>,

@@ -1,6 +1,5 @@
 //! Directories of the host as a machine's file server exports them, and as its guest is told of them.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -74,13 +73,6 @@ fn ledger(of: &Identity, home: &Home) -> PathBuf {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     home.cache().join(LEDGERS).join(name)
-}
-
-/// Where the servers of all directories keep count, made if it is not there.
-pub fn ledgers(home: &Home) -> io::Result<PathBuf> {
-    let path = home.cache().join(LEDGERS);
-    std::fs::create_dir_all(&path)?;
-    Ok(path)
 }
 
 #[cfg(test)]

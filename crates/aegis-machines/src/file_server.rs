@@ -101,9 +101,16 @@ impl Helper for FileServer {
         command.stdin(std::os::fd::OwnedFd::from(guest)).stdout(Stdio::null());
         // Root's serves what belongs to others, which it could not as the only user of a namespace.
         let users = !rustix::process::geteuid().is_root();
-        // Of its own it has the tables of open files, and what is counted together with others.
-        let writable = vec![run_dir, exports::ledgers(&self.home)?];
-        self.traces.spawn(command, fds, HelperIsolation { users, user: None, network: true, writable })
+        // Of its own it has the tables of open files, and what is counted together with others who serve the same directory.
+        let quotas = specs.iter().filter_map(|spec| spec.limit.as_ref());
+        let counts = quotas.map(|limit| limit.make()).collect::<io::Result<Vec<_>>>()?;
+        let writable = std::iter::once(run_dir).chain(counts.into_iter().flatten()).collect();
+        let read_only = specs.iter().filter(|spec| spec.read_only).map(|spec| spec.descriptor).collect();
+        self.traces.spawn(
+            command,
+            fds,
+            HelperIsolation { users, user: None, network: true, writable, read_only },
+        )
     }
 
     /// A guest that waits for a file cannot be told that the directory is another one now, and would wait for ever.

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aegis_jail::{Access, FileRule, Group, Isolation};
+use aegis_jail::{Access, FileRule, Group, Isolation, Served};
 use aegis_vmm::{Machine, Process, Wall};
 use async_trait::async_trait;
 
@@ -31,8 +31,10 @@ pub struct HelperIsolation {
     pub user: Option<u32>,
     /// Whether it has a network of its own, and so none.
     pub network: bool,
-    /// Directories that it sees beside its program, and may write.
+    /// Directories and files that it sees beside its program, and may write.
     pub writable: Vec<PathBuf>,
+    /// Numbers of the descriptors of directories that it only reads.
+    pub read_only: Vec<i32>,
 }
 
 /// Where a helper is written down, and where its words go.
@@ -64,12 +66,13 @@ impl HelperRecord {
         fds: Vec<(OwnedFd, i32)>,
         wall: HelperIsolation,
     ) -> io::Result<Process> {
-        let HelperIsolation { users, user, network, writable } = wall;
+        let HelperIsolation { users, user, network, writable, read_only } = wall;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let program = aegis_jail::program(Path::new(command.get_program()));
         let files = program.chain(writable.into_iter().map(|path| FileRule::new(path, Access::Tree)));
         let place = |(fd, number): &(OwnedFd, i32)| {
-            Ok((*number, std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?))
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+            Ok(Served { number: *number, path, read_only: read_only.contains(number) })
         };
         let kept = fds.iter().map(place).collect::<io::Result<_>>()?;
         let instance = self.record.parent().and_then(Path::file_name).unwrap_or_default();

@@ -146,6 +146,18 @@ pub trait Backends: Debug + Send + Sync {
     /// # Errors
     /// [`Unresolved`].
     fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved>;
+
+    /// Whose public port this is: what it serves is an instance's, by whatever name of this machine it is reached.
+    fn port_owner(&self, public_port: u16) -> Option<PortOwner>;
+}
+
+/// The instance that a public port belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortOwner {
+    /// Its id.
+    pub instance: Arc<str>,
+    /// Its handle, or else its id.
+    pub name: Arc<str>,
 }
 
 /// A connection or request on its way.

@@ -18,7 +18,7 @@ mod manners;
 mod serve;
 mod splice;
 
-pub use backend::{Backends, Io, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted};
+pub use backend::{Backends, Io, PortOwner, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted};
 pub use by_name::{Admission, Names};
 pub use holder::process as holder;
 pub use listeners::{Listeners, OpenError};

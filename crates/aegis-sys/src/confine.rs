@@ -74,6 +74,8 @@ pub struct Kept {
     pub path: CString,
     /// The path on the host of the directory of the child's root on which it is shown, which a step makes.
     pub target: CString,
+    /// Whether it, and all that is mounted below it, is only read: then modes and owners cannot be changed either.
+    pub read_only: bool,
 }
 
 /// Namespaces of a child's own (`namespaces(7)`): of mounts if it has a root of its own, and always of IPC and of the
@@ -247,11 +249,68 @@ fn show(kept: &Kept, at: &CStr) -> io::Result<()> {
     // SAFETY: takes an integer only.
     check(unsafe { libc::fchdir(again) })?;
     mount(c".", &kept.target, c"none", libc::MS_BIND | libc::MS_REC, c"")?;
+    if kept.read_only {
+        close_for_writing(&kept.target)?;
+    }
     // SAFETY: the path ends with a zero byte and outlives the call.
     check(unsafe { libc::chdir(at.as_ptr()) })?;
     let shown = reference(&kept.target)?;
     // SAFETY: takes integers only; the other descriptors are closed when the program starts.
     check(unsafe { libc::dup2(shown, kept.descriptor) })
+}
+
+/// `struct mount_attr` of `linux/mount.h`.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    namespace: u64,
+}
+
+/// `MOUNT_ATTR_RDONLY` of `linux/mount.h`.
+const MOUNT_READ_ONLY: u64 = 1;
+
+/// Has a mount, and all below it, only be read. A kernel before 5.12 closes the mount alone.
+fn close_for_writing(target: &CStr) -> io::Result<()> {
+    let attributes = MountAttributes { set: MOUNT_READ_ONLY, clear: 0, propagation: 0, namespace: 0 };
+    // SAFETY: the path ends with a zero byte, the structure is of the length that is told, and both outlive the call.
+    let closed = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    };
+    if closed == 0 {
+        return Ok(());
+    }
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+    remount(target, flags)
+}
+
+/// Mounts something anew with these flags. What the host has forbidden on it may not be allowed again, and these calls
+/// would, but for the last.
+fn remount(target: &CStr, flags: libc::c_ulong) -> io::Result<()> {
+    let stricter = libc::MS_NOSUID | libc::MS_NODEV;
+    let tries = [
+        flags,
+        flags | libc::MS_NOEXEC,
+        flags | libc::MS_NOEXEC | libc::MS_NOATIME,
+        flags | stricter,
+        flags | stricter | libc::MS_NOEXEC | libc::MS_NOATIME,
+    ];
+    let mut last = Ok(());
+    for flags in tries {
+        last = mount(c"none", target, c"none", flags, c"");
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
 }
 
 /// Opens a directory for reference, until the program starts.
@@ -297,9 +356,7 @@ fn make(step: &Step) -> io::Result<()> {
             if !*device {
                 flags |= libc::MS_NODEV;
             }
-            // What the host has forbidden on it may not be allowed again, and these calls would, but for the last.
-            let tries = [flags, flags | libc::MS_NOEXEC, flags | libc::MS_NOEXEC | libc::MS_NOATIME];
-            let closed = tries.iter().any(|flags| mount(c"none", target, c"none", *flags, c"").is_ok());
+            let closed = remount(target, flags).is_ok();
             if closed || !*read_only { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
         }
         Step::Processes(target) => {

@@ -44,6 +44,8 @@ impl Draft {
     pub fn new(bytes: u64) -> io::Result<Draft> {
         let file = memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, bytes)?;
+        // Whoever takes the monitor over makes it no larger than the machine.
+        fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
         Ok(Draft { file: file.into(), bytes })
     }
 

@@ -28,19 +28,32 @@ fn profile<'a>(roots: impl Iterator<Item = (BorrowedFd<'a>, bool)>) -> Profile {
         let access = if writable { Access::Tree } else { Access::Read };
         FileRule::new(format!("/proc/self/fd/{}", root.as_raw_fd()), access)
     };
+    let roots: Vec<_> = roots.collect();
+    let is_written = roots.iter().any(|(_, writable)| *writable);
+    // Where nothing is written no mode is changed either; Landlock does not know of modes.
+    let changes_modes = |number: i64| {
+        number == libc::SYS_fchmod || number == libc::SYS_fchmodat || OLDER_CHMOD.contains(&number)
+    };
+    let with_mode = CALLS_WITH_MODE.iter().chain(OLDER_CALLS_WITH_MODE);
+    let with_mode = with_mode.filter(|(number, _)| is_written || !changes_modes(*number));
     Profile {
-        files: roots.map(rule).collect(),
+        files: roots.into_iter().map(rule).collect(),
         // Made by whoever starts it.
         isolation: None,
         tcp: false,
         calls: Call::all(CALLS)
             .chain(Call::all(OLDER_CALLS))
             .chain(
-                CALLS_WITH_MODE.iter().chain(OLDER_CALLS_WITH_MODE).map(|(number, argument)| {
+                with_mode.map(|(number, argument)| {
                     Call::with(*number, [Argument::Lacks(*argument, SPECIAL_BITS)])
                 }),
             )
-            .chain([Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)])])
+            .chain([
+                Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)]),
+                // It makes a device in the place of what is renamed.
+                Call::with(libc::SYS_renameat2, [Argument::Lacks(4, libc::RENAME_WHITEOUT as u64)]),
+                Call::memory_of_its_own(),
+            ])
             .collect(),
         limits: Limits { data: Some(MOST_MEMORY), ..Limits::default() },
         // Of root's process: what the directories hold may belong to others, as it may for root himself.
@@ -74,7 +87,6 @@ const CALLS: &[i64] = &[
     libc::SYS_linkat,
     libc::SYS_lseek,
     libc::SYS_madvise,
-    libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
@@ -86,7 +98,6 @@ const CALLS: &[i64] = &[
     libc::SYS_readlinkat,
     libc::SYS_readv,
     libc::SYS_recvfrom,
-    libc::SYS_renameat2,
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -106,6 +117,12 @@ const CALLS: &[i64] = &[
 const OLDER_CALLS: &[i64] = &[libc::SYS_poll, libc::SYS_renameat];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_CALLS: &[i64] = &[];
+
+/// Older calls that change a mode by a path.
+#[cfg(target_arch = "x86_64")]
+const OLDER_CHMOD: &[i64] = &[libc::SYS_chmod];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_CHMOD: &[i64] = &[];
 
 /// Bits of a mode that let a file do more than whoever executes it may, or that only its owner may set (`inode(7)`). Nobody
 /// who takes the server over leaves a program on the host that runs as the daemon's user, who may be root.

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, statat};
 use rustix::io::Errno;
@@ -31,14 +31,27 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
+impl Limit {
+    /// Makes the files of the count, if they are not there: a server sees these and not their directory, in which there are
+    /// those of other directories. Returns their paths.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make(&self) -> io::Result<[PathBuf; 2]> {
+        if let Some(parent) = self.ledger.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let files = [self.ledger.clone(), self.ledger.with_extension("lock")];
+        files.iter().try_for_each(|path| open(path).map(drop))?;
+        Ok(files)
+    }
+}
+
 impl Ledger {
     /// Joins the count of a directory, or begins it.
     pub(crate) fn open(root: BorrowedFd<'_>, limit: &Limit) -> io::Result<Ledger> {
-        if let Some(parent) = limit.ledger.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let count = open(&limit.ledger)?;
-        let presence = open(&limit.ledger.with_extension("lock"))?;
+        let [count, presence] = limit.make()?;
+        let (count, presence) = (open(&count)?, open(&presence)?);
         if flock(&presence, FlockOperation::NonBlockingLockExclusive).is_ok() {
             count.write_all_at(&used(root)?.to_ne_bytes(), 0)?;
         }

@@ -12,7 +12,7 @@ use aegis_instances::connection::ConnectionGuard;
 use aegis_instances::error::InstanceError;
 use aegis_instances::instances::Instances;
 use aegis_instances::view::View;
-use aegis_router::{Backends, Listeners, Protocol, Refusal, Stream, Target, Unresolved, Wanted};
+use aegis_router::{Backends, Listeners, PortOwner, Protocol, Refusal, Stream, Target, Unresolved, Wanted};
 use async_trait::async_trait;
 
 /// The host's ports, as instances see them.
@@ -88,6 +88,15 @@ impl Backends for Guests {
         let instance = self.instances()?.find(&target.instance).map_err(refusal)?;
         let connection = instance.connect_guard().map_err(refusal)?;
         Ok(Arc::new(Guest { connection, port: target.guest_port }))
+    }
+
+    fn port_owner(&self, public_port: u16) -> Option<PortOwner> {
+        let all = self.instances.get().map(Instances::list).unwrap_or_default();
+        let owns = |view: &&Arc<View>| {
+            view.endpoints.iter().any(|endpoint| endpoint.mapping.public_port == public_port)
+        };
+        let owner = all.iter().find(owns)?;
+        Some(PortOwner { instance: owner.id.as_str().into(), name: owner.name().into() })
     }
 
     fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved> {

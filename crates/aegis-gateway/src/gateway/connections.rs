@@ -106,7 +106,8 @@ impl Gateway {
             }
             // What is near is not behind a proxy.
             Some(proxy) if case.zone == Zone::Public && !proxy.is_bypassed_by(case) => {
-                let through = |server: &SocketAddr| (*server, Some(Tunnel::to(case, proxy)));
+                let invented = self.judge.is_invented(case.address);
+                let through = |server: &SocketAddr| (*server, Some(Tunnel::to(case, proxy, invented)));
                 proxy.servers.first().map_or((direct, None), through)
             }
             _ => (direct, None),

@@ -251,7 +251,13 @@ impl Helper for GatewayProcess {
         let mut command = Command::new(&self.program);
         command.arg(self.id()).stdin(OwnedFd::from(frames)).stdout(OwnedFd::from(control));
         let user = Some(aegis_jail::instance_user(self.id()));
-        let wall = HelperIsolation { users: true, user, network: false, writable: Vec::new() };
+        let wall = HelperIsolation {
+            users: true,
+            user,
+            network: false,
+            writable: Vec::new(),
+            read_only: Vec::new(),
+        };
         self.traces.spawn(command, Vec::new(), wall)
     }
 

@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request, Version};
 
 use super::host::{self, Host, LONGEST_NAME};
-use crate::backend::Wanted;
+use crate::backend::{PortOwner, Wanted};
 
 /// Names an instance, where no host can.
 const INSTANCE: &str = "x-aegis-instance";
@@ -83,7 +83,14 @@ pub(super) enum Denied {
 }
 
 /// Decides on a request.
-pub(super) fn admit<B>(admission: &Admission, peer: Peer, request: &Request<B>) -> Result<Admitted, Denied> {
+///
+/// `port_owner` tells whose public port a number is.
+pub(super) fn admit<B>(
+    admission: &Admission,
+    peer: Peer,
+    request: &Request<B>,
+    port_owner: impl Fn(u16) -> Option<PortOwner>,
+) -> Result<Admitted, Denied> {
     if request.method() == Method::CONNECT {
         return Err(Denied::Tunnel);
     }
@@ -103,11 +110,15 @@ pub(super) fn admit<B>(admission: &Admission, peer: Peer, request: &Request<B>) 
     if with_token == Some(false) {
         return Err(Denied::NoToken);
     }
-    if headers.contains_key(header::UPGRADE) && !is_own_page(admission, peer, headers, host.as_ref()) {
-        return Err(Denied::ForeignPage);
-    }
     let short = |name: &str| name.chars().take(LONGEST_NAME).collect();
     let wanted = explicit.map(|name| Wanted::Handle(short(name))).or(by_host).ok_or(Denied::Misdirected)?;
+    let own_page = || {
+        is_own_page(admission, peer, headers, host.as_ref())
+            && is_of_its_own_port(headers, &wanted, port_owner)
+    };
+    if headers.contains_key(header::UPGRADE) && !own_page() {
+        return Err(Denied::ForeignPage);
+    }
     let local = host.is_none_or(|host| host.is_local()) && peer.client.to_canonical().is_loopback();
     Ok(Admitted { wanted, host: written, tell_names: local && !is_cross_site(headers) })
 }
@@ -192,6 +203,26 @@ fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Opt
         .all(|origin| origin.to_str().ok().and_then(host::of_origin).is_some_and(own))
 }
 
+/// Whether no page is another instance's by the port that it came from: what is served on a public port is that instance's,
+/// though its host is this machine.
+fn is_of_its_own_port(
+    headers: &HeaderMap,
+    wanted: &Wanted,
+    port_owner: impl Fn(u16) -> Option<PortOwner>,
+) -> bool {
+    let is_meant = |owner: PortOwner| match wanted {
+        Wanted::Handle(name) | Wanted::HandlePort(name, _) => {
+            **name == *owner.name || **name == *owner.instance
+        }
+        // There is but one that is served so.
+        Wanted::Only => true,
+    };
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let port = origin.to_str().ok().and_then(host::port_of_origin);
+        port.and_then(&port_owner).is_none_or(is_meant)
+    })
+}
+
 /// Whether the token is there: in its field, or as the password that a browser asks for.
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let sent = |value: &[u8]| same(value, token.as_bytes());
@@ -248,8 +279,18 @@ mod tests {
         builder.body(()).unwrap()
     }
 
+    /// The public port of another instance, and one of its own.
+    fn owner(port: u16) -> Option<PortOwner> {
+        let of = |name: &str| PortOwner { instance: format!("inst-{name}").into(), name: name.into() };
+        match port {
+            49152 => Some(of("other")),
+            49153 => Some(of("web")),
+            _ => None,
+        }
+    }
+
     fn admitted(fields: &[(&str, &str)]) -> Result<Wanted, Denied> {
-        admit(&Admission::default(), HERE, &request(fields)).map(|admitted| admitted.wanted)
+        admit(&Admission::default(), HERE, &request(fields), owner).map(|admitted| admitted.wanted)
     }
 
     #[test]
@@ -282,21 +323,21 @@ mod tests {
         assert!(malformed(&[("host", "localhost"), ("x-aegis-instance", "a"), ("x-aegis-instance", "b")]));
         let mut old = request(&[]);
         *old.version_mut() = Version::HTTP_10;
-        assert_eq!(admit(&Admission::default(), HERE, &old).unwrap().wanted, Wanted::Only);
+        assert_eq!(admit(&Admission::default(), HERE, &old, owner).unwrap().wanted, Wanted::Only);
         let mut absolute = request(&[("host", "evil.example")]);
         *absolute.uri_mut() = "http://web.localhost:8099/x".parse().unwrap();
-        let passed = admit(&Admission::default(), HERE, &absolute).unwrap();
+        let passed = admit(&Admission::default(), HERE, &absolute, owner).unwrap();
         assert_eq!(
             (passed.wanted, passed.host),
             (Wanted::Handle("web".into()), Some("web.localhost:8099".into()))
         );
         *absolute.uri_mut() = "http://evil.example/x".parse().unwrap();
         absolute.headers_mut().insert("host", "web.localhost".parse().unwrap());
-        assert_eq!(admit(&Admission::default(), HERE, &absolute), Err(Denied::Misdirected));
+        assert_eq!(admit(&Admission::default(), HERE, &absolute, owner), Err(Denied::Misdirected));
         *absolute.version_mut() = Version::HTTP_2;
-        assert!(matches!(admit(&Admission::default(), HERE, &absolute), Err(Denied::Malformed(_))));
+        assert!(matches!(admit(&Admission::default(), HERE, &absolute, owner), Err(Denied::Malformed(_))));
         *absolute.uri_mut() = "http://u:p@web.localhost/x".parse().unwrap();
-        assert!(matches!(admit(&Admission::default(), HERE, &absolute), Err(Denied::Malformed(_))));
+        assert!(matches!(admit(&Admission::default(), HERE, &absolute, owner), Err(Denied::Malformed(_))));
     }
 
     #[test]
@@ -311,6 +352,7 @@ mod tests {
             "https://127.0.0.1",
             "http://8080--web.localhost",
             "http://ui.web.localhost",
+            "http://127.0.0.1:49153",
         ] {
             assert_eq!(socket(own), Ok(()), "{own}");
         }
@@ -323,6 +365,10 @@ mod tests {
             "http://other.localhost:8099",
             "http://80--other.localhost",
             "http://web.other.localhost",
+            // What another instance serves on its public port.
+            "http://127.0.0.1:49152",
+            "http://localhost:49152",
+            "https://[::1]:49152",
         ] {
             assert_eq!(socket(foreign), Err(Denied::ForeignPage), "{foreign}");
         }
@@ -333,7 +379,7 @@ mod tests {
     fn a_token_is_needed_where_there_is_one_and_never_passed_on() {
         let admission = Admission::new(&[], Some(TOKEN_TEXT.into())).unwrap();
         let wanted = |fields: &[(&str, &str)]| {
-            admit(&admission, HERE, &request(fields)).map(|admitted| admitted.wanted)
+            admit(&admission, HERE, &request(fields), owner).map(|admitted| admitted.wanted)
         };
         let host = ("host", "web.localhost");
         assert_eq!(wanted(&[host]), Err(Denied::NoToken));
@@ -357,7 +403,7 @@ mod tests {
     #[test]
     fn names_are_told_to_programs_of_this_machine() {
         let told = |peer: Peer, fields: &[(&str, &str)]| {
-            admit(&Admission::default(), peer, &request(fields)).unwrap().tell_names
+            admit(&Admission::default(), peer, &request(fields), owner).unwrap().tell_names
         };
         let host = ("host", "nix.localhost");
         assert!(told(HERE, &[host]) && told(HERE, &[host, ("sec-fetch-site", "none")]));

@@ -63,6 +63,17 @@ pub(super) fn of_origin(origin: &str) -> Option<Host> {
     matches!(scheme, "http" | "https").then(|| parse(authority))?
 }
 
+/// The port of an `Origin`: what it says, or that of its scheme.
+pub(super) fn port_of_origin(origin: &str) -> Option<u16> {
+    let (scheme, authority) = origin.split_once("://")?;
+    let behind = authority.rsplit_once(']').map_or(authority, |(_, behind)| behind);
+    match behind.rsplit_once(':').map(|(_, digits)| digits).filter(|digits| !digits.is_empty()) {
+        Some(digits) => digits.parse().ok(),
+        None if scheme == "https" => Some(443),
+        None => Some(80),
+    }
+}
+
 impl Host {
     /// Whether nothing but this machine can have this name.
     pub(super) fn is_local(&self) -> bool {

@@ -27,10 +27,11 @@ enum Sender {
 /// Answers a request.
 pub(super) async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let page = is_navigation(&request);
-    let admitted = match admission::admit(&shared.admission, peer, &request) {
-        Ok(admitted) => admitted,
-        Err(denied) => return refused(page, denied),
-    };
+    let admitted =
+        match admission::admit(&shared.admission, peer, &request, |port| shared.backends.port_owner(port)) {
+            Ok(admitted) => admitted,
+            Err(denied) => return refused(page, denied),
+        };
     let target = match shared.backends.resolve(&admitted.wanted) {
         Ok(target) => target,
         Err(mut unresolved) => {

@@ -55,6 +55,10 @@ impl Host {
 pub(crate) struct Only(pub(crate) Arc<Host>);
 
 impl Backends for Only {
+    fn port_owner(&self, _public_port: u16) -> Option<aegis_router::PortOwner> {
+        None
+    }
+
     fn upstream(&self, target: &Target) -> Result<Arc<dyn Upstream>, Refusal> {
         self.0.visits.fetch_add(1, Ordering::SeqCst);
         Ok(Arc::new(OnHost { host: Arc::clone(&self.0), port: target.guest_port }))
