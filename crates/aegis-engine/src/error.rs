@@ -1,5 +1,7 @@
 //! Why a use case came to nothing.
 
+use std::path::PathBuf;
+
 use aegis_images::ImageError;
 use aegis_instances::error::InstanceError;
 use aegis_machines::host_directory::DirectoryError;
@@ -25,6 +27,14 @@ pub enum EngineError {
         name: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The kit, or a program of its daemons, lies where a guest may write: what runs on the host would be that guest's.
+    #[error("kit {name:?} has files in {}, where a guest could write", path.display())]
+    KitWritable {
+        /// Its name.
+        name: String,
+        /// The directory.
+        path: PathBuf,
     },
     /// The kit needs a secret that the request does not give.
     #[error("kit {kit} needs the secret {secret}")]

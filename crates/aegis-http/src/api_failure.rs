@@ -52,6 +52,8 @@ impl From<EngineError> for ApiFailure {
             EngineError::KitBroken { name, .. } => {
                 ApiError::new(ErrorCode::KitInvalid, text).hint(format!("see: aegis kit info {name}"))
             }
+            EngineError::KitWritable { .. } => ApiError::new(ErrorCode::KitInvalid, text)
+                .hint("keep kits and their programs where no instance is shown anything for writing"),
             EngineError::KitNeedsSecret { .. } => {
                 ApiError::new(ErrorCode::InvalidArgument, text).hint("give it with: --secret NAME")
             }

@@ -106,9 +106,9 @@ impl Booter {
     }
 
     async fn execute(&self, made: &mut NewMachine, order: &BootOrder) -> Result<(), StopReason> {
-        let cold = made.boots();
+        let comes_up = made.comes_up();
         let (session, events) = made.session().await?;
-        if cold {
+        if comes_up {
             order.watch.lap("guest");
         }
         order.run.begin_session(&session, events);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aegis_guest_link::{Events, Resume};
 use aegis_lifecycle::stop_reason::StopReason;
 use aegis_spec::instance::InstanceSpec;
-use aegis_vmm::{Machine, Origin};
+use aegis_vmm::{Machine, MachineSpec, Origin, console_tail};
 use tokio_util::sync::CancellationToken;
 
 use crate::boot_timings::{StartKind, Stopwatch};
@@ -17,6 +17,7 @@ use crate::file_server;
 use crate::host_memory;
 use crate::machine_layout::{MachineLayout, boot_failed};
 use crate::machine_pattern::MachinePattern;
+use crate::machine_run::{CONSOLE_LINES, DEATH_REPORT_TIMEOUT};
 use crate::session::Session;
 use crate::stop_reasons;
 use crate::warm_pool::WarmPool;
@@ -24,6 +25,15 @@ use crate::warm_pool::WarmPool;
 /// How long a guest that was started from a template may take to say that it is well; else its machine is replaced by
 /// one that boots.
 const CLONE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a guest with several emulated processors may take to come up.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often such a machine is booted at most.
+const MOST_BOOTS: u32 = 3;
+
+/// The accelerator that is none.
+const EMULATION: &str = "tcg";
 
 /// Code of a machine that was not made because the host's disk is full.
 const NO_ROOM: &str = "insufficient_disk";
@@ -33,6 +43,8 @@ const NO_ROOM: &str = "insufficient_disk";
 pub struct NewMachine {
     /// The machine.
     pub machine: Arc<dyn Machine>,
+    /// Whether it boots, and did not come from a template.
+    boots: bool,
     /// The session with its guest, where that has been opened already.
     session: Option<(Arc<Session>, Events)>,
     /// Its kind, where there may be templates of such machines.
@@ -43,6 +55,12 @@ impl NewMachine {
     /// Whether it boots, and did not come from a template.
     #[must_use]
     pub fn boots(&self) -> bool {
+        self.boots
+    }
+
+    /// Whether its guest is still to come up.
+    #[must_use]
+    pub fn comes_up(&self) -> bool {
         self.session.is_none()
     }
 
@@ -99,17 +117,72 @@ impl MachineMaker {
         if let Some(kind) = &pattern {
             if let Some((machine, opened)) = self.take_warm(kind, watch, unwanted).await? {
                 watch.note(StartKind::Warm);
-                return Ok(NewMachine { machine, session: Some(opened), pattern });
+                return Ok(NewMachine { machine, boots: false, session: Some(opened), pattern });
             }
             if let Some((machine, opened)) = self.clone_template(kind, watch, unwanted).await? {
                 watch.note(StartKind::Template);
-                return Ok(NewMachine { machine, session: Some(opened), pattern });
+                return Ok(NewMachine { machine, boots: false, session: Some(opened), pattern });
             }
         }
-        let machine = self.layout.vmm.start(&spec).await;
+        if of.vcpus > 1 && self.layout.vmm.capabilities().accelerator == EMULATION {
+            let (machine, opened) = self.boot_emulated(&spec, watch, unwanted).await?;
+            return Ok(NewMachine { machine, boots: true, session: Some(opened), pattern });
+        }
+        let machine = self.start(&spec, watch).await?;
+        Ok(NewMachine { machine, boots: true, session: None, pattern })
+    }
+
+    async fn start(&self, spec: &MachineSpec, watch: &Stopwatch) -> Result<Arc<dyn Machine>, StopReason> {
+        let machine = self.layout.vmm.start(spec).await;
         let machine = machine.map_err(|error| boot_failed("the machine did not start", &error))?;
         watch.lap("machine");
-        Ok(NewMachine { machine, session: None, pattern })
+        Ok(machine)
+    }
+
+    /// Boots a machine with several emulated processors until its guest is up, again if it crashes before. While one processor
+    /// changes the kernel's code (jump labels, at the end of the boot), another may execute a half of it that QEMU 7.2 has
+    /// translated: the kernel panics, or the machine is reset, in one of a hundred boots.
+    async fn boot_emulated(
+        &self,
+        spec: &MachineSpec,
+        watch: &Stopwatch,
+        unwanted: &CancellationToken,
+    ) -> Result<Cloned, StopReason> {
+        let mut attempts = 1..=MOST_BOOTS;
+        loop {
+            let machine = self.start(spec, watch).await?;
+            let reason = tokio::select! {
+                biased;
+                () = unwanted.cancelled() => StopReason::stopped(),
+                end = machine.ended() => stop_reasons::died(&end),
+                opened = tokio::time::timeout(BOOT_TIMEOUT, Session::open(&*machine, Resume::default())) => match opened {
+                    Ok(Ok((session, events, _))) => {
+                        watch.lap("guest");
+                        return Ok((machine, (session, events)));
+                    }
+                    Ok(Err(error)) => {
+                        // Its death, if that is the cause, explains more than the silence that came of it.
+                        let end = tokio::time::timeout(DEATH_REPORT_TIMEOUT, machine.ended()).await;
+                        end.map_or_else(|_| StopReason::unreachable(&error), |end| stop_reasons::died(&end))
+                    }
+                    Err(_) => StopReason::new("boot_timeout", "the guest did not come up in time"),
+                },
+            };
+            machine.stop().await;
+            let crashed = ["kernel_panic", "vmm_died"].contains(&reason.code.as_str());
+            attempts.next();
+            if !crashed || attempts.is_empty() || unwanted.is_cancelled() {
+                let console = console_tail(&spec.console_log, CONSOLE_LINES);
+                let message = format!("while booting, {}", reason.message);
+                return Err(StopReason { message, ..reason }.with_console(console));
+            }
+            tracing::warn!(
+                id = spec.name,
+                reason = reason.message,
+                "a guest crashed while it booted, and boots again"
+            );
+            let _absent = std::fs::remove_file(&spec.console_log);
+        }
     }
 
     /// Checks that the host has what a machine needs. Room on its disk is not looked at: a machine that comes back from there

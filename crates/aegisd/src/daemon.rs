@@ -48,6 +48,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub fn serve(environment: &Environment) -> Result<(), DaemonError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("AEGIS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Before anything is written there: it may be somebody else's.
+    environment.home.create()?;
     let log = log::DaemonLog::open(environment.home.data().join("aegisd.log"));
     // Told to standard error, which is the log, what went wrong with the log would end the daemon.
     let logging = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);

@@ -1,7 +1,7 @@
 //! `aegis up`, `down`, `status`, `doctor`.
 
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -81,8 +81,25 @@ fn warn(status: &Status) {
     }
 }
 
+/// Refuses a home that is somebody else's, before anything is made there: the daemon would refuse it, too, but only then.
+fn check_home(data: &Path) -> std::io::Result<()> {
+    let denied = |path: &Path, uid: u32| {
+        let text = format!("{} belongs to another user (uid {uid})", path.display());
+        Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text))
+    };
+    if let Some((path, uid)) = aegis_paths::foreign_link(data)? {
+        return denied(&path, uid);
+    }
+    let Some(home) = data.parent() else { return Ok(()) };
+    match std::fs::metadata(home).ok().and_then(|meta| aegis_paths::foreign_owner(meta.uid())) {
+        Some(uid) => denied(home, uid),
+        None => Ok(()),
+    }
+}
+
 fn spawn(log: &Path) -> std::io::Result<Child> {
     if let Some(data) = log.parent() {
+        check_home(data)?;
         DirBuilder::new().recursive(true).mode(0o700).create(data)?;
     }
     let log = match File::options().append(true).create(true).open(log) {

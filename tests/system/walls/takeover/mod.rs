@@ -100,9 +100,14 @@ impl Host {
         let set = daemon.aegis_with_input(&["secret", "set", "KEY", "-"], b"value".to_vec());
         assert_eq!(set.code, 0, "{}", set.err());
         let _victim = daemon.instance("victim", &["sleep", "1000"]);
-        let workspace = shared.path().to_str().unwrap();
-        let start = ["instance", "start", "--name", "taken", "--workspace", workspace, "--", "sleep", "1000"];
-        let _out = daemon.ok(&start);
+        std::fs::create_dir(shared.path().join("work")).unwrap();
+        std::fs::create_dir(shared.path().join("read-only")).unwrap();
+        std::fs::write(shared.path().join("read-only/file"), "").unwrap();
+        let workspace = shared.path().join("work");
+        // Deeper than the workspace, so that it is the second directory that the file server serves.
+        let read_only = format!("{}:/srv/deep/read-only:ro", shared.path().join("read-only").display());
+        let start = ["instance", "start", "--name", "taken", "--workspace", workspace.to_str().unwrap()];
+        let _out = daemon.ok(&[&start[..], &["--mount", &read_only, "--", "sleep", "1000"]].concat());
         let (victim, id) = (of("victim"), of("taken"));
         Host { daemon, user, shared, victim, id }
     }
@@ -182,6 +187,22 @@ impl Host {
                 [from.clone(), "directory".into(), 0o2755.into()],
             ),
             call("change the times of a file above what it has open", libc::SYS_utimensat, [0, 0]),
+            attempt(
+                "change the mode of a file in a read-only directory",
+                libc::SYS_fchmodat,
+                [if kind == Kind::FileServer { 11.into() } else { HERE.into() }, "file".into(), 0o777.into()],
+            ),
+            attempt(
+                "make a device by a rename",
+                libc::SYS_renameat2,
+                [
+                    from.clone(),
+                    "directory".into(),
+                    from.clone(),
+                    "renamed".into(),
+                    i64::from(libc::RENAME_WHITEOUT).into(),
+                ],
+            ),
         ]
     }
 
@@ -244,11 +265,22 @@ impl Host {
         calls
             .into_iter()
             .map(|(what, call, first)| attempt(what, call, [first.into(), room.as_slice().into(), 0.into()]))
-            .chain([attempt(
-                "a socket for datagrams, to be connected to a path",
-                libc::SYS_socketpair,
-                [family, kind, protocol, room.as_slice().into()],
-            )])
+            .chain([
+                attempt(
+                    "a socket for datagrams, to be connected to a path",
+                    libc::SYS_socketpair,
+                    [family, kind, protocol, room.as_slice().into()],
+                ),
+                attempt(
+                    "a socket of MPTCP, which no rule for TCP binds",
+                    libc::SYS_socket,
+                    [
+                        number(libc::AF_INET),
+                        i64::from(libc::SOCK_STREAM).into(),
+                        i64::from(libc::IPPROTO_MPTCP).into(),
+                    ],
+                ),
+            ])
             .collect()
     }
 
@@ -299,6 +331,20 @@ impl Host {
     }
 }
 
+/// A port of the host for itself, of those that are free.
+fn bind(taken: &mut Taken) -> Outcome {
+    let kind = i64::from(libc::SOCK_STREAM);
+    let socket = match taken.call(libc::SYS_socket, &[number(libc::AF_INET), kind.into(), 0.into()]) {
+        Outcome::Done(socket) => socket,
+        refused => return refused,
+    };
+    let mut any_port = [0u8; 16];
+    any_port[..2].copy_from_slice(&u16::try_from(libc::AF_INET).unwrap().to_ne_bytes());
+    let bound = taken.call(libc::SYS_bind, &[socket.into(), any_port.as_slice().into(), 16.into()]);
+    let _closed = taken.call(libc::SYS_close, &[socket.into()]);
+    bound
+}
+
 /// What somebody who has taken this process over gets, a line each: what was tried, and what came of it.
 fn break_out(host: &Host, kind: Kind) -> Vec<(String, Outcome, bool)> {
     let mut pid = find(kind, &host.id);
@@ -314,6 +360,7 @@ fn break_out(host: &Host, kind: Kind) -> Vec<(String, Outcome, bool)> {
         }
         all.push((what, outcome, of_gateways));
     }
+    all.push(("listen on a port of the host".into(), bind(&mut taken), false));
     let tries = host
         .files()
         .into_iter()
