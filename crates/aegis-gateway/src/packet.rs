@@ -11,12 +11,12 @@ use smoltcp::wire::{
 };
 
 use crate::addressing::{GATEWAY, GUEST, GUEST_V4, GUEST_V6};
-use crate::wire::Outgoing;
+use crate::frame_stream::FrameWriter;
 
 /// What a guest sends beside frames that mean something: why a frame is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Dropped {
-    /// No frame of Ethernet, or not from this card to this gateway.
+    /// No frame of Ethernet, or not from this network interface to this gateway.
     Ethernet,
     /// Neither IP nor what finds neighbours.
     Protocol,
@@ -165,7 +165,7 @@ fn v6(payload: &[u8]) -> Result<Frame<'_>, Dropped> {
         return Ok(neighbour);
     }
     if from != GUEST_V6 {
-        // The card greets by its own name while it comes up.
+        // The network interface greets by its own name while it comes up.
         let silent = from.is_unspecified() || from.is_unicast_link_local();
         return if silent { Ok(Frame::Silent) } else { Err(Dropped::Spoofed) };
     }
@@ -234,7 +234,7 @@ fn ethertype(address: IpAddr) -> EthernetProtocol {
 
 /// Sends a packet from `from` to `to` whose payload `fill` writes.
 fn send_ip(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     (from, to): (IpAddr, IpAddr),
     protocol: IpProtocol,
     length: usize,
@@ -252,7 +252,7 @@ fn send_ip(
 }
 
 /// Says that the gateway is the neighbour with this address.
-pub(crate) fn send_i_have(out: &mut Outgoing, address: IpAddr) {
+pub(crate) fn send_i_have(out: &mut FrameWriter, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
             let repr = ArpRepr::EthernetIpv4 {
@@ -279,7 +279,7 @@ pub(crate) fn send_i_have(out: &mut Outgoing, address: IpAddr) {
     }
 }
 
-fn send_icmp_v6(out: &mut Outgoing, from: Ipv6Addr, to: Ipv6Addr, repr: &Icmpv6Repr<'_>) {
+fn send_icmp_v6(out: &mut FrameWriter, from: Ipv6Addr, to: Ipv6Addr, repr: &Icmpv6Repr<'_>) {
     // Neighbours do not believe what has come through a router.
     let ip = smoltcp::wire::Ipv6Repr {
         src_addr: from,
@@ -297,7 +297,7 @@ fn send_icmp_v6(out: &mut Outgoing, from: Ipv6Addr, to: Ipv6Addr, repr: &Icmpv6R
 }
 
 /// Sends a datagram to the guest. One that is too long for the wire is lost.
-pub(crate) fn send_udp(out: &mut Outgoing, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+pub(crate) fn send_udp(out: &mut FrameWriter, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
     let repr = UdpRepr { src_port: from.port(), dst_port: to.port() };
     let (source, target) = (IpAddress::from(from.ip()), IpAddress::from(to.ip()));
     send_ip(out, (from.ip(), to.ip()), IpProtocol::Udp, repr.header_len() + payload.len(), |bytes| {
@@ -309,7 +309,7 @@ pub(crate) fn send_udp(out: &mut Outgoing, from: SocketAddr, to: SocketAddr, pay
 
 /// Sends the echo of a guest's request.
 pub(crate) fn send_echo(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     from: IpAddr,
     to: IpAddr,
     ident: u16,
@@ -345,7 +345,7 @@ pub(crate) enum Unreachable {
 const MOST_QUOTED: usize = 512;
 
 /// Tells the guest that a packet of its has not arrived.
-pub(crate) fn send_unreachable(out: &mut Outgoing, packet: &Packet<'_>, why: Unreachable) {
+pub(crate) fn send_unreachable(out: &mut FrameWriter, packet: &Packet<'_>, why: Unreachable) {
     let quoted = packet.bytes.get(..packet.bytes.len().min(MOST_QUOTED)).unwrap_or_default();
     match (packet.other, packet.guest) {
         (IpAddr::V4(other), IpAddr::V4(guest)) => send_unreachable_v4(out, (other, guest), quoted, why),
@@ -355,7 +355,7 @@ pub(crate) fn send_unreachable(out: &mut Outgoing, packet: &Packet<'_>, why: Unr
 }
 
 fn send_unreachable_v4(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     (from, to): (Ipv4Addr, Ipv4Addr),
     quoted: &[u8],
     why: Unreachable,
@@ -375,7 +375,7 @@ fn send_unreachable_v4(
 }
 
 fn send_unreachable_v6(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     (from, to): (Ipv6Addr, Ipv6Addr),
     quoted: &[u8],
     why: Unreachable,
@@ -402,7 +402,7 @@ fn quote(message: &mut [u8], quoted: &[u8]) {
 }
 
 /// Refuses a segment: a reset, as if nobody listened there.
-pub(crate) fn send_reset(out: &mut Outgoing, packet: &Packet<'_>) {
+pub(crate) fn send_reset(out: &mut FrameWriter, packet: &Packet<'_>) {
     let header = if packet.guest.is_ipv4() { 20 } else { 40 };
     let Ok(segment) = TcpPacket::new_checked(packet.bytes.get(header..).unwrap_or_default()) else { return };
     if segment.rst() {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use aegis_policy::{Name, NamePattern, Pattern};
 use serde::{Deserialize, Serialize};
 
-use crate::judge::Case;
+use crate::policy_engine::FlowDecision;
 
 /// Longest head of an answer.
 const MOST_HEAD: usize = 16 << 10;
@@ -25,25 +25,25 @@ pub struct Proxy {
 
 impl Proxy {
     /// Whether a connection goes around it.
-    pub(crate) fn is_bypassed_by(&self, case: &Case) -> bool {
-        self.direct.iter().any(|entry| bypasses(entry.trim(), case))
+    pub(crate) fn is_bypassed_by(&self, decision: &FlowDecision) -> bool {
+        self.direct.iter().any(|entry| bypasses(entry.trim(), decision))
     }
 }
 
-fn bypasses(entry: &str, case: &Case) -> bool {
+fn bypasses(entry: &str, decision: &FlowDecision) -> bool {
     if entry == "*" {
         return true;
     }
     let bare = entry.trim_start_matches("*.").trim_start_matches('.');
     match bare.parse::<Pattern>() {
         Ok(Pattern { name: Some(NamePattern::Exact(name)), net: None, ports, .. }) => {
-            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&case.port));
+            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&decision.port));
             let below = NamePattern::Below(name.clone());
-            port_fits && case.name().is_some_and(|given| *given == name || below.matches(given))
+            port_fits && decision.name().is_some_and(|given| *given == name || below.matches(given))
         }
         Ok(Pattern { name: None, net: Some(net), ports, .. }) => {
-            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&case.port));
-            port_fits && net.contains(case.address, case.zone)
+            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&decision.port));
+            port_fits && net.contains(decision.address, decision.zone)
         }
         _ => false,
     }
@@ -58,11 +58,11 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// One to what a flow wants: by its name, which the proxy may know better, or else by its address.
-    pub(crate) fn to(case: &Case, proxy: &Proxy) -> Tunnel {
-        let port = case.port;
-        let authority = match case.name().map(Name::as_str) {
+    pub(crate) fn to(decision: &FlowDecision, proxy: &Proxy) -> Tunnel {
+        let port = decision.port;
+        let authority = match decision.name().map(Name::as_str) {
             Some(name) => format!("{name}:{port}"),
-            None => SocketAddr::new(case.address, port).to_string(),
+            None => SocketAddr::new(decision.address, port).to_string(),
         };
         let authorization = match &proxy.authorization {
             Some(text) => format!("Proxy-Authorization: {text}\r\n"),
@@ -117,14 +117,14 @@ pub(crate) fn answer(received: &[u8]) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use aegis_policy::{Because, Direction, Protocol, Ruling, Scrutiny, Zone};
+    use aegis_policy::{Direction, InspectionLevel, Protocol, Reason, Verdict, Zone};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn case(address: &str, name: Option<&str>) -> Case {
+    fn evaluate(address: &str, name: Option<&str>) -> FlowDecision {
         let address = address.parse().unwrap();
-        Case {
+        FlowDecision {
             direction: Direction::Out,
             protocol: Protocol::Tcp,
             address,
@@ -132,14 +132,14 @@ mod tests {
             port: 443,
             pinned: name.map(|name| Name::new(name).unwrap()).into_iter().collect(),
             claimed: None,
-            scrutiny: Scrutiny::None,
-            ruling: Ruling::deny(Because::Unnamed),
+            scrutiny: InspectionLevel::None,
+            verdict: Verdict::deny(Reason::Unnamed),
         }
     }
 
     #[test]
     fn what_is_direct_is_said_as_everywhere() {
-        let named = case("203.0.113.1", Some("api.corp.example"));
+        let named = evaluate("203.0.113.1", Some("api.corp.example"));
         for (entry, expected) in [
             ("corp.example", true),
             (".corp.example", true),
@@ -182,7 +182,7 @@ mod tests {
             ("HTTP/1.1 200", None),
         ] {
             let mut wire = Wire(Vec::new(), io::Cursor::new(said.as_bytes().to_vec()));
-            let result = Tunnel::to(&case("203.0.113.1", Some("a.example")), &proxy).advance(&mut wire);
+            let result = Tunnel::to(&evaluate("203.0.113.1", Some("a.example")), &proxy).advance(&mut wire);
             assert_eq!(result.ok().flatten(), expected.map(|text| text.as_bytes().to_vec()), "{said}");
             let asked = String::from_utf8(wire.0).unwrap();
             let head = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nProxy-Authorization: Basic eDp5\r\n\r\n";
@@ -194,7 +194,7 @@ mod tests {
         #[test]
         fn arbitrary_answers_and_entries_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), entry in ".{0,30}") {
             let _answer = answer(&bytes);
-            let _bypassed = bypasses(&entry, &case("2001:db8::1", Some("a.example")));
+            let _bypassed = bypasses(&entry, &evaluate("2001:db8::1", Some("a.example")));
         }
     }
 }

@@ -69,7 +69,7 @@ pub struct Hello {
     /// How many bytes of the workload's standard error the host holds.
     pub stderr_held: u64,
     /// Whether this guest goes on in the machine of another instance: what it has not told yet is not for this host, its
-    /// counts begin anew, and its processes stand still until [`Become`]. Since version 7.
+    /// counts begin anew, and its processes stand still until [`Reidentify`]. Since version 7.
     #[serde(default)]
     pub another: bool,
 }
@@ -317,7 +317,7 @@ pub const HOOKS: &str = "/etc/aegis/resume.d";
 /// Makes a guest another instance, after a [`Hello`] that said so: names, numbers and random numbers of its own, then the
 /// programs in [`HOOKS`], then its processes go on. Since version 7.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Become {
+pub struct Reidentify {
     /// The guest's host name.
     pub hostname: String,
     /// See [`Addresses`].
@@ -337,7 +337,7 @@ pub struct Settle {}
 /// instance has then executed everything that its start takes. The instance's disk may be another one afterwards. Since
 /// version 8.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rehearse {
+pub struct Prewarm {
     /// What to do. Nobody is interested in how its command fails, and it cannot have shares.
     pub run: Run,
 }
@@ -474,9 +474,9 @@ calls! {
     Resize, "resize" => Done;
     Freeze, "freeze" => Done;
     Settle, "settle" => Done;
-    Rehearse, "rehearse" => Done;
+    Prewarm, "rehearse" => Done;
     Sync, "sync" => Done;
-    Become, "become" => Done;
+    Reidentify, "become" => Done;
     Health, "health" => HealthReply;
     Shutdown, "shutdown" => Done;
     Addresses, "addresses" => Done;

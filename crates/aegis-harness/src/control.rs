@@ -1,8 +1,8 @@
 //! The control conversation: the host's requests in, answers and events out.
 
-mod another;
-mod farewell;
-mod rehearsal;
+mod clone_identity;
+mod prewarm;
+mod shutdown;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Addresses, Become, Connect, DiskUsage, Done, EVENT, Event, EventNote, Exec, Freeze,
-    Health, HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Rehearse, Resize, Run,
-    Settle, Share, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    self, ACK, AckNote, Addresses, Connect, DiskUsage, Done, EVENT, Event, EventNote, Exec, Freeze, Health,
+    HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Prewarm, Reidentify, Resize,
+    Run, Settle, Share, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -25,15 +25,15 @@ use tokio::sync::watch;
 use crate::activity;
 use crate::async_fd::asynchronous;
 use crate::connections::Connections;
-use crate::listening::Listening;
-use crate::outlet::{Epoch, Outlet};
-use crate::own_api;
+use crate::guest_api;
+use crate::listen_watch::Listening;
 use crate::platform::Platform;
-use crate::port::Port;
+use crate::port_writer::{Epoch, PortWriter};
 use crate::processes::{self, Child, Ends, Processes};
-use crate::pump::{self, Input};
+use crate::stdio_forwarder::{self, Input};
 use crate::streams::{Stream, Streams};
-use crate::terminal::Terminal;
+use crate::terminal_eof::Terminal;
+use crate::virtio_port::VirtioPort;
 use crate::workload_output::Durable;
 
 /// How long the bulk port may take to be greeted after the control port was.
@@ -50,14 +50,14 @@ struct Workload {
 /// The harness's side of the control port.
 #[derive(Debug)]
 pub struct Control {
-    port: Port,
+    port: VirtioPort,
     shared: Rc<Shared>,
     session: Option<(Epoch, Nonce)>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    outlet: Outlet,
+    outlet: PortWriter,
     streams: Streams,
     connections: Rc<Connections>,
     listening: Listening,
@@ -83,11 +83,11 @@ impl Control {
     /// # Errors
     /// The system's.
     pub fn start(port: OwnedFd, streams: Streams, platform: Rc<dyn Platform>) -> io::Result<Control> {
-        let (reading, writing) = Port::split(port)?;
+        let (reading, writing) = VirtioPort::split(port)?;
         let listening = Listening::default();
         let connections = Connections::new(streams.clone(), listening.subscribe());
         let shared = Rc::new(Shared {
-            outlet: Outlet::start(writing),
+            outlet: PortWriter::start(writing),
             streams,
             connections: Rc::new(connections),
             listening,
@@ -155,11 +155,11 @@ impl Control {
             Ok(Message::Request { id, method, params }) if method == messages::Sync::METHOD => {
                 self.shared.begin(epoch, id, params, Shared::sync);
             }
-            Ok(Message::Request { id, method, params }) if method == Rehearse::METHOD => {
-                self.shared.begin(epoch, id, params, Shared::rehearse);
+            Ok(Message::Request { id, method, params }) if method == Prewarm::METHOD => {
+                self.shared.begin(epoch, id, params, Shared::prewarm);
             }
-            Ok(Message::Request { id, method, params }) if method == Become::METHOD => {
-                self.shared.begin(epoch, id, params, Shared::become_another);
+            Ok(Message::Request { id, method, params }) if method == Reidentify::METHOD => {
+                self.shared.begin(epoch, id, params, Shared::reidentify);
             }
             Ok(Message::Request { id, method, params }) => {
                 let result = if method == Hello::METHOD {
@@ -405,11 +405,11 @@ impl Shared {
 
     /// Lets programs of the guest speak to their own instance. Without it they cannot keep it awake, and nothing else.
     fn open_own_api(self: &Rc<Self>) {
-        let Some(listener) = self.platform.own_api().and_then(|path| own_api::listen(&path).ok()) else {
+        let Some(listener) = self.platform.own_api().and_then(|path| guest_api::listen(&path).ok()) else {
             return;
         };
         let shared = Rc::clone(self);
-        let tell: own_api::Tell = Rc::new(move |lease| {
+        let tell: guest_api::Tell = Rc::new(move |lease| {
             let event = match lease {
                 Some((ttl_ms, reason)) => Event::KeepAlive { ttl_ms, reason },
                 None => Event::KeepAliveReleased,
@@ -417,7 +417,7 @@ impl Shared {
             let shared = Rc::clone(&shared);
             tokio::task::spawn_local(async move { shared.push(event).await });
         });
-        tokio::task::spawn_local(own_api::serve(listener, tell));
+        tokio::task::spawn_local(guest_api::serve(listener, tell));
     }
 
     fn connect_workload(
@@ -442,7 +442,7 @@ impl Shared {
             }
         };
         if let Some(input) = input {
-            tokio::task::spawn_local(pump::input(
+            tokio::task::spawn_local(stdio_forwarder::input(
                 Rc::clone(stdout.stream()),
                 self.streams.clone(),
                 input,
@@ -496,7 +496,13 @@ impl Shared {
         let mut outputs = Vec::new();
         let mut send = |from, stream: &Rc<Stream>| {
             let (stream, streams, ended) = (Rc::clone(stream), self.streams.clone(), child.ended.clone());
-            outputs.push(tokio::task::spawn_local(pump::output(from, stream, streams, ended, exec.detached)));
+            outputs.push(tokio::task::spawn_local(stdio_forwarder::output(
+                from,
+                stream,
+                streams,
+                ended,
+                exec.detached,
+            )));
         };
         let input = match child.ends {
             Ends::Terminal(terminal) => {
@@ -517,7 +523,12 @@ impl Shared {
             }
         };
         if let Some(input) = input {
-            tokio::task::spawn_local(pump::input(Rc::clone(io), self.streams.clone(), input, false));
+            tokio::task::spawn_local(stdio_forwarder::input(
+                Rc::clone(io),
+                self.streams.clone(),
+                input,
+                false,
+            ));
         }
         let (streams, exec) = ((Rc::clone(io), Rc::clone(err)), (exec.exec_id, exec.detached));
         let watcher = Rc::clone(self).await_exec(exec, exit, streams, outputs);

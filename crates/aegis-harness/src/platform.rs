@@ -31,7 +31,7 @@ pub trait Platform: Debug {
     ///
     /// # Errors
     /// [`code::SYSTEM`] with what failed.
-    fn rehearse(&self) -> Result<(), RpcError> {
+    fn prewarm(&self) -> Result<(), RpcError> {
         Err(RpcError::new(code::SYSTEM, "this guest does not rehearse"))
     }
 
@@ -51,7 +51,7 @@ pub trait Platform: Debug {
     ///
     /// # Errors
     /// [`code::SYSTEM`] with what failed.
-    fn become_another(&self, _hostname: &str) -> Result<(), RpcError> {
+    fn reidentify(&self, _hostname: &str) -> Result<(), RpcError> {
         Err(RpcError::new(code::SYSTEM, "this guest cannot be another"))
     }
 

@@ -115,7 +115,7 @@ impl Refusal {
 
 /// What a request to the name router names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Wanted {
+pub enum InstanceName {
     /// An instance, by handle or id: its first HTTP port.
     Handle(String),
     /// A given port of an instance.
@@ -145,7 +145,7 @@ pub trait Backends: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Unresolved`].
-    fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved>;
+    fn resolve(&self, wanted: &InstanceName) -> Result<Target, Unresolved>;
 }
 
 /// A connection or request on its way.

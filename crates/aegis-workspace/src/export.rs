@@ -10,12 +10,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::journal::Journal;
-use crate::ledger::{Ledger, NAME_COST};
-use crate::nodes::{Place, ROOT};
-use crate::reply::{Attributes, Owner, Reply, Statistics, entry_len};
-use crate::tree::{Found, Listed, Tree, is_file, path_of, shown_mode, status_of, with_access};
-use crate::wire::{Change, Features, NewAttributes, Operation, Request, Whence, check_name};
+use crate::fd_cache::{DirectoryName, FdCache, Found, is_file, path_of, shown_mode, status_of, with_access};
+use crate::fuse_reply::{Attributes, Owner, Reply, Statistics, entry_len};
+use crate::fuse_request::{Change, Features, NewAttributes, Operation, Request, Whence, check_name};
+use crate::inode_journal::Journal;
+use crate::inode_table::{Place, ROOT};
+use crate::quota::{NAME_COST, Quota};
 use crate::{ExportSpec, ServerError};
 
 pub(crate) use changes::happenings;
@@ -26,9 +26,9 @@ const CHANGE_NAMES: Mode = Mode::WUSR.union(Mode::XUSR);
 /// One directory of the host, as one guest sees it.
 #[derive(Debug)]
 pub(crate) struct Export {
-    tree: Tree,
+    tree: FdCache,
     read_only: bool,
-    ledger: Option<Ledger>,
+    ledger: Option<Quota>,
     journal: Journal,
     view: View,
 }
@@ -82,9 +82,9 @@ impl Export {
     pub(crate) fn open(spec: &ExportSpec) -> Result<Export, ServerError> {
         let failed = |source| ServerError::Export { path: spec.name.clone(), source };
         let root = aegis_sys::child::inherited(spec.descriptor).map_err(failed)?;
-        let mut tree = Tree::of(root).map_err(|error| failed(error.into()))?;
+        let mut tree = FdCache::of(root).map_err(|error| failed(error.into()))?;
         let journal = Journal::open(&spec.journal, &mut tree.nodes).map_err(failed)?;
-        let ledger = spec.limit.as_ref().map(|limit| Ledger::open(tree.root(), limit));
+        let ledger = spec.limit.as_ref().map(|limit| Quota::open(tree.root(), limit));
         let device = tree.nodes.key(ROOT).map_or(0, |key| key.device);
         Ok(Export {
             tree,
@@ -290,7 +290,7 @@ impl Export {
             free_files: of.f_ffree,
             block_size: u32::try_from(block).unwrap_or(4096),
         };
-        if let Some((limit, used)) = self.ledger.as_ref().map(Ledger::state) {
+        if let Some((limit, used)) = self.ledger.as_ref().map(Quota::state) {
             let left = limit.saturating_sub(used) / block;
             all.blocks = limit / block;
             all.free = all.free.min(left);
@@ -515,7 +515,13 @@ impl Export {
 
 /// What a listed name stands for, which the kernel holds from then on. One that is gone already stands for nothing, and
 /// the kernel looks again.
-fn put_attributes(tree: &mut Tree, view: View, parent: u64, listed: &Listed, reply: &mut Reply<'_>) {
+fn put_attributes(
+    tree: &mut FdCache,
+    view: View,
+    parent: u64,
+    listed: &DirectoryName,
+    reply: &mut Reply<'_>,
+) {
     let held = check_name(&listed.name).and_then(|name| {
         let found = tree.status_in(parent, name)?;
         Ok((tree.hold(parent, name, &found)?, found))

@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request, Version};
 
 use super::host::{self, Host, LONGEST_NAME};
-use crate::backend::Wanted;
+use crate::backend::InstanceName;
 
 /// Names an instance, where no host can.
 const INSTANCE: &str = "x-aegis-instance";
@@ -60,7 +60,7 @@ pub(super) struct Peer {
 /// What a request that is let in asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Admitted {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: InstanceName,
     /// The host as it was written; the authority of the target before the field.
     pub(super) host: Option<String>,
     /// Whether it may be told the names there are.
@@ -93,7 +93,7 @@ pub(super) fn admit<B>(admission: &Admission, peer: Peer, request: &Request<B>) 
         single(headers, INSTANCE).map_err(|()| Denied::Malformed("X-Aegis-Instance makes no sense"))?;
     let with_token = admission.token.as_ref().map(|token| has_token(headers, token));
     let by_host = match &host {
-        None => Some(Wanted::Only),
+        None => Some(InstanceName::Only),
         Some(host) => host.wanted(peer.local, &admission.names),
     };
     // A page whose host leads here can set any field, so a name alone is not enough of one that may be a page.
@@ -107,7 +107,8 @@ pub(super) fn admit<B>(admission: &Admission, peer: Peer, request: &Request<B>) 
         return Err(Denied::ForeignPage);
     }
     let short = |name: &str| name.chars().take(LONGEST_NAME).collect();
-    let wanted = explicit.map(|name| Wanted::Handle(short(name))).or(by_host).ok_or(Denied::Misdirected)?;
+    let wanted =
+        explicit.map(|name| InstanceName::Handle(short(name))).or(by_host).ok_or(Denied::Misdirected)?;
     let local = host.is_none_or(|host| host.is_local()) && peer.client.to_canonical().is_loopback();
     Ok(Admitted { wanted, host: written, tell_names: local && !is_cross_site(headers) })
 }
@@ -177,11 +178,13 @@ fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Opt
     let own = |origin: Host| {
         host == Some(&origin)
             || match means(&origin) {
-                Some(Wanted::Only) => true,
+                Some(InstanceName::Only) => true,
                 // What is shown by another instance is somebody else's.
-                Some(Wanted::Handle(one) | Wanted::HandlePort(one, _)) => match host.and_then(means) {
-                    Some(Wanted::Handle(other) | Wanted::HandlePort(other, _)) => one == other,
-                    Some(Wanted::Only) | None => false,
+                Some(InstanceName::Handle(one) | InstanceName::HandlePort(one, _)) => match host
+                    .and_then(means)
+                {
+                    Some(InstanceName::Handle(other) | InstanceName::HandlePort(other, _)) => one == other,
+                    Some(InstanceName::Only) | None => false,
                 },
                 None => false,
             }
@@ -248,17 +251,17 @@ mod tests {
         builder.body(()).unwrap()
     }
 
-    fn admitted(fields: &[(&str, &str)]) -> Result<Wanted, Denied> {
+    fn admitted(fields: &[(&str, &str)]) -> Result<InstanceName, Denied> {
         admit(&Admission::default(), HERE, &request(fields)).map(|admitted| admitted.wanted)
     }
 
     #[test]
     fn a_host_of_somebody_else_opens_nothing() {
-        assert_eq!(admitted(&[("host", "web.localhost")]), Ok(Wanted::Handle("web".into())));
-        assert_eq!(admitted(&[("host", "")]), Ok(Wanted::Only));
+        assert_eq!(admitted(&[("host", "web.localhost")]), Ok(InstanceName::Handle("web".into())));
+        assert_eq!(admitted(&[("host", "")]), Ok(InstanceName::Only));
         assert_eq!(admitted(&[("host", "evil.example:8099")]), Err(Denied::Misdirected));
         let named = [("host", "gateway.example"), ("x-aegis-instance", "web")];
-        assert_eq!(admitted(&named), Ok(Wanted::Handle("web".into())));
+        assert_eq!(admitted(&named), Ok(InstanceName::Handle("web".into())));
         for mark in [
             ("origin", "http://evil.example"),
             ("accept-language", ""),
@@ -270,7 +273,7 @@ mod tests {
             assert_eq!(admitted(&[named[0], named[1], mark]), Err(Denied::Misdirected), "{mark:?}");
         }
         let browser = [("host", "localhost:8099"), ("x-aegis-instance", "web"), ("accept-language", "en")];
-        assert_eq!(admitted(&browser), Ok(Wanted::Handle("web".into())));
+        assert_eq!(admitted(&browser), Ok(InstanceName::Handle("web".into())));
     }
 
     #[test]
@@ -282,13 +285,13 @@ mod tests {
         assert!(malformed(&[("host", "localhost"), ("x-aegis-instance", "a"), ("x-aegis-instance", "b")]));
         let mut old = request(&[]);
         *old.version_mut() = Version::HTTP_10;
-        assert_eq!(admit(&Admission::default(), HERE, &old).unwrap().wanted, Wanted::Only);
+        assert_eq!(admit(&Admission::default(), HERE, &old).unwrap().wanted, InstanceName::Only);
         let mut absolute = request(&[("host", "evil.example")]);
         *absolute.uri_mut() = "http://web.localhost:8099/x".parse().unwrap();
         let passed = admit(&Admission::default(), HERE, &absolute).unwrap();
         assert_eq!(
             (passed.wanted, passed.host),
-            (Wanted::Handle("web".into()), Some("web.localhost:8099".into()))
+            (InstanceName::Handle("web".into()), Some("web.localhost:8099".into()))
         );
         *absolute.uri_mut() = "http://evil.example/x".parse().unwrap();
         absolute.headers_mut().insert("host", "web.localhost".parse().unwrap());
