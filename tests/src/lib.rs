@@ -2,17 +2,24 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod damage;
 pub mod lab;
+mod oci_layout;
+mod reading;
 pub mod registry;
 pub mod servers;
+mod tool;
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub use damage::{cut_short, flip_a_bit};
+pub use reading::{read_exactly, read_until};
 
 /// How long anything may take before a test fails. Generous: machines are emulated and the host is shared.
 pub const DEADLINE: Duration = Duration::from_secs(240);
@@ -81,26 +88,6 @@ pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> b
 fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
-}
-
-/// Cuts a file short of most of what is in it.
-///
-/// # Panics
-/// If it cannot be written.
-pub fn cut_short(file: &Path) {
-    let file = std::fs::File::options().write(true).open(file).expect("open the file");
-    file.set_len(3_000_000).expect("cut it short");
-}
-
-/// Changes one bit in the middle of a file.
-///
-/// # Panics
-/// If it cannot be read or written.
-pub fn flip_a_bit(file: &Path) {
-    let mut bytes = std::fs::read(file).expect("read the file");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(file, bytes).expect("write it");
 }
 
 /// Waits for a child, killing it when the deadline has passed.
@@ -503,26 +490,4 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
 pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
-}
-
-/// Reads exactly `count` bytes.
-///
-/// # Panics
-/// If there are fewer.
-pub fn read_exactly(from: &mut impl Read, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    from.read_exact(&mut bytes).expect("enough bytes");
-    bytes
-}
-
-/// Reads until `word` has come, and returns everything up to there.
-///
-/// # Panics
-/// If it does not come.
-pub fn read_until(from: &mut impl Read, word: &str) -> String {
-    let mut text = String::new();
-    while !text.contains(word) {
-        text.push_str(&String::from_utf8_lossy(&read_exactly(from, 1)));
-    }
-    text
 }

@@ -6,19 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use crate::oci_layout::Layout;
+use crate::tool::text;
+pub use crate::tool::tool;
 use crate::{DEADLINE, eventually};
-
-/// Runs a tool to its end.
-///
-/// # Panics
-/// If it fails, with its words.
-pub fn tool(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; see scripts/dependencies test"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {arguments:?}: {out}{err}");
-    out.into_owned()
-}
 
 /// How a registry is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +40,6 @@ impl Drop for Registry {
         let _gone = self.process.kill();
         let _gone = self.process.wait();
     }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
 }
 
 impl Registry {
@@ -193,93 +180,6 @@ fn certify(dir: &Path) {
     let sign =
         ["x509", "-req", "-days", "2", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
     tool("openssl", &[&sign[..], &["-extfile", &extensions, "-out", &server]].concat());
-}
-
-/// An OCI layout that `umoci` makes.
-#[derive(Debug)]
-pub struct Layout {
-    _dir: tempfile::TempDir,
-    at: String,
-}
-
-impl Layout {
-    /// An empty one.
-    ///
-    /// # Panics
-    /// If it cannot be made.
-    #[must_use]
-    pub fn new() -> Layout {
-        let dir = tempfile::tempdir().expect("make a directory");
-        let at = text(&dir.path().join("layout")).to_owned();
-        tool("umoci", &["init", "--layout", &at]);
-        Layout { _dir: dir, at }
-    }
-
-    /// Its directory.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        &self.at
-    }
-
-    /// Makes an image with busybox for all the usual commands.
-    ///
-    /// # Panics
-    /// If that fails.
-    pub fn busybox(&self, tag: &str) {
-        tool("umoci", &["new", "--image", &self.named(tag)]);
-        self.layer(tag, |root| {
-            for dir in ["bin", "etc", "root"] {
-                std::fs::create_dir(root.join(dir)).expect("make a directory");
-            }
-            std::fs::copy("/bin/busybox", root.join("bin/busybox"))
-                .expect("busybox; see scripts/dependencies test");
-            for applet in
-                ["sh", "cat", "echo", "env", "id", "ls", "sleep", "stat", "true", "cksum", "readlink"]
-            {
-                std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("link");
-            }
-            std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("write");
-        });
-    }
-
-    fn named(&self, tag: &str) -> String {
-        format!("{}:{tag}", self.path())
-    }
-
-    /// Adds a layer with what `change` does to the image's root.
-    ///
-    /// # Panics
-    /// If that fails.
-    pub fn layer(&self, tag: &str, change: impl FnOnce(&Path)) {
-        let bundle = tempfile::tempdir().expect("make a directory");
-        let (image, at) = (self.named(tag), bundle.path().join("b"));
-        let rootless: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--rootless"] };
-        tool("umoci", &[&["unpack", "--image", &image], rootless, &[text(&at)]].concat());
-        change(&at.join("rootfs"));
-        tool("umoci", &["repack", "--image", &image, text(&at)]);
-    }
-
-    /// Changes an image's configuration.
-    ///
-    /// # Panics
-    /// If that fails.
-    pub fn configure(&self, tag: &str, options: &[&str]) {
-        tool("umoci", &[&["config", "--image", &self.named(tag)], options].concat());
-    }
-
-    /// Gives an image another tag.
-    ///
-    /// # Panics
-    /// If that fails.
-    pub fn tag(&self, tag: &str, other: &str) {
-        tool("umoci", &["tag", "--image", &self.named(tag), other]);
-    }
-}
-
-impl Default for Layout {
-    fn default() -> Layout {
-        Layout::new()
-    }
 }
 
 /// What a proxy does to answers.

@@ -1,4 +1,4 @@
-//! What the daemon and a gateway say to each other: lines of JSON on a unix socket, each request answered by one line.
+//! The control protocol between the daemon and a gateway: lines of JSON on a unix socket, each request answered by one line.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};

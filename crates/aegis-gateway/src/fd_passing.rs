@@ -1,4 +1,4 @@
-//! Descriptors that travel beside bytes (`SCM_RIGHTS` of `unix(7)`).
+//! Passing of file descriptors beside bytes (`SCM_RIGHTS` of `unix(7)`).
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -25,6 +25,7 @@ mod policy_engine;
 mod proxy;
 mod resolver;
 mod settings;
+mod tcp_checksum;
 mod token_bucket;
 
 pub use decision_log::{DecisionEntry, EntryKind};

@@ -1,5 +1,5 @@
-//! Parts of the initramfs's mounts that are shown in the guest's root: taken before the root is entered, and put in their
-//! places after it, so that links of an image lead nowhere else.
+//! Detached mounts (`open_tree(2)`) of parts of the initramfs: taken before the root is entered, and moved to their places after
+//! it, so that links of an image lead nowhere else.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,5 +1,5 @@
-//! Room on the instance's disk for what a start itself takes. Joining the disks makes files on them (overlayfs tries what the
-//! upper file system can do), and so do names and mount points: without any of them left the machine could not come up.
+//! A reserve of space on the instance's disk for what a start itself takes. Joining the disks makes files on them (overlayfs
+//! tries what the upper file system can do), and so do hostnames and mount points: without any the machine could not come up.
 
 use std::fs::{self, File};
 use std::io;

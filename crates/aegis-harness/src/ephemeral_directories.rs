@@ -1,5 +1,5 @@
-//! Directories that are at each start what the image has in them: `/tmp` on the instance's disk, where there is room, `/run`
-//! and `/dev/shm` in memory, where what is written is never in anybody's way.
+//! Ephemeral directories, which hold at each start what the image has in them: `/tmp` on the instance's disk, where there is
+//! room, `/run` and `/dev/shm` in memory.
 
 use std::fs::{self, File, Permissions};
 use std::io;

@@ -1,8 +1,8 @@
-//! What others change in directories of the host is made known here: the kernel believes nothing of it that is out of date,
-//! and raises the events (`inotify(7)`) that it would have raised, had somebody in the guest done it.
+//! Raises `inotify(7)` events for what others change in directories of the host, and invalidates what the kernel has cached
+//! of it.
 //!
 //! FUSE has no message that raises an event. So one thread does here what has been done there: it makes the name that was
-//! made, removes the one that was removed. None of that reaches the host ([`crate::echo`]). It works on mounts of its own,
+//! made, removes the one that was removed. None of that reaches the host ([`crate::fuse_replay`]). It works on mounts of its own,
 //! which nobody sees, so nothing that is mounted over them in the guest is ever touched. It may wait for the server and for
 //! whoever uses a directory; nobody waits for it. What comes meanwhile is bounded by what the server may send.
 

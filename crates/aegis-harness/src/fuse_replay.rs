@@ -1,5 +1,5 @@
-//! Requests of the thread that repeats in the guest what has changed on the host, so that the kernel raises events for it
-//! ([`crate::host_changes`]). No I/O.
+//! FUSE requests of the thread that replays changes of the host in the guest, so that the kernel raises events for them
+//! ([`crate::fuse_notify`]). No I/O.
 //!
 //! What the thread asks for has happened already. So none of it that would change anything is ever sent to the host, whoever
 //! serves there: the kernel gets the answer that it would have got, had the guest done it, or the request is turned into one

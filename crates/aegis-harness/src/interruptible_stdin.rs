@@ -1,5 +1,5 @@
-//! The stream of a copy, which ends for whoever reads it when this process is told to end: so that what is half written
-//! goes, and does not stay on the instance's disk.
+//! Standard input of a copy, which ends when this process is told to end: what is half written then goes, and does not stay
+//! on the instance's disk.
 
 use std::fs::File;
 use std::io::{self, Read};

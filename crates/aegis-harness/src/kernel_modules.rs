@@ -1,4 +1,5 @@
 //! Kernel modules: an image that follows the root on its disk, loaded from when the kernel asks, and shown in the
+//! guest's root.
 //!
 //! The kernel calls `/sbin/modprobe` of the root that its threads have, which is the initramfs, whatever an image has there.
 

@@ -4,11 +4,11 @@
 //!   aegis.control ──► control ──► processes ──► child::spawn, reaper
 //!                        │            │
 //!                        ▼            ▼
-//!   aegis.bulk ◄──► streams ◄──── pumps (pipes and terminals of the processes)
+//!   aegis.bulk ◄──► streams ◄──── stdio_forwarder (pipes and terminals of the processes)
 //!                        ▲
 //!                        └─────── connections (the guest's TCP ports)
 //!
-//!   /run/aegis/api.sock ──► own_api ──► events
+//!   /run/aegis/api.sock ──► guest_api ──► events
 //! ```
 //!
 //! One thread runs everything, so state is shared by `Rc` and needs no lock. Whatever touches the machine

@@ -1,4 +1,4 @@
-//! When something in this guest begins to listen.
+//! Watches for something in this guest that begins to listen.
 
 use std::io;
 use std::os::fd::AsFd;

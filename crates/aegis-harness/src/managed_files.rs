@@ -1,5 +1,5 @@
-//! What the harness has last written to files that are also their users' to edit, kept on the instance's disk beside its
-//! root: a file that differs from it has been edited.
+//! Managed files: what the harness last wrote to files that users may edit, kept on the instance's disk beside its root. A
+//! file that differs from it has been edited.
 
 use std::cell::RefCell;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Directories in which programs keep overlays of their own. The guest's root is an overlay itself, and overlayfs takes none
-//! for its changes: there these directories are of the instance's disk alone.
+//! Storage of programs that mount overlays of their own, such as `/var/lib/docker`. The guest's root is an overlay itself, and
+//! overlayfs takes none as its upper layer: these directories are of the instance's disk alone.
 
 use std::fs;
 use std::io;

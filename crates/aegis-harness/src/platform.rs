@@ -26,7 +26,7 @@ pub trait Platform: Debug {
         Err(RpcError::new(code::ROOT, "this guest has no disks"))
     }
 
-    /// Begins what [`forget`](Platform::forget) ends: until then everything happens on a stage of its own, but that the
+    /// Begins what [`forget`](Platform::forget) ends: until then everything happens in a mount namespace of its own, but that the
     /// root disk is mounted. Called before the root is prepared, if at all.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ pub trait Platform: Debug {
         Err(RpcError::new(code::SYSTEM, "this guest does not rehearse"))
     }
 
-    /// Leaves nothing of what has happened since [`rehearse`](Platform::rehearse), and lets go of the instance's disk,
+    /// Leaves nothing of what has happened since [`prewarm`](Platform::prewarm), and lets go of the instance's disk,
     /// which will be another one. All that was started has ended.
     ///
     /// # Errors

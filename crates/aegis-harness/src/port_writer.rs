@@ -150,7 +150,7 @@ async fn perform(port: &VirtioPort, job: Job, stage: &Stage, small: &mut BytesMu
             let header: [u8; HEADER_LEN] = frame::header(Kind::Data, stream, len);
             port.write_all(&header).await?;
             port.splice_all(pipe.get_ref().as_fd(), stage, len).await?;
-            // The pump may have gone with its session.
+            // The forwarder may have gone with its session.
             let _gone = done.send(());
             Ok(())
         }

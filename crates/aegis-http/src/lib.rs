@@ -1,6 +1,7 @@
 //! The API over HTTP: requests in, calls of the engine, responses out. No decisions of its own.
 
 pub mod api_failure;
+mod attach;
 mod body;
 mod events;
 mod exec_timeout;

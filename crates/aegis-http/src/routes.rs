@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 use crate::body::MAX_BODY;
 use crate::state::ApiState;
 use crate::{
-    api_failure, events, images, instances, kits, logs, network, ports, processes, secrets, snapshots, stats,
-    system, templates, workspaces,
+    api_failure, attach, events, images, instances, kits, logs, network, ports, processes, secrets,
+    snapshots, stats, system, templates, workspaces,
 };
 
 #[derive(OpenApi)]
@@ -66,7 +66,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(kits::validate))
         .routes(routes!(processes::signal))
         .routes(routes!(processes::exec))
-        .routes(routes!(processes::attach))
+        .routes(routes!(attach::attach))
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))
         .routes(routes!(stats::stats))

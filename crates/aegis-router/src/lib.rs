@@ -1,7 +1,7 @@
 //! Public ports and names: connections in, spliced to whoever serves them.
 //!
 //! ```text
-//!   listeners ──► serve ───────► Backends::upstream ──► Upstream::connect ──► splice
+//!   listeners ──► port_connection ► Backends::upstream ──► Upstream::connect ──► splice
 //!   by_name ────► proxy ──► Backends::resolve ──┘          └──► pool of HTTP connections
 //! ```
 //!

@@ -3,9 +3,9 @@
 //! ```text
 //!   guest: programs ─► kernel's FUSE ─► harness ──┐ aegis.files, frames of aegis-guest-protocol
 //!                                                 ▼
-//!   host:  serve ─► wire (what is asked) ─► export, reply (answers) ─► tree (descriptors) ─► nodes (names)
-//!                                                        └────► ledger (limit on size)
-//!         telling ◄─ watcher (what others have changed)
+//!   host:  server ─► fuse_request ─► export, fuse_reply ─► fd_cache (descriptors) ─► inode_table (names)
+//!                                         └────► quota (limit on size)
+//!         notifier ◄─ watcher (what others have changed)
 //! ```
 //!
 //! One process serves one machine and ends with it; it outlives the daemon, so a guest does not notice when that is

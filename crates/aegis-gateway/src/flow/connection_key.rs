@@ -1,4 +1,4 @@
-//! What identifies a TCP connection of the guest.
+//! The key of a TCP connection of the guest: its two endpoints.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! The gateway's end of one TCP connection with the guest.
+//! The guest's side of one TCP connection, ended by a smoltcp socket.
 //!
 //! Each has a stack of its own: whatever a segment does, it does to its connection, and work per segment does not
 //! depend on how many connections there are.
@@ -16,7 +16,7 @@ use smoltcp::wire::{EthernetProtocol, HardwareAddress, IpAddress, IpCidr};
 use super::connection_key::ConnectionKey;
 use crate::addressing::MTU;
 use crate::frame_stream::FrameWriter;
-use crate::packet;
+use crate::tcp_checksum;
 
 /// One packet in, any number out.
 struct Wire<'a> {
@@ -42,7 +42,7 @@ impl TxToken for Out<'_> {
             if bytes.first().is_some_and(|first| first >> 4 == 6) {
                 protocol = EthernetProtocol::Ipv6;
             }
-            packet::seal_tcp(bytes);
+            tcp_checksum::seal_tcp(bytes);
             (protocol, result)
         })
     }

@@ -1,4 +1,4 @@
-//! The host's end of a connection: TCP to the world, or a pair of sockets to another instance's gateway.
+//! The host's side of one TCP connection: a socket to the world, or a pair of sockets to another instance's gateway.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;

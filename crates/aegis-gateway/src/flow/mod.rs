@@ -1,4 +1,4 @@
-//! Conversations of the guest with the world: one socket of the host each.
+//! Flows of the guest: one socket of the host each.
 
 pub(crate) mod connect_proxy;
 pub(crate) mod connection_key;

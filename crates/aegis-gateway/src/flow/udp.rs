@@ -1,4 +1,4 @@
-//! Datagrams between one port of the guest and one of another end.
+//! UDP flows: datagrams between one port of the guest and one of another end.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! TCP of the guest.
+//! TCP connections of the guest: opened, run and ended.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};

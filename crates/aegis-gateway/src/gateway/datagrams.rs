@@ -1,4 +1,4 @@
-//! UDP and echoes of the guest.
+//! UDP datagrams and ICMP echoes of the guest.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;

@@ -1,4 +1,4 @@
-//! Messages of DNS (RFC 1035), as far as the resolver needs to understand them.
+//! DNS messages (RFC 1035), as far as the resolver needs to understand them.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The resolver: questions of the guest, asked of the host's own name servers.
+//! The DNS resolver: forwards the guest's queries to the host's own name servers.
 
 pub(crate) mod message;
 mod upstream;

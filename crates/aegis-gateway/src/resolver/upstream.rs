@@ -1,4 +1,4 @@
-//! One question to one name server.
+//! One query to one name server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

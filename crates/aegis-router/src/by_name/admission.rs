@@ -1,4 +1,4 @@
-//! Who is let in: decided by a request's head alone. Pure.
+//! Admission control of requests: decided by a request's head alone. Pure.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Bodies on their way through.
+//! Bodies of requests and responses, counted on their way through.
 
 use std::fmt;
 use std::pin::Pin;

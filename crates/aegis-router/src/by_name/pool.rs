@@ -1,4 +1,4 @@
-//! Connections to guests that are kept for the next request.
+//! The pool of HTTP connections to guests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

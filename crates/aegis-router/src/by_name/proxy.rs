@@ -1,4 +1,4 @@
-//! One request, passed on.
+//! The reverse proxy: passes one request on.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What all connections of the router share.
+//! State that all connections of the router share.
 
 use std::sync::Arc;
 

@@ -61,9 +61,9 @@ impl Requests {
         approve: &mut dyn FnMut(Claim) -> bool,
     ) -> Result<Option<usize>, Refusal> {
         match &mut self.next {
-            Next::Answer if self.answers.is_lost() => Err(Refusal::Malformed(
-                "a upgrade_request to speak something else, and no clear answer to it",
-            )),
+            Next::Answer if self.answers.is_lost() => {
+                Err(Refusal::Malformed("a wish to speak something else, and no clear answer to it"))
+            }
             Next::Answer => Ok(None),
             Next::Head(lines) => {
                 let Some(length) = head_length(rest, lines)? else { return Ok(None) };
