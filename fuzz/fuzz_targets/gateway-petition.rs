@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aegis_gateway::fuzz::petition(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aegis_gateway::fuzz::connect_request(bytes));

@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use aegis_router::{
-    Backends, Listeners, Names, PortOwner, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted,
+    Backends, InstanceIdentity, InstanceName, Listeners, NameRouter, Protocol, Refusal, Stream, Target,
+    Unresolved, Upstream,
 };
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
@@ -27,28 +28,28 @@ struct Host {
 }
 
 #[derive(Debug)]
-struct Port(u16);
+struct VirtioPort(u16);
 
 fn target(port: u16) -> Target {
     Target { instance: "inst-host".into(), name: "host".into(), guest_port: port, protocol: Protocol::Http }
 }
 
 impl Backends for Host {
-    fn port_owner(&self, _public_port: u16) -> Option<PortOwner> {
+    fn instance_of_port(&self, _public_port: u16) -> Option<InstanceIdentity> {
         None
     }
 
     fn upstream(&self, target: &Target) -> Result<Arc<dyn Upstream>, Refusal> {
-        Ok(Arc::new(Port(target.guest_port)))
+        Ok(Arc::new(VirtioPort(target.guest_port)))
     }
 
-    fn resolve(&self, _wanted: &Wanted) -> Result<Target, Unresolved> {
+    fn resolve(&self, _wanted: &InstanceName) -> Result<Target, Unresolved> {
         Ok(target(self.http_port))
     }
 }
 
 #[async_trait]
-impl Upstream for Port {
+impl Upstream for VirtioPort {
     fn is_awake(&self) -> bool {
         true
     }
@@ -89,7 +90,7 @@ fn main() {
         let backends: Arc<dyn Backends> = Arc::new(Host { http_port });
         let listeners = Listeners::new(Arc::clone(&backends));
         let public = listeners.open(LOOPBACK, 0, target(tcp_port)).expect("a public port");
-        let names = Names::open(SocketAddr::new(LOOPBACK, 0), backends).expect("a name router");
+        let names = NameRouter::open(SocketAddr::new(LOOPBACK, 0), backends).expect("a name router");
         println!("{public} {}", names.address().port());
         let mut rest = Vec::new();
         tokio::io::stdin().read_to_end(&mut rest).await.expect("the end of standard input");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aegis_images::{Held, familiar};
+use aegis_images::{HeldImage, familiar};
 use aegis_instances::error::InstanceError;
 use aegis_instances::handle::InstanceHandle;
 use aegis_instances::ports::additions;
@@ -159,7 +159,7 @@ fn is_in(places: &[Membership], groups: &[String]) -> bool {
     places == groups.iter().collect()
 }
 
-fn pin(name: &str, held: &Held, without_env: bool) -> PinnedImage {
+fn pin(name: &str, held: &HeldImage, without_env: bool) -> PinnedImage {
     let env = if without_env { BTreeMap::new() } else { held.record.env.clone() };
     PinnedImage { reference: familiar(name), digest: held.record.digest.to_string(), env }
 }

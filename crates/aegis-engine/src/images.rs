@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aegis_images::{Digest, Held, ImageReference, InUse};
+use aegis_images::{Digest, HeldImage, ImageReference, InUse};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -37,7 +37,7 @@ impl Engine {
     ///
     /// # Errors
     /// If it cannot be had.
-    pub async fn obtain_image(&self, name: &str, policy: PullPolicy) -> Result<Held, EngineError> {
+    pub async fn obtain_image(&self, name: &str, policy: PullPolicy) -> Result<HeldImage, EngineError> {
         let images = self.images();
         let held = match (policy, images.find(name)) {
             (PullPolicy::Never, found) => return Ok(found?),

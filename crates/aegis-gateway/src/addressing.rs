@@ -19,7 +19,7 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd61, 0x6567, 0x6973, 0, 0, 0, 
 pub const PREFIX_V6: u8 = 126;
 /// Port of the gateway at which guests are offered a proxy, where the host has one.
 pub const PROXY_PORT: u16 = 3128;
-/// The card's address: locally administered.
+/// The network interface's address: locally administered.
 pub const GUEST_MAC: [u8; 6] = [0x02, 0x61, 0x65, 0x67, 0x69, 0x02];
 /// The gateway's.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x61, 0x65, 0x67, 0x69, 0x01];

@@ -1,4 +1,4 @@
-//! What the daemon and a gateway say to each other: lines of JSON on a unix socket, each request answered by one line.
+//! The control protocol between the daemon and a gateway: lines of JSON on a unix socket, each request answered by one line.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
-use crate::bounds::Bound;
-use crate::descriptors;
+use crate::decision_log::DecisionEntry;
+use crate::fd_passing;
 use crate::gateway::{Counters, Gateway};
-use crate::journal::Entry;
+use crate::limit_events::LimitKind;
 use crate::settings::Settings;
 
-pub use crate::gateway::{Visitor, Wanted};
+pub use crate::gateway::{PeerConnection, PeerRequest};
 
 /// Longest line, bytes.
 pub const MOST_LINE: usize = 1 << 20;
@@ -41,7 +41,7 @@ pub enum Request {
     /// of members there are, now and whenever that changes; and which bounds the guest meets.
     Broker,
     /// Take this connection of a member; its end comes with the request.
-    Admit(Visitor),
+    Admit(PeerConnection),
 }
 
 /// What a gateway answers.
@@ -53,16 +53,16 @@ pub enum Reply {
     /// The numbers.
     Counters(Box<Counters>),
     /// A decision that was made.
-    Entry(Entry),
-    /// A connection that the guest wants. Its end comes with this; a [`Verdict`](crate::Verdict) is awaited there.
-    Wanted(Wanted),
+    Entry(DecisionEntry),
+    /// A connection that the guest wants. Its end comes with this; a [`ConnectOutcome`](crate::ConnectOutcome) is awaited there.
+    Wanted(PeerRequest),
     /// Connections of members. Said again when their number changes, and about each second while bytes flow.
     Visitors {
         /// How many there are.
         open: usize,
     },
     /// The guest has met a bound. Not said again for a minute.
-    Limited(Bound),
+    Limited(LimitKind),
     /// The request makes no sense.
     Failed(String),
 }
@@ -107,7 +107,7 @@ impl Client {
     pub(crate) fn read(&mut self, gateway: &mut Gateway) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
-            match descriptors::receive(&self.stream, &mut buffer, &mut self.ends) {
+            match fd_passing::receive(&self.stream, &mut buffer, &mut self.ends) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.take(buffer.get(..count).unwrap_or_default(), gateway)?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -140,8 +140,10 @@ impl Client {
             }
             Request::Counters => Reply::Counters(Box::new(gateway.counters())),
             Request::Entries { follow } => {
-                self.follows =
-                    Some(Follow { next: 0, until: if follow { u64::MAX } else { gateway.journal.next() } });
+                self.follows = Some(Follow {
+                    next: 0,
+                    until: if follow { u64::MAX } else { gateway.decision_log.next() },
+                });
                 return None;
             }
             Request::Broker => {
@@ -178,7 +180,7 @@ impl Client {
         {
             let mut line = serde_json::to_vec(&Reply::Wanted(wanted))?;
             line.push(b'\n');
-            match descriptors::send(&self.stream, &line, end.as_fd()) {
+            match fd_passing::send(&self.stream, &line, end.as_fd()) {
                 Ok(count) => self.unsent.extend(line.drain(count..)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     gateway.wanted().push_front((wanted, end));
@@ -211,7 +213,7 @@ impl Client {
                 if follow.next >= follow.until {
                     self.follows = None;
                     self.say(&Reply::Done)?;
-                } else if let Some(entry) = gateway.journal.from(follow.next) {
+                } else if let Some(entry) = gateway.decision_log.from(follow.next) {
                     self.follows = Some(Follow { next: entry.seq + 1, ..follow });
                     self.say(&Reply::Entry(entry.clone()))?;
                 } else {

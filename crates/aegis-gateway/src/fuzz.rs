@@ -4,12 +4,12 @@ use aegis_fuzz::Target;
 use aegis_policy::{Name, Policy, Preset};
 use mio::Poll;
 
-use crate::flow::petition::Petition;
+use crate::flow::connect_proxy::ConnectRequest;
 use crate::flow::udp::is_quic;
 use crate::gateway::Gateway;
 use crate::inspect::{Claim, Inspector, PREFACE};
-use crate::names::message::{self, Query};
 use crate::proxy;
+use crate::resolver::message::{self, Query};
 use crate::settings::Settings;
 
 /// The only name that is allowed.
@@ -157,12 +157,12 @@ pub fn proxy(bytes: &[u8]) {
 }
 
 /// What a guest asks of the proxy that it is offered, and the first answer of a name server to that.
-pub fn petition(bytes: &[u8]) {
-    let mut petition = Petition::new();
-    let Ok(length) = petition.read(bytes) else { return };
+pub fn connect_request(bytes: &[u8]) {
+    let mut request = ConnectRequest::new();
+    let Ok(length) = request.read(bytes) else { return };
     let mut steps = 0;
-    while length > 0 && !matches!(petition.step(), crate::flow::petition::Step::Deny(_)) {
-        petition.found(bytes.get(length..).unwrap_or_default());
+    while length > 0 && !matches!(request.step(), crate::flow::connect_proxy::Step::Deny(_)) {
+        request.found(bytes.get(length..).unwrap_or_default());
         steps += 1;
         assert!(steps < 1 << 16, "it comes to no end");
     }
@@ -181,7 +181,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("gateway-question", question),
     ("gateway-answer", answer),
     ("gateway-proxy", proxy),
-    ("gateway-petition", petition),
+    ("gateway-petition", connect_request),
     ("gateway-datagram", datagram),
 ];
 

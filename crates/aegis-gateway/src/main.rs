@@ -1,4 +1,4 @@
-//! `aegis-gateway`: the other end of a guest's card. Standard input is QEMU's stream, standard output a listening
+//! `aegis-gateway`: the other end of a guest's network interface. Standard input is QEMU's stream, standard output a listening
 //! socket for the daemon.
 
 use std::io::Write;

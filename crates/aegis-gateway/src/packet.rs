@@ -1,4 +1,4 @@
-//! Packets of the guest, as far as they are understood, and packets to it.
+//! Parses packets of the guest, and writes packets to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,12 +11,12 @@ use smoltcp::wire::{
 };
 
 use crate::addressing::{GATEWAY, GUEST, GUEST_V4, GUEST_V6};
-use crate::wire::Outgoing;
+use crate::frame_stream::FrameWriter;
 
 /// What a guest sends beside frames that mean something: why a frame is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Dropped {
-    /// No frame of Ethernet, or not from this card to this gateway.
+    /// No frame of Ethernet, or not from this network interface to this gateway.
     Ethernet,
     /// Neither IP nor what finds neighbours.
     Protocol,
@@ -165,7 +165,7 @@ fn v6(payload: &[u8]) -> Result<Frame<'_>, Dropped> {
         return Ok(neighbour);
     }
     if from != GUEST_V6 {
-        // The card greets by its own name while it comes up.
+        // The network interface greets by its own name while it comes up.
         let silent = from.is_unspecified() || from.is_unicast_link_local();
         return if silent { Ok(Frame::Silent) } else { Err(Dropped::Spoofed) };
     }
@@ -234,7 +234,7 @@ fn ethertype(address: IpAddr) -> EthernetProtocol {
 
 /// Sends a packet from `from` to `to` whose payload `fill` writes.
 fn send_ip(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     (from, to): (IpAddr, IpAddr),
     protocol: IpProtocol,
     length: usize,
@@ -252,7 +252,7 @@ fn send_ip(
 }
 
 /// Says that the gateway is the neighbour with this address.
-pub(crate) fn send_i_have(out: &mut Outgoing, address: IpAddr) {
+pub(crate) fn send_i_have(out: &mut FrameWriter, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
             let repr = ArpRepr::EthernetIpv4 {
@@ -279,7 +279,7 @@ pub(crate) fn send_i_have(out: &mut Outgoing, address: IpAddr) {
     }
 }
 
-fn send_icmp_v6(out: &mut Outgoing, from: Ipv6Addr, to: Ipv6Addr, repr: &Icmpv6Repr<'_>) {
+fn send_icmp_v6(out: &mut FrameWriter, from: Ipv6Addr, to: Ipv6Addr, repr: &Icmpv6Repr<'_>) {
     // Neighbours do not believe what has come through a router.
     let ip = smoltcp::wire::Ipv6Repr {
         src_addr: from,
@@ -297,7 +297,7 @@ fn send_icmp_v6(out: &mut Outgoing, from: Ipv6Addr, to: Ipv6Addr, repr: &Icmpv6R
 }
 
 /// Sends a datagram to the guest. One that is too long for the wire is lost.
-pub(crate) fn send_udp(out: &mut Outgoing, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+pub(crate) fn send_udp(out: &mut FrameWriter, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
     let repr = UdpRepr { src_port: from.port(), dst_port: to.port() };
     let (source, target) = (IpAddress::from(from.ip()), IpAddress::from(to.ip()));
     send_ip(out, (from.ip(), to.ip()), IpProtocol::Udp, repr.header_len() + payload.len(), |bytes| {
@@ -309,7 +309,7 @@ pub(crate) fn send_udp(out: &mut Outgoing, from: SocketAddr, to: SocketAddr, pay
 
 /// Sends the echo of a guest's request.
 pub(crate) fn send_echo(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     from: IpAddr,
     to: IpAddr,
     ident: u16,
@@ -345,7 +345,7 @@ pub(crate) enum Unreachable {
 const MOST_QUOTED: usize = 512;
 
 /// Tells the guest that a packet of its has not arrived.
-pub(crate) fn send_unreachable(out: &mut Outgoing, packet: &Packet<'_>, why: Unreachable) {
+pub(crate) fn send_unreachable(out: &mut FrameWriter, packet: &Packet<'_>, why: Unreachable) {
     let quoted = packet.bytes.get(..packet.bytes.len().min(MOST_QUOTED)).unwrap_or_default();
     match (packet.other, packet.guest) {
         (IpAddr::V4(other), IpAddr::V4(guest)) => send_unreachable_v4(out, (other, guest), quoted, why),
@@ -355,7 +355,7 @@ pub(crate) fn send_unreachable(out: &mut Outgoing, packet: &Packet<'_>, why: Unr
 }
 
 fn send_unreachable_v4(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     (from, to): (Ipv4Addr, Ipv4Addr),
     quoted: &[u8],
     why: Unreachable,
@@ -375,7 +375,7 @@ fn send_unreachable_v4(
 }
 
 fn send_unreachable_v6(
-    out: &mut Outgoing,
+    out: &mut FrameWriter,
     (from, to): (Ipv6Addr, Ipv6Addr),
     quoted: &[u8],
     why: Unreachable,
@@ -402,7 +402,7 @@ fn quote(message: &mut [u8], quoted: &[u8]) {
 }
 
 /// Refuses a segment: a reset, as if nobody listened there.
-pub(crate) fn send_reset(out: &mut Outgoing, packet: &Packet<'_>) {
+pub(crate) fn send_reset(out: &mut FrameWriter, packet: &Packet<'_>) {
     let header = if packet.guest.is_ipv4() { 20 } else { 40 };
     let Ok(segment) = TcpPacket::new_checked(packet.bytes.get(header..).unwrap_or_default()) else { return };
     if segment.rst() {
@@ -426,84 +426,4 @@ pub(crate) fn send_reset(out: &mut Outgoing, packet: &Packet<'_>) {
     send_ip(out, (packet.other, packet.guest), IpProtocol::Tcp, repr.buffer_len(), |bytes| {
         repr.emit(&mut TcpPacket::new_unchecked(bytes), &from, &to, &ChecksumCapabilities::default());
     });
-}
-
-/// The sum of 16-bit words in ones' complement (RFC 1071), not folded and in the machine's own byte order, which makes no
-/// difference to the sum.
-fn sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let whole: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let mut last = [0; 4];
-    for (to, from) in last.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    whole + u64::from(u32::from_ne_bytes(last))
-}
-
-/// Writes the checksum of a packet of TCP, wherever it has come from.
-pub(crate) fn seal_tcp(packet: &mut [u8]) {
-    // Addresses, and where the segment begins.
-    let (from, header) = if packet.first().is_some_and(|first| first >> 4 == 6) { (8, 40) } else { (12, 20) };
-    let Some((head, segment)) = packet.split_at_mut_checked(header) else { return };
-    let (Ok(length), Some(addresses)) = (u16::try_from(segment.len()), head.get(from..)) else { return };
-    let Some(place) = segment.get_mut(16..18) else { return };
-    place.fill(0);
-    let number = |number: u16| u64::from(u16::from_ne_bytes(number.to_be_bytes()));
-    let mut total =
-        sum(addresses) + number(length) + number(u16::from(u8::from(IpProtocol::Tcp))) + sum(segment);
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
-    }
-    let sealed = !u16::try_from(total).unwrap_or(0);
-    if let Some(place) = segment.get_mut(16..18) {
-        place.copy_from_slice(&sealed.to_ne_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use smoltcp::wire::Ipv4Repr;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn segments_are_sealed_as_the_stack_would(
-            payload in prop::collection::vec(any::<u8>(), 0..300),
-            v4: bool, addresses: [u8; 32], sequence: i32,
-        ) {
-            let repr = TcpRepr {
-                src_port: 443, dst_port: 40_000, control: TcpControl::Psh,
-                seq_number: smoltcp::wire::TcpSeqNumber(sequence), ack_number: None, window_len: 77, window_scale: None,
-                max_seg_size: None, sack_permitted: false, sack_ranges: [None, None, None], timestamp: None, payload: &payload,
-            };
-            let (a, b) = addresses.split_at(16);
-            let ip = if v4 {
-                let address = |bytes: &[u8]| Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]);
-                IpRepr::Ipv4(Ipv4Repr {
-                    src_addr: address(a), dst_addr: address(b), next_header: IpProtocol::Tcp,
-                    payload_len: repr.buffer_len(), hop_limit: 64,
-                })
-            } else {
-                let address = |bytes: &[u8]| Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap());
-                IpRepr::new(address(a).into(), address(b).into(), IpProtocol::Tcp, repr.buffer_len(), 64)
-            };
-            let mut packet = vec![0; ip.buffer_len()];
-            ip.emit(&mut packet[..], &ChecksumCapabilities::default());
-            let mut segment = TcpPacket::new_unchecked(&mut packet[ip.header_len()..]);
-            repr.emit(&mut segment, &ip.src_addr(), &ip.dst_addr(), &ChecksumCapabilities::default());
-            let expected = packet.clone();
-            packet[ip.header_len() + 16..ip.header_len() + 18].fill(0x5a);
-            seal_tcp(&mut packet);
-            prop_assert_eq!(packet, expected);
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            seal_tcp(&mut bytes);
-            let _frame = read(&bytes, &[]);
-            let _packet = read_ip(&bytes);
-        }
-    }
 }

@@ -3,10 +3,10 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
-use aegis_policy::{Because, NamePattern, Pattern};
+use aegis_policy::{NamePattern, Pattern, Reason};
 use serde::{Deserialize, Serialize};
 
-use crate::judge::Case;
+use crate::policy_engine::FlowDecision;
 
 /// Longest head of an answer.
 const MOST_HEAD: usize = 16 << 10;
@@ -25,25 +25,25 @@ pub struct Proxy {
 
 impl Proxy {
     /// Whether a connection goes around it.
-    pub(crate) fn is_bypassed_by(&self, case: &Case) -> bool {
-        self.direct.iter().any(|entry| bypasses(entry.trim(), case))
+    pub(crate) fn is_bypassed_by(&self, decision: &FlowDecision) -> bool {
+        self.direct.iter().any(|entry| bypasses(entry.trim(), decision))
     }
 }
 
-fn bypasses(entry: &str, case: &Case) -> bool {
+fn bypasses(entry: &str, decision: &FlowDecision) -> bool {
     if entry == "*" {
         return true;
     }
     let bare = entry.trim_start_matches("*.").trim_start_matches('.');
     match bare.parse::<Pattern>() {
         Ok(Pattern { name: Some(NamePattern::Exact(name)), net: None, ports, .. }) => {
-            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&case.port));
+            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&decision.port));
             let below = NamePattern::Below(name.clone());
-            port_fits && case.name().is_some_and(|given| *given == name || below.matches(given))
+            port_fits && decision.name().is_some_and(|given| *given == name || below.matches(given))
         }
         Ok(Pattern { name: None, net: Some(net), ports, .. }) => {
-            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&case.port));
-            port_fits && net.contains(case.address, case.zone)
+            let port_fits = ports.is_none_or(|(first, last)| (first..=last).contains(&decision.port));
+            port_fits && net.contains(decision.address, decision.zone)
         }
         _ => false,
     }
@@ -59,13 +59,14 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// One to what a flow wants: to the address that was judged. The proxy would look a name up once more, and whoever
     /// answers for it could lead it elsewhere meanwhile. By its name only where a rule opens that name, or where the address
-    /// was `invented` for one that this host cannot look up.
-    pub(crate) fn to(case: &Case, proxy: &Proxy, invented: bool) -> Tunnel {
-        let port = case.port;
-        let is_opened = matches!(&case.ruling.because, Because::Rule(rule) if rule.pattern.name.is_some());
-        let authority = match case.name().filter(|_| invented || is_opened) {
+    /// is `synthetic`: made up for a name that this host cannot look up.
+    pub(crate) fn to(decision: &FlowDecision, proxy: &Proxy, synthetic: bool) -> Tunnel {
+        let port = decision.port;
+        let is_opened =
+            matches!(&decision.verdict.because, Reason::Rule(rule) if rule.pattern.name.is_some());
+        let authority = match decision.name().filter(|_| synthetic || is_opened) {
             Some(name) => format!("{}:{port}", name.as_str()),
-            None => SocketAddr::new(case.address, port).to_string(),
+            None => SocketAddr::new(decision.address, port).to_string(),
         };
         let authorization = match &proxy.authorization {
             Some(text) => format!("Proxy-Authorization: {text}\r\n"),
@@ -120,14 +121,14 @@ pub(crate) fn answer(received: &[u8]) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use aegis_policy::{Action, Direction, Name, Protocol, Ruling, Scrutiny, Zone};
+    use aegis_policy::{Action, Direction, InspectionLevel, Name, Protocol, Verdict, Zone};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn case(address: &str, name: Option<&str>) -> Case {
+    fn flow(address: &str, name: Option<&str>) -> FlowDecision {
         let address = address.parse().unwrap();
-        Case {
+        FlowDecision {
             direction: Direction::Out,
             protocol: Protocol::Tcp,
             address,
@@ -135,14 +136,14 @@ mod tests {
             port: 443,
             pinned: name.map(|name| Name::new(name).unwrap()).into_iter().collect(),
             claimed: None,
-            scrutiny: Scrutiny::None,
-            ruling: Ruling::deny(Because::Unnamed),
+            scrutiny: InspectionLevel::None,
+            verdict: Verdict::deny(Reason::Unnamed),
         }
     }
 
     #[test]
     fn what_is_direct_is_said_as_everywhere() {
-        let named = case("203.0.113.1", Some("api.corp.example"));
+        let named = flow("203.0.113.1", Some("api.corp.example"));
         for (entry, expected) in [
             ("corp.example", true),
             (".corp.example", true),
@@ -185,7 +186,8 @@ mod tests {
             ("HTTP/1.1 200", None),
         ] {
             let mut wire = Wire(Vec::new(), io::Cursor::new(said.as_bytes().to_vec()));
-            let result = Tunnel::to(&case("203.0.113.1", Some("a.example")), &proxy, true).advance(&mut wire);
+            let decision = flow("203.0.113.1", Some("a.example"));
+            let result = Tunnel::to(&decision, &proxy, true).advance(&mut wire);
             assert_eq!(result.ok().flatten(), expected.map(|text| text.as_bytes().to_vec()), "{said}");
             let asked = String::from_utf8(wire.0).unwrap();
             let head = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nProxy-Authorization: Basic eDp5\r\n\r\n";
@@ -195,19 +197,19 @@ mod tests {
 
     #[test]
     fn the_proxy_is_sent_to_what_was_judged_and_looks_no_name_up_that_no_rule_opens() {
-        let asked = |case: &Case, invented| {
-            let head = String::from_utf8(Tunnel::to(case, &Proxy::default(), invented).unsent).unwrap();
+        let asked = |decision: &FlowDecision, synthetic| {
+            let head = String::from_utf8(Tunnel::to(decision, &Proxy::default(), synthetic).unsent).unwrap();
             head.split(' ').nth(1).unwrap().to_owned()
         };
-        let mut named = case("203.0.113.1", Some("a.example"));
+        let mut named = flow("203.0.113.1", Some("a.example"));
         assert_eq!(asked(&named, false), "203.0.113.1:443");
         assert_eq!(asked(&named, true), "a.example:443");
-        assert_eq!(asked(&case("2001:db8::1", None), false), "[2001:db8::1]:443");
+        assert_eq!(asked(&flow("2001:db8::1", None), false), "[2001:db8::1]:443");
         let allow =
-            |text: &str| Ruling { action: Action::Allow, because: Because::Rule(text.parse().unwrap()) };
-        named.ruling = allow("allow *.example:443");
+            |text: &str| Verdict { action: Action::Allow, because: Reason::Rule(text.parse().unwrap()) };
+        named.verdict = allow("allow *.example:443");
         assert_eq!(asked(&named, false), "a.example:443");
-        named.ruling = allow("allow 203.0.113.0/24");
+        named.verdict = allow("allow 203.0.113.0/24");
         assert_eq!(asked(&named, false), "203.0.113.1:443");
     }
 
@@ -215,7 +217,7 @@ mod tests {
         #[test]
         fn arbitrary_answers_and_entries_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), entry in ".{0,30}") {
             let _answer = answer(&bytes);
-            let _bypassed = bypasses(&entry, &case("2001:db8::1", Some("a.example")));
+            let _bypassed = bypasses(&entry, &flow("2001:db8::1", Some("a.example")));
         }
     }
 }

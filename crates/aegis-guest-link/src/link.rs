@@ -112,12 +112,12 @@ impl GuestLink {
 
     /// What makes a guest another instance.
     #[must_use]
-    pub fn become_call(
+    pub fn reidentify_call(
         hostname: String,
         groups: Vec<(Ipv4Addr, u8)>,
         cause: messages::Cause,
-    ) -> messages::Become {
-        messages::Become { hostname, groups, cause, entropy: entropy() }
+    ) -> messages::Reidentify {
+        messages::Reidentify { hostname, groups, cause, entropy: entropy() }
     }
 
     /// What to say after a pause: the time, and fresh randomness.

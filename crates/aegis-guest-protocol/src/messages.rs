@@ -1,5 +1,7 @@
 //! What is said on the control pipe.
 
+pub mod code;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -27,30 +29,6 @@ pub const WORKLOAD_ERR: u32 = 2;
 /// The first stream number that the host may allot to anything else.
 pub const FIRST_FREE_STREAM: u32 = 16;
 
-/// Error codes of the guest, beside those of JSON-RPC.
-pub mod code {
-    /// The command does not exist.
-    pub const NOT_FOUND: i64 = 1;
-    /// The command exists and cannot be executed.
-    pub const NOT_EXECUTABLE: i64 = 2;
-    /// The user does not exist in the guest.
-    pub const NO_SUCH_USER: i64 = 3;
-    /// The working directory does not exist or cannot be entered.
-    pub const NO_WORKDIR: i64 = 4;
-    /// There is a workload already, or none yet, or the process is gone.
-    pub const WRONG_STATE: i64 = 5;
-    /// The root file system cannot be mounted.
-    pub const ROOT: i64 = 6;
-    /// A shared directory cannot be mounted.
-    pub const SHARE: i64 = 10;
-    /// Any other failure of a system call.
-    pub const SYSTEM: i64 = 7;
-    /// The two ends have no version in common.
-    pub const VERSION: i64 = 8;
-    /// Nothing listens on the port.
-    pub const REFUSED: i64 = 9;
-}
-
 /// First request of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -69,7 +47,7 @@ pub struct Hello {
     /// How many bytes of the workload's standard error the host holds.
     pub stderr_held: u64,
     /// Whether this guest goes on in the machine of another instance: what it has not told yet is not for this host, its
-    /// counts begin anew, and its processes stand still until [`Become`]. Since version 7.
+    /// counts begin anew, and its processes stand still until [`Reidentify`]. Since version 7.
     #[serde(default)]
     pub another: bool,
 }
@@ -317,7 +295,7 @@ pub const HOOKS: &str = "/etc/aegis/resume.d";
 /// Makes a guest another instance, after a [`Hello`] that said so: names, numbers and random numbers of its own, then the
 /// programs in [`HOOKS`], then its processes go on. Since version 7.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Become {
+pub struct Reidentify {
     /// The guest's host name.
     pub hostname: String,
     /// See [`Addresses`].
@@ -337,7 +315,7 @@ pub struct Settle {}
 /// instance has then executed everything that its start takes. The instance's disk may be another one afterwards. Since
 /// version 8.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rehearse {
+pub struct Prewarm {
     /// What to do. Nobody is interested in how its command fails, and it cannot have shares.
     pub run: Run,
 }
@@ -474,9 +452,9 @@ calls! {
     Resize, "resize" => Done;
     Freeze, "freeze" => Done;
     Settle, "settle" => Done;
-    Rehearse, "rehearse" => Done;
+    Prewarm, "rehearse" => Done;
     Sync, "sync" => Done;
-    Become, "become" => Done;
+    Reidentify, "become" => Done;
     Health, "health" => HealthReply;
     Shutdown, "shutdown" => Done;
     Addresses, "addresses" => Done;

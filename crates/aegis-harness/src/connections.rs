@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 
-use crate::outlet;
+use crate::port_writer;
 use crate::streams::{Stream, Streams};
 
 /// How much is read from a socket at once, bytes.
@@ -142,7 +142,7 @@ impl Connections {
                 Ok(bytes) if bytes.is_empty() => break,
                 Ok(bytes) => {
                     stream.sent(bytes.len());
-                    let frame = outlet::data(stream.id(), bytes);
+                    let frame = port_writer::data(stream.id(), bytes);
                     self.streams.outlet().send(stream.epoch(), frame).await.map_err(|_| Broken)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,8 +1,9 @@
-//! The control conversation: the host's requests in, answers and events out.
+//! The control connection: the host's requests in, replies and events out.
 
-mod another;
-mod farewell;
-mod rehearsal;
+mod clone_identity;
+mod prewarm;
+mod shutdown;
+mod workload;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use aegis_guest_protocol::frame::{Decoder, Frame, HOST_MARKER, Item, Kind, Nonce};
 use aegis_guest_protocol::messages::{
-    self, ACK, AckNote, Addresses, Become, Connect, DiskUsage, Done, EVENT, Event, EventNote, Exec, Freeze,
-    Health, HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Rehearse, Resize, Run,
-    Settle, Share, Shutdown, Signal, Started, Target, WORKLOAD_ERR, WORKLOAD_IO, code,
+    self, ACK, AckNote, Addresses, Connect, DiskUsage, Done, EVENT, Event, EventNote, Exec, Freeze, Health,
+    HealthReply, Hello, HelloReply, NEWEST_VERSION, OLDEST_VERSION, Prepare, Prewarm, Reidentify, Resize,
+    Run, Settle, Share, Shutdown, Signal, code,
 };
 use aegis_guest_protocol::outbox::Outbox;
 use aegis_guest_protocol::rpc::{Call, INVALID_PARAMS, METHOD_NOT_FOUND, Message, PARSE_ERROR, RpcError};
@@ -22,19 +23,15 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::activity;
-use crate::async_fd::asynchronous;
 use crate::connections::Connections;
-use crate::listening::Listening;
-use crate::outlet::{Epoch, Outlet};
-use crate::own_api;
+use crate::listen_watch::Listening;
 use crate::platform::Platform;
-use crate::port::Port;
-use crate::processes::{self, Child, Ends, Processes};
-use crate::pump::{self, Input};
-use crate::streams::{Stream, Streams};
-use crate::terminal::Terminal;
+use crate::port_writer::{Epoch, PortWriter};
+use crate::processes::{self, Processes};
+use crate::streams::Streams;
+use crate::virtio_port::VirtioPort;
 use crate::workload_output::Durable;
+use crate::{activity, guest_api};
 
 /// How long the bulk port may take to be greeted after the control port was.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,14 +47,14 @@ struct Workload {
 /// The harness's side of the control port.
 #[derive(Debug)]
 pub struct Control {
-    port: Port,
+    port: VirtioPort,
     shared: Rc<Shared>,
     session: Option<(Epoch, Nonce)>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    outlet: Outlet,
+    outlet: PortWriter,
     streams: Streams,
     connections: Rc<Connections>,
     listening: Listening,
@@ -83,11 +80,11 @@ impl Control {
     /// # Errors
     /// The system's.
     pub fn start(port: OwnedFd, streams: Streams, platform: Rc<dyn Platform>) -> io::Result<Control> {
-        let (reading, writing) = Port::split(port)?;
+        let (reading, writing) = VirtioPort::split(port)?;
         let listening = Listening::default();
         let connections = Connections::new(streams.clone(), listening.subscribe());
         let shared = Rc::new(Shared {
-            outlet: Outlet::start(writing),
+            outlet: PortWriter::start(writing),
             streams,
             connections: Rc::new(connections),
             listening,
@@ -155,11 +152,11 @@ impl Control {
             Ok(Message::Request { id, method, params }) if method == messages::Sync::METHOD => {
                 self.shared.begin(epoch, id, params, Shared::sync);
             }
-            Ok(Message::Request { id, method, params }) if method == Rehearse::METHOD => {
-                self.shared.begin(epoch, id, params, Shared::rehearse);
+            Ok(Message::Request { id, method, params }) if method == Prewarm::METHOD => {
+                self.shared.begin(epoch, id, params, Shared::prewarm);
             }
-            Ok(Message::Request { id, method, params }) if method == Become::METHOD => {
-                self.shared.begin(epoch, id, params, Shared::become_another);
+            Ok(Message::Request { id, method, params }) if method == Reidentify::METHOD => {
+                self.shared.begin(epoch, id, params, Shared::reidentify);
             }
             Ok(Message::Request { id, method, params }) => {
                 let result = if method == Hello::METHOD {
@@ -359,38 +356,6 @@ impl Shared {
         }
     }
 
-    fn run(self: &Rc<Self>, run: &Run) -> Result<Started, RpcError> {
-        if self.started.replace(true) {
-            return Err(RpcError::new(code::WRONG_STATE, "this guest has run its workload"));
-        }
-        if !self.root_taken.get() {
-            self.prepare(&run.hostname, &run.shares, &run.process.user)?;
-        }
-        if let Some(network) = &run.network {
-            self.platform.connect(network)?;
-            self.in_groups.set(!network.groups.is_empty());
-        }
-        let no_stream = || RpcError::new(code::WRONG_STATE, "the workload's streams are taken");
-        let io = self.streams.open(WORKLOAD_IO).ok_or_else(no_stream)?;
-        let err = self.streams.open(WORKLOAD_ERR).ok_or_else(no_stream)?;
-        let (child, exit) = self.processes.start(Target::Workload, &run.process)?;
-        let pid = child.pid;
-        let (stdout, stderr) = (Durable::new(io), Durable::new(err));
-        for output in [&stdout, &stderr] {
-            tokio::task::spawn_local(Rc::clone(output).drain(self.streams.clone()));
-        }
-        self.connect_workload(child, &stdout, &stderr)?;
-        let (reported, when_reported) = watch::channel(false);
-        tokio::task::spawn_local(Rc::clone(self).await_workload(
-            exit,
-            Rc::clone(&stdout),
-            Rc::clone(&stderr),
-            reported,
-        ));
-        *self.workload.borrow_mut() = Some(Workload { stdout, stderr, reported: when_reported });
-        Ok(Started { pid })
-    }
-
     fn prepare(self: &Rc<Self>, hostname: &str, shares: &[Share], owner: &str) -> Result<(), RpcError> {
         if self.root_taken.replace(true) {
             return Err(RpcError::new(code::WRONG_STATE, "the root is mounted already"));
@@ -405,11 +370,11 @@ impl Shared {
 
     /// Lets programs of the guest speak to their own instance. Without it they cannot keep it awake, and nothing else.
     fn open_own_api(self: &Rc<Self>) {
-        let Some(listener) = self.platform.own_api().and_then(|path| own_api::listen(&path).ok()) else {
+        let Some(listener) = self.platform.own_api().and_then(|path| guest_api::listen(&path).ok()) else {
             return;
         };
         let shared = Rc::clone(self);
-        let tell: own_api::Tell = Rc::new(move |lease| {
+        let tell: guest_api::Tell = Rc::new(move |lease| {
             let event = match lease {
                 Some((ttl_ms, reason)) => Event::KeepAlive { ttl_ms, reason },
                 None => Event::KeepAliveReleased,
@@ -417,143 +382,7 @@ impl Shared {
             let shared = Rc::clone(&shared);
             tokio::task::spawn_local(async move { shared.push(event).await });
         });
-        tokio::task::spawn_local(own_api::serve(listener, tell));
-    }
-
-    fn connect_workload(
-        &self,
-        child: Child,
-        stdout: &Rc<Durable>,
-        stderr: &Rc<Durable>,
-    ) -> Result<(), RpcError> {
-        let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
-        let input = match child.ends {
-            Ends::Terminal(terminal) => {
-                let fd = asynchronous(terminal).map_err(to_error)?;
-                tokio::task::spawn_local(Rc::clone(stdout).fill(Rc::clone(&fd), child.ended.clone()));
-                stderr.end();
-                Some(Input::Terminal(Terminal { fd, leader: child.pid, ended: child.ended }))
-            }
-            Ends::Pipes { stdin, stdout: out, stderr: err } => {
-                let (out, err) = (asynchronous(out).map_err(to_error)?, asynchronous(err).map_err(to_error)?);
-                tokio::task::spawn_local(Rc::clone(stdout).fill(out, child.ended.clone()));
-                tokio::task::spawn_local(Rc::clone(stderr).fill(err, child.ended));
-                stdin.map(asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
-            }
-        };
-        if let Some(input) = input {
-            tokio::task::spawn_local(pump::input(
-                Rc::clone(stdout.stream()),
-                self.streams.clone(),
-                input,
-                true,
-            ));
-        }
-        Ok(())
-    }
-
-    async fn await_workload(
-        self: Rc<Self>,
-        mut exit: watch::Receiver<Option<messages::ExitStatus>>,
-        stdout: Rc<Durable>,
-        stderr: Rc<Durable>,
-        reported: watch::Sender<bool>,
-    ) {
-        let Ok(status) = exit.wait_for(Option::is_some).await.map(|status| *status) else { return };
-        let out_of_memory = self.platform.oom_kills() > 0;
-        stdout.finished().await;
-        stderr.finished().await;
-        if let Some(status) = status {
-            let (stdout, stderr) = (stdout.len(), stderr.len());
-            self.push(Event::WorkloadExited { status, out_of_memory, stdout, stderr }).await;
-        }
-        reported.send_replace(true);
-    }
-
-    fn exec(self: &Rc<Self>, exec: &Exec) -> Result<Started, RpcError> {
-        if !self.root_taken.get() || self.ending.get() {
-            return Err(RpcError::new(code::WRONG_STATE, "nothing runs in this guest"));
-        }
-        let no_stream = || RpcError::new(code::WRONG_STATE, "the stream is taken, or too many are open");
-        let io = self.streams.open(exec.io).ok_or_else(no_stream)?;
-        let started = match self.streams.open(exec.err) {
-            None => Err(no_stream()),
-            Some(err) => self.start_exec(exec, &io, &err).inspect_err(|_| self.streams.forget(exec.err)),
-        };
-        started.inspect_err(|_| self.streams.forget(exec.io))
-    }
-
-    fn start_exec(
-        self: &Rc<Self>,
-        exec: &Exec,
-        io: &Rc<Stream>,
-        err: &Rc<Stream>,
-    ) -> Result<Started, RpcError> {
-        let to_error = |error: io::Error| RpcError::new(code::SYSTEM, error.to_string());
-        let target = Target::Exec(exec.exec_id);
-        let (child, exit) = self.processes.start(target, &exec.process)?;
-        let pid = child.pid;
-        let mut outputs = Vec::new();
-        let mut send = |from, stream: &Rc<Stream>| {
-            let (stream, streams, ended) = (Rc::clone(stream), self.streams.clone(), child.ended.clone());
-            outputs.push(tokio::task::spawn_local(pump::output(from, stream, streams, ended, exec.detached)));
-        };
-        let input = match child.ends {
-            Ends::Terminal(terminal) => {
-                let terminal = asynchronous(terminal).map_err(to_error)?;
-                send(Rc::clone(&terminal), io);
-                // A terminal has one output; the host waits for the end of both streams.
-                let ended = Frame::bare(Kind::Eof, err.id());
-                let (outlet, epoch) = (self.streams.outlet().clone(), err.epoch());
-                outputs.push(tokio::task::spawn_local(async move {
-                    let _over = outlet.send(epoch, ended).await;
-                }));
-                Some(Input::Terminal(Terminal { fd: terminal, leader: pid, ended: child.ended.clone() }))
-            }
-            Ends::Pipes { stdin, stdout, stderr } => {
-                send(asynchronous(stdout).map_err(to_error)?, io);
-                send(asynchronous(stderr).map_err(to_error)?, err);
-                stdin.map(asynchronous).transpose().map_err(to_error)?.map(Input::Pipe)
-            }
-        };
-        if let Some(input) = input {
-            tokio::task::spawn_local(pump::input(Rc::clone(io), self.streams.clone(), input, false));
-        }
-        let (streams, exec) = ((Rc::clone(io), Rc::clone(err)), (exec.exec_id, exec.detached));
-        let watcher = Rc::clone(self).await_exec(exec, exit, streams, outputs);
-        tokio::task::spawn_local(watcher);
-        Ok(Started { pid })
-    }
-
-    /// Reports an exec's end after its output. One whose client has gone is hung up, as a terminal's would be, unless it is
-    /// detached.
-    async fn await_exec(
-        self: Rc<Self>,
-        (exec_id, detached): (u64, bool),
-        mut exit: watch::Receiver<Option<messages::ExitStatus>>,
-        (io, err): (Rc<Stream>, Rc<Stream>),
-        outputs: Vec<tokio::task::JoinHandle<()>>,
-    ) {
-        tokio::select! {
-            _ = exit.wait_for(Option::is_some) => {}
-            () = io.reset(), if !detached => {
-                // It may have ended in this very moment.
-                let _gone = self.processes.signal(Target::Exec(exec_id), 1);
-            }
-        }
-        let Ok(status) = exit.wait_for(Option::is_some).await.map(|status| *status) else { return };
-        for output in outputs {
-            // A pump neither panics nor is cancelled.
-            let _ended = output.await;
-        }
-        for stream in [io, err] {
-            if stream.epoch() == self.streams.outlet().epoch() {
-                self.streams.forget(stream.id());
-            }
-        }
-        if let Some(status) = status {
-            self.push(Event::ExecExited { exec_id, status }).await;
-        }
+        tokio::task::spawn_local(guest_api::serve(listener, tell));
     }
 }
 

@@ -59,7 +59,7 @@ fn name(serial: &str) -> io::Result<OsString> {
 
 /// Disks that no driver has: whoever takes them up sees what they are then, not what they were before.
 #[derive(Debug, Default)]
-pub(crate) struct Settled {
+pub(crate) struct DiskReport {
     devices: Vec<OsString>,
 }
 
@@ -75,20 +75,20 @@ fn devices() -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-impl Settled {
+impl DiskReport {
     /// Takes all disks from their driver.
-    pub(crate) fn all() -> io::Result<Settled> {
-        Settled { devices: devices()? }.unbound()
+    pub(crate) fn all() -> io::Result<DiskReport> {
+        DiskReport { devices: devices()? }.unbound()
     }
 
     /// Takes the disk with this serial number from its driver.
-    pub(crate) fn one(serial: &str) -> io::Result<Settled> {
+    pub(crate) fn one(serial: &str) -> io::Result<DiskReport> {
         let device = fs::canonicalize(Path::new("/sys/block").join(name(serial)?).join("device"))?;
         let devices = device.file_name().map(OsString::from).into_iter().collect();
-        Settled { devices }.unbound()
+        DiskReport { devices }.unbound()
     }
 
-    fn unbound(self) -> io::Result<Settled> {
+    fn unbound(self) -> io::Result<DiskReport> {
         for name in &self.devices {
             fs::write(Path::new(DRIVER).join("unbind"), name.as_encoded_bytes())?;
         }

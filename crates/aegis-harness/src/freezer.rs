@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::group::GUEST;
+use crate::cgroup::GUEST;
 
 /// Where processes of the harness's group and of the root group are moved to, below the former.
 const FROZEN: &str = "frozen";
@@ -17,16 +17,16 @@ const PASSES: usize = 8;
 
 /// What stands still.
 #[derive(Debug)]
-pub(crate) struct Freezer {
+pub(crate) struct CgroupFreezer {
     /// Where the control groups are.
     root: PathBuf,
     /// The groups that this has frozen; the guest may have frozen others itself.
     frozen: Vec<PathBuf>,
 }
 
-impl Freezer {
-    pub(crate) fn new(root: &Path) -> Freezer {
-        Freezer { root: root.to_owned(), frozen: Vec::new() }
+impl CgroupFreezer {
+    pub(crate) fn new(root: &Path) -> CgroupFreezer {
+        CgroupFreezer { root: root.to_owned(), frozen: Vec::new() }
     }
 
     /// Makes every process of a user stand still before its next instruction, unnoticed by it and by its parent.

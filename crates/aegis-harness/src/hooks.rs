@@ -16,7 +16,7 @@ use aegis_guest_protocol::rpc::RpcError;
 
 use crate::async_fd::{Ended, asynchronous};
 use crate::processes::{Child, Ends, Processes};
-use crate::pump::{self, Output};
+use crate::stdio_forwarder::{self, Output};
 
 /// How long all of them together may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,12 +101,12 @@ async fn last_words(child: Child) -> io::Result<String> {
 async fn tail(from: OwnedFd, mut ended: Ended) -> io::Result<String> {
     let from = asynchronous(from)?;
     let mut kept: VecDeque<u8> = VecDeque::new();
-    while let Output::Bytes(bytes) = pump::next_output(&from, &mut ended, 4096).await {
+    while let Output::Bytes(bytes) = stdio_forwarder::next_output(&from, &mut ended, 4096).await {
         kept.extend(&bytes);
         kept.drain(..kept.len().saturating_sub(MOST_WORDS));
     }
     // What it has started may go on.
-    pump::leave(from);
+    stdio_forwarder::leave(from);
     Ok(String::from_utf8_lossy(kept.make_contiguous()).into_owned())
 }
 

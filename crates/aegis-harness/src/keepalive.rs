@@ -22,7 +22,7 @@ pub const LONGEST_REQUEST: usize = LONGEST_HEAD + LONGEST_BODY;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub enum KeepAwakeRequest {
     /// Stay awake for so many milliseconds, and why.
     Keep(u64, String),
     /// Do not any more.
@@ -50,7 +50,7 @@ fn refuse<T>(status: u16, text: impl Into<String>) -> Result<T, Refusal> {
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn parse(bytes: &[u8]) -> Result<Option<Ask>, Refusal> {
+pub fn parse(bytes: &[u8]) -> Result<Option<KeepAwakeRequest>, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let body_at = match request.parse(bytes) {
@@ -63,8 +63,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Ask>, Refusal> {
         return refuse(404, "there is /v1/keepalive and nothing else");
     }
     match request.method {
-        Some("GET") => Ok(Some(Ask::Tell)),
-        Some("DELETE") => Ok(Some(Ask::Release)),
+        Some("GET") => Ok(Some(KeepAwakeRequest::Tell)),
+        Some("DELETE") => Ok(Some(KeepAwakeRequest::Release)),
         Some("POST") => {
             let length =
                 request.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
@@ -87,7 +87,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Ask>, Refusal> {
     }
 }
 
-fn keep(body: &[u8]) -> Result<Ask, Refusal> {
+fn keep(body: &[u8]) -> Result<KeepAwakeRequest, Refusal> {
     let body = if body.is_empty() { b"{}" } else { body };
     let Body { ttl_ms, reason } = match serde_json::from_slice(body) {
         Ok(body) => body,
@@ -100,7 +100,7 @@ fn keep(body: &[u8]) -> Result<Ask, Refusal> {
     if reason.chars().count() > MOST_REASON || reason.chars().any(char::is_control) {
         return refuse(400, format!("a reason has at most {MOST_REASON} characters, on one line"));
     }
-    Ok(Ask::Keep(ttl_ms, reason))
+    Ok(KeepAwakeRequest::Keep(ttl_ms, reason))
 }
 
 /// What the guest has asked for, as the reply tells it.
@@ -162,10 +162,10 @@ mod tests {
     #[test]
     fn a_lease_is_asked_for_and_given_up() {
         let asked = parse(&post("{\"ttl_ms\":60000,\"reason\":\"training\"}")).unwrap();
-        assert_eq!(asked, Some(Ask::Keep(60_000, "training".into())));
-        assert_eq!(parse(&post("")).unwrap(), Some(Ask::Keep(DEFAULT_TTL_MS, String::new())));
-        assert_eq!(parse(b"DELETE /v1/keepalive HTTP/1.1\r\n\r\n").unwrap(), Some(Ask::Release));
-        assert_eq!(parse(b"GET /v1/keepalive HTTP/1.1\r\n\r\n").unwrap(), Some(Ask::Tell));
+        assert_eq!(asked, Some(KeepAwakeRequest::Keep(60_000, "training".into())));
+        assert_eq!(parse(&post("")).unwrap(), Some(KeepAwakeRequest::Keep(DEFAULT_TTL_MS, String::new())));
+        assert_eq!(parse(b"DELETE /v1/keepalive HTTP/1.1\r\n\r\n").unwrap(), Some(KeepAwakeRequest::Release));
+        assert_eq!(parse(b"GET /v1/keepalive HTTP/1.1\r\n\r\n").unwrap(), Some(KeepAwakeRequest::Tell));
     }
 
     #[test]

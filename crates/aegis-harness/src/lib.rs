@@ -4,11 +4,11 @@
 //!   aegis.control ──► control ──► processes ──► child::spawn, reaper
 //!                        │            │
 //!                        ▼            ▼
-//!   aegis.bulk ◄──► streams ◄──── pumps (pipes and terminals of the processes)
+//!   aegis.bulk ◄──► streams ◄──── stdio_forwarder (pipes and terminals of the processes)
 //!                        ▲
 //!                        └─────── connections (the guest's TCP ports)
 //!
-//!   /run/aegis/api.sock ──► own_api ──► events
+//!   /run/aegis/api.sock ──► guest_api ──► events
 //! ```
 //!
 //! One thread runs everything, so state is shared by `Rc` and needs no lock. Whatever touches the machine
@@ -17,23 +17,23 @@
 
 pub mod activity;
 pub mod async_fd;
-pub mod catalogue;
 pub mod connections;
 pub mod control;
+pub mod guest_api;
 pub mod hooks;
 pub mod identity;
 pub mod keepalive;
-pub mod listening;
-pub mod lookup;
-pub mod outlet;
-pub mod own_api;
+pub mod listen_watch;
+pub mod module_index;
+pub mod outbound_sockets;
+pub mod path_lookup;
 pub mod platform;
-pub mod port;
+pub mod port_writer;
 pub mod processes;
-pub mod pump;
-pub mod sockets;
+pub mod stdio_forwarder;
 pub mod streams;
-pub mod terminal;
+pub mod terminal_eof;
+pub mod virtio_port;
 pub mod workload_output;
 
 use std::io;

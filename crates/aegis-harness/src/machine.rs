@@ -10,27 +10,27 @@ use std::path::{Path, PathBuf};
 use aegis_guest_protocol::messages::{DiskUsageReply, Network, Share, code};
 use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::platform::{self, Platform};
-use aegis_harness::{activity, sockets};
+use aegis_harness::{activity, outbound_sockets};
 use aegis_sys::listening::Listens;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move, mount_remount};
 
-use crate::card;
+use crate::cgroup::{self, CGROUPS};
 use crate::console_log;
-use crate::disks::{self, Settled};
-use crate::freezer::Freezer;
-use crate::group::{self, CGROUPS};
-use crate::modules;
+use crate::disk_reserve;
+use crate::disks::{self, DiskReport};
+use crate::ephemeral_directories::{self, SHARED};
+use crate::freezer::CgroupFreezer;
+use crate::fuse_transport;
+use crate::hostname;
+use crate::kernel_modules;
+use crate::managed_files::{self, ManagedFiles};
+use crate::mount_namespace;
 use crate::mount_points::{self, Wanted};
-use crate::names;
-use crate::places;
-use crate::record::{self, Record};
-use crate::reserve;
-use crate::settings;
-use crate::shares;
-use crate::stage;
-use crate::stores::{self, Stores};
-use crate::volatile::{self, SHARED};
+use crate::network_interface;
+use crate::overlay_storage::{self, OverlayStorage};
+use crate::rootfs_paths;
+use crate::sysctl;
 
 /// Number of the control port: the host's `nr=`.
 pub(crate) const CONTROL: u32 = 1;
@@ -62,7 +62,7 @@ fn plain() -> MountFlags {
 }
 
 fn mount_at(kind: &str, at: &Path, flags: MountFlags, options: &str) -> io::Result<()> {
-    places::directory(at)?;
+    rootfs_paths::directory(at)?;
     let options = std::ffi::CString::new(options)?;
     Ok(mount(kind, at, kind, flags, Some(options.as_c_str()))?)
 }
@@ -73,10 +73,10 @@ pub(crate) fn mount_early() -> io::Result<()> {
     mount_at("sysfs", Path::new("/sys"), plain() | MountFlags::NOEXEC, "")?;
     mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
     aegis_sys::guest::own_root()?;
-    settings::apply();
+    sysctl::apply();
     // Without one of these a machine lacks something, and comes up.
     let groups = mount_at("cgroup2", Path::new(CGROUPS), plain() | MountFlags::NOEXEC, "");
-    card::told("the bound of processes", groups.and_then(|()| group::enter()));
+    network_interface::told("the bound of processes", groups.and_then(|()| cgroup::enter()));
     // A process that floods its pipe fills it before we empty it: each of our turns carries more.
     aegis_sys::guest::yield_to_others()?;
     // Here, so that it has been done in a guest that others are started from.
@@ -102,13 +102,13 @@ pub(crate) struct Guest {
     /// The joined root and then the instance's disk, kept to detach them at the end.
     mounts: RefCell<Vec<OwnedFd>>,
     /// What was written where users may write too.
-    record: Record,
+    record: ManagedFiles,
     /// Makes the other processes stand still.
-    freezer: RefCell<Freezer>,
+    freezer: RefCell<CgroupFreezer>,
     /// Whether directories of the host are mounted.
     shares: Cell<bool>,
     /// Disks that were let go of.
-    settled: RefCell<Settled>,
+    settled: RefCell<DiskReport>,
     /// Whether the root disk is mounted.
     lower: Cell<bool>,
     /// The namespace of mounts to return to.
@@ -117,10 +117,10 @@ pub(crate) struct Guest {
 
 impl Default for Guest {
     fn default() -> Guest {
-        let freezer = RefCell::new(Freezer::new(Path::new(CGROUPS)));
+        let freezer = RefCell::new(CgroupFreezer::new(Path::new(CGROUPS)));
         Guest {
             mounts: RefCell::default(),
-            record: Record::default(),
+            record: ManagedFiles::default(),
             freezer,
             shares: Cell::new(false),
             settled: RefCell::default(),
@@ -162,10 +162,11 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RpcError {
 
 /// Makes the layer with what is mounted in every root, but few images have.
 fn lay_mount_points() -> io::Result<()> {
-    let modules = modules::place();
+    let modules = kernel_modules::place();
     let own = [Path::new(WORKSPACE), &modules].map(|at| Wanted { at, mode: 0o755, with_parents: true });
-    let store = |at| Wanted { at: Path::new(at), mode: stores::PRIVATE.bits(), with_parents: false };
-    let wanted: Vec<Wanted<'_>> = own.into_iter().chain(stores::STORES.into_iter().map(store)).collect();
+    let store = |at| Wanted { at: Path::new(at), mode: overlay_storage::PRIVATE.bits(), with_parents: false };
+    let wanted: Vec<Wanted<'_>> =
+        own.into_iter().chain(overlay_storage::STORES.into_iter().map(store)).collect();
     mount_points::lay(Path::new(LOWER), Path::new(POINTS), &wanted)
 }
 
@@ -179,7 +180,7 @@ impl Guest {
         fs::create_dir_all(LOWER).map_err(failed("create mount points"))?;
         mount(&image, LOWER, "erofs", MountFlags::RDONLY, None)
             .map_err(|error| failed("mount the root disk")(error.into()))?;
-        card::told(modules::MODPROBE, modules::mount_from(&image));
+        network_interface::told(kernel_modules::MODPROBE, kernel_modules::mount_from(&image));
         lay_mount_points().map_err(failed("create mount points"))
     }
 
@@ -194,17 +195,17 @@ impl Guest {
         mount(&data, upper, "ext4", MountFlags::NOATIME, None)
             .map_err(|error| failed("mount the instance's disk")(error.into()))?;
         // A disk that cannot grow is as good as before.
-        card::told("the size of the disk", disks::fill(&data, upper));
-        reserve::open(upper);
+        network_interface::told("the size of the disk", disks::fill(&data, upper));
+        disk_reserve::open(upper);
         for dir in ["root", "work"] {
             fs::create_dir_all(upper.join(dir)).map_err(failed("prepare the instance's disk"))?;
         }
-        volatile::empty(&upper.join("root"));
+        ephemeral_directories::empty(&upper.join("root"));
         let options = c"lowerdir=/mnt/points:/mnt/lower,upperdir=/mnt/upper/root,workdir=/mnt/upper/work";
         mount("overlay", root, "overlay", MountFlags::NOATIME, Some(options))
             .map_err(|error| failed("join the disks")(error.into()))?;
         // On a full disk nothing is remembered.
-        self.record.keep_on(record::open(upper).ok());
+        self.record.keep_on(managed_files::open(upper).ok());
         let mut mounts = self.mounts.borrow_mut();
         for dir in [root, upper] {
             let opened = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -216,9 +217,9 @@ impl Guest {
 
 /// Mounts the kernel's file systems and the volatile ones in the root, which has been entered: links of an image lead
 /// nowhere else.
-fn mount_system(modules: Option<OwnedFd>, stores: Stores) -> io::Result<()> {
+fn mount_system(modules: Option<OwnedFd>, stores: OverlayStorage) -> io::Result<()> {
     let hard = plain() | MountFlags::NOEXEC;
-    let [run, shm] = ["/run", "/dev/shm"].map(volatile::open);
+    let [run, shm] = ["/run", "/dev/shm"].map(ephemeral_directories::open);
     mount_at("proc", Path::new("/proc"), hard, "")?;
     mount_at("sysfs", Path::new("/sys"), hard, "")?;
     mount_at("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=0755")?;
@@ -236,15 +237,15 @@ fn mount_system(modules: Option<OwnedFd>, stores: Stores) -> io::Result<()> {
     }
     // A machine whose disk is full, or whose image has too much there, comes up all the same.
     for (at, done) in [
-        ("/lib/modules", modules::show(modules)),
+        ("/lib/modules", kernel_modules::show(modules)),
         ("/var/lib", stores.show()),
-        ("/run", volatile::copy(run, Path::new("/run"), None)),
+        ("/run", ephemeral_directories::copy(run, Path::new("/run"), None)),
         // Everybody's, as it is under every engine: images have it by accident.
-        ("/dev/shm", volatile::copy(shm, Path::new("/dev/shm"), Some(SHARED))),
-        ("/tmp", volatile::share(Path::new("/tmp"))),
-        (WORKSPACE, places::directory(Path::new(WORKSPACE))),
+        ("/dev/shm", ephemeral_directories::copy(shm, Path::new("/dev/shm"), Some(SHARED))),
+        ("/tmp", ephemeral_directories::share(Path::new("/tmp"))),
+        (WORKSPACE, rootfs_paths::directory(Path::new(WORKSPACE))),
     ] {
-        card::told(at, done);
+        network_interface::told(at, done);
     }
     // As every distribution has it: containers within see what is mounted later.
     Ok(mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)?)
@@ -261,26 +262,26 @@ fn enter(root: &Path) -> io::Result<()> {
 impl Platform for Guest {
     fn prepare_root(&self, hostname: &str) -> Result<(), RpcError> {
         self.mount_root()?;
-        let modules = modules::open();
-        let stores = Stores::open(Path::new(UPPER), Path::new(ROOT));
+        let modules = kernel_modules::open();
+        let stores = OverlayStorage::open(Path::new(UPPER), Path::new(ROOT));
         enter(Path::new(ROOT)).map_err(failed("enter the root"))?;
         mount_system(modules, stores).map_err(failed("mount the system's file systems"))?;
-        names::give(hostname, &self.record).map_err(failed("give the machine its host name"))?;
+        hostname::give(hostname, &self.record).map_err(failed("give the machine its host name"))?;
         // Best effort: an older kernel lacks it.
         let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
         Ok(())
     }
 
     fn settle(&self) -> Result<(), RpcError> {
-        *self.settled.borrow_mut() = Settled::all().map_err(failed("let go of the disks"))?;
+        *self.settled.borrow_mut() = DiskReport::all().map_err(failed("let go of the disks"))?;
         Ok(())
     }
 
-    fn rehearse(&self) -> Result<(), RpcError> {
+    fn prewarm(&self) -> Result<(), RpcError> {
         self.settled.take().take_up().map_err(failed("take up the disks"))?;
         // Here, so that it stays, and with it what has been read.
         self.mount_lower()?;
-        *self.home.borrow_mut() = Some(stage::enter().map_err(unrehearsed)?);
+        *self.home.borrow_mut() = Some(mount_namespace::enter().map_err(unrehearsed)?);
         Ok(())
     }
 
@@ -289,30 +290,30 @@ impl Platform for Guest {
         self.mounts.take();
         self.record.keep_on(None);
         // A machine without a card has none to take down.
-        let _none = card::take_down();
+        let _none = network_interface::take_down();
         let home = self.home.take().ok_or_else(|| unrehearsed(io::ErrorKind::NotFound.into()))?;
-        stage::leave(&home).map_err(unrehearsed)?;
-        *self.settled.borrow_mut() = Settled::one(DATA_SERIAL).map_err(failed("let go of the disk"))?;
+        mount_namespace::leave(&home).map_err(unrehearsed)?;
+        *self.settled.borrow_mut() = DiskReport::one(DATA_SERIAL).map_err(failed("let go of the disk"))?;
         Ok(())
     }
 
     fn expect_copies(&self) {
-        names::prepare();
+        hostname::prepare();
     }
 
-    fn become_another(&self, hostname: &str) -> Result<(), RpcError> {
-        names::change(hostname, &self.record)
+    fn reidentify(&self, hostname: &str) -> Result<(), RpcError> {
+        hostname::change(hostname, &self.record)
             .map_err(|error| RpcError::new(code::SYSTEM, format!("the machine cannot be renamed: {error}")))
     }
 
     fn connect(&self, network: &Network) -> Result<(), RpcError> {
-        card::set_up(network, &self.record).map_err(|error| {
+        network_interface::set_up(network, &self.record).map_err(|error| {
             RpcError::new(code::SYSTEM, format!("the network card cannot be set up: {error}"))
         })
     }
 
     fn set_groups(&self, groups: &[(Ipv4Addr, u8)]) -> Result<(), RpcError> {
-        card::set_groups(groups).map_err(|error| {
+        network_interface::set_groups(groups).map_err(|error| {
             RpcError::new(code::SYSTEM, format!("the network card does not take its addresses: {error}"))
         })
     }
@@ -320,17 +321,17 @@ impl Platform for Guest {
     fn mount_shares(&self, all: &[Share], owner: (u32, u32)) -> Result<(), RpcError> {
         self.shares.set(!all.is_empty());
         if owner.0 != 0 && all.iter().all(|share| share.at != WORKSPACE) {
-            card::told(WORKSPACE, own(WORKSPACE, owner));
+            network_interface::told(WORKSPACE, own(WORKSPACE, owner));
         }
-        shares::mount_all(all, owner)?;
+        fuse_transport::mount_all(all, owner)?;
         // Here, where everything is in its place. What a full disk has no room for is kept another time.
-        let _less = self.mounts.borrow().last().map(reserve::keep);
+        let _less = self.mounts.borrow().last().map(disk_reserve::keep);
         Ok(())
     }
 
     fn abandon_shares(&self) {
         if self.shares.get() {
-            shares::abandon();
+            fuse_transport::abandon();
         }
     }
 
@@ -348,7 +349,7 @@ impl Platform for Guest {
 
     fn outward_connections(&self) -> u32 {
         let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-        tables.iter().map(|table| read_some(table).map_or(0, |text| sockets::outward(&text))).sum()
+        tables.iter().map(|table| read_some(table).map_or(0, |text| outbound_sockets::outward(&text))).sum()
     }
 
     fn own_api(&self) -> Option<PathBuf> {
@@ -374,7 +375,7 @@ impl Platform for Guest {
     }
 
     fn start(&self, start: &mut dyn FnMut() -> io::Result<u32>) -> io::Result<u32> {
-        group::start(start)
+        cgroup::start(start)
     }
 
     fn set_clock(&self, unix_time_ns: u64) {
@@ -406,7 +407,7 @@ impl Platform for Guest {
 
     fn release_root(&self) -> bool {
         if self.shares.get() {
-            shares::settle();
+            fuse_transport::settle();
         }
         rustix::fs::sync();
         let mounts = self.mounts.take();

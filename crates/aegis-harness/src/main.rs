@@ -1,30 +1,30 @@
 //! `/init` of the guest: sets the machine up as far as the host need not decide, then serves the host.
 
-mod card;
+mod cgroup;
 mod console_log;
+mod copy_tool;
+mod detached_mounts;
+mod disk_reserve;
 mod disks;
-mod echo;
+mod ephemeral_directories;
 mod freezer;
-mod group;
-mod host_changes;
-mod input;
+mod fuse_notify;
+mod fuse_replay;
+mod fuse_transport;
+mod hostname;
+mod interruptible_stdin;
+mod kernel_modules;
 mod machine;
-mod modules;
+mod managed_files;
+mod mount_namespace;
 mod mount_points;
-mod names;
-mod places;
+mod network_interface;
+mod offline_copy;
+mod overlay_storage;
 mod port_device;
-mod record;
-mod reserve;
-mod resting;
-mod settings;
-mod shares;
-mod stage;
-mod stores;
+mod rootfs_paths;
 mod sync;
-mod tool;
-mod trees;
-mod volatile;
+mod sysctl;
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -34,10 +34,10 @@ fn main() -> ExitCode {
         let mut arguments = std::env::args_os();
         let name = arguments.next();
         let arguments: Vec<_> = arguments.collect();
-        return if name.is_some_and(|name| name == modules::MODPROBE) {
-            modules::modprobe(&arguments)
+        return if name.is_some_and(|name| name == kernel_modules::MODPROBE) {
+            kernel_modules::modprobe(&arguments)
         } else {
-            tool::run(&arguments)
+            copy_tool::run(&arguments)
         };
     }
     let failure = match run() {

@@ -26,16 +26,16 @@ pub trait Platform: Debug {
         Err(RpcError::new(code::ROOT, "this guest has no disks"))
     }
 
-    /// Begins what [`forget`](Platform::forget) ends: until then everything happens on a stage of its own, but that the
+    /// Begins what [`forget`](Platform::forget) ends: until then everything happens in a mount namespace of its own, but that the
     /// root disk is mounted. Called before the root is prepared, if at all.
     ///
     /// # Errors
     /// [`code::SYSTEM`] with what failed.
-    fn rehearse(&self) -> Result<(), RpcError> {
+    fn prewarm(&self) -> Result<(), RpcError> {
         Err(RpcError::new(code::SYSTEM, "this guest does not rehearse"))
     }
 
-    /// Leaves nothing of what has happened since [`rehearse`](Platform::rehearse), and lets go of the instance's disk,
+    /// Leaves nothing of what has happened since [`prewarm`](Platform::prewarm), and lets go of the instance's disk,
     /// which will be another one. All that was started has ended.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ pub trait Platform: Debug {
     ///
     /// # Errors
     /// [`code::SYSTEM`] with what failed.
-    fn become_another(&self, _hostname: &str) -> Result<(), RpcError> {
+    fn reidentify(&self, _hostname: &str) -> Result<(), RpcError> {
         Err(RpcError::new(code::SYSTEM, "this guest cannot be another"))
     }
 

@@ -19,7 +19,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use tokio::sync::watch;
 
 use crate::identity::{self, User};
-use crate::lookup::{self, DEFAULT_PATH};
+use crate::path_lookup::{self, DEFAULT_PATH};
 use crate::platform::Platform;
 
 /// The host's ends of a process's standard streams.
@@ -185,7 +185,7 @@ fn prepare(process: &Process) -> Result<(Command, User), RpcError> {
         .command
         .split_first()
         .ok_or_else(|| RpcError::new(code::NOT_FOUND, "the command is empty"))?;
-    let file = lookup::find(word(name), env.get("PATH").map_or(DEFAULT_PATH, String::as_str), workdir)?;
+    let file = path_lookup::find(word(name), env.get("PATH").map_or(DEFAULT_PATH, String::as_str), workdir)?;
     let mut command = Command::new(file);
     command.arg0(word(name)).args(arguments.iter().map(word)).current_dir(workdir).env_clear().envs(env);
     Ok((command, user))

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use crate::outlet::{Epoch, Outlet};
-use crate::port::Port;
+use crate::port_writer::{Epoch, PortWriter};
+use crate::virtio_port::VirtioPort;
 
 /// Most streams open at once; the host's attempt to open more is refused.
 pub const MOST_STREAMS: usize = 4096;
@@ -150,7 +150,7 @@ impl Stream {
 #[derive(Debug, Clone)]
 pub struct Streams {
     table: Rc<RefCell<BTreeMap<u32, Rc<Stream>>>>,
-    outlet: Outlet,
+    outlet: PortWriter,
     session: Rc<watch::Sender<Option<Nonce>>>,
 }
 
@@ -160,17 +160,17 @@ impl Streams {
     /// # Errors
     /// The system's.
     pub fn start(port: OwnedFd) -> io::Result<Streams> {
-        let (reading, writing) = Port::split(port)?;
+        let (reading, writing) = VirtioPort::split(port)?;
         let (session, _) = watch::channel(None);
         let streams =
-            Streams { table: Rc::default(), outlet: Outlet::start(writing), session: Rc::new(session) };
+            Streams { table: Rc::default(), outlet: PortWriter::start(writing), session: Rc::new(session) };
         tokio::task::spawn_local(read(reading, streams.clone()));
         Ok(streams)
     }
 
     /// The port's writing end.
     #[must_use]
-    pub fn outlet(&self) -> &Outlet {
+    pub fn outlet(&self) -> &PortWriter {
         &self.outlet
     }
 
@@ -286,7 +286,7 @@ impl Streams {
     }
 }
 
-async fn read(port: Port, streams: Streams) {
+async fn read(port: VirtioPort, streams: Streams) {
     let mut decoder = Decoder::new(HOST_MARKER);
     let mut buffer = vec![0; 64 << 10];
     loop {

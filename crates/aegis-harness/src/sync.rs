@@ -1,4 +1,4 @@
-//! Locks.
+//! Mutexes that ignore poisoning.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

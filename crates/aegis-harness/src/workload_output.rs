@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::async_fd::Ended;
-use crate::outlet;
-use crate::pump::{self, Output};
+use crate::port_writer;
+use crate::stdio_forwarder::{self, Output};
 use crate::streams::{Stream, Streams};
 
 /// One of the workload's output streams over all sessions.
@@ -76,7 +76,7 @@ impl Durable {
     pub async fn fill(self: Rc<Self>, from: Rc<AsyncFd<OwnedFd>>, mut ended: Ended) {
         loop {
             self.when(|output| output.replay.borrow().len() < WINDOW).await;
-            match pump::next_output(&from, &mut ended, 64 << 10).await {
+            match stdio_forwarder::next_output(&from, &mut ended, 64 << 10).await {
                 Output::Bytes(bytes) => self.replay.borrow_mut().push(bytes),
                 Output::End => break,
             }
@@ -108,7 +108,7 @@ impl Durable {
             if let Some(part) = part {
                 self.stream.sent(part.len());
                 // A session that ends here is followed by one that resumes at the right byte.
-                let _over = streams.outlet().send(epoch, outlet::data(self.stream.id(), part)).await;
+                let _over = streams.outlet().send(epoch, port_writer::data(self.stream.id(), part)).await;
                 continue;
             }
             if self.ended.get() && most > 0 && told_end_in != epoch {

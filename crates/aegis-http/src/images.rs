@@ -8,8 +8,8 @@ use aegis_api::error::ErrorBody;
 use aegis_api::image::{
     Image, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullProgress, PullRequest,
 };
-use aegis_images::pieces::Pieces;
-use aegis_images::{Digest, Held, ImageError, ImageReference, Images, Listed, Progress, Removed, Stage};
+use aegis_images::chunk_reader::ChunkReader;
+use aegis_images::{Digest, HeldImage, ImageError, ImageReference, Images, Listed, Progress, Removed, Stage};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -203,7 +203,7 @@ pub(crate) async fn load(State(app): State<ApiState>, mut body: Body) -> Result<
             }
         }
     };
-    let work = app.engine.images().load(Pieces::new(receiver));
+    let work = app.engine.images().load(ChunkReader::new(receiver));
     let (loaded, ()) = tokio::join!(work, feed);
     let loaded = loaded?;
     let images: Result<Vec<Image>, ApiFailure> =
@@ -240,7 +240,7 @@ pub(crate) async fn save(
     Query(several): Query<Several>,
 ) -> Result<Response, ApiFailure> {
     let names = several.names.split(',').map(str::to_owned);
-    let images: Vec<(String, Held)> = names
+    let images: Vec<(String, HeldImage)> = names
         .map(|name| Ok((name.clone(), app.engine.images().find(&name)?)))
         .collect::<Result<_, ImageError>>()?;
     let (sender, body) = Channel::<Bytes, io::Error>::new(PIECES);
@@ -251,7 +251,7 @@ pub(crate) async fn save(
 
 fn write_archive(
     store: &Images,
-    images: &[(String, Held)],
+    images: &[(String, HeldImage)],
     sender: Sender<Bytes, io::Error>,
     runtime: &tokio::runtime::Handle,
 ) {

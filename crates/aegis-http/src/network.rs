@@ -10,11 +10,11 @@ use aegis_api::network::{
 };
 use aegis_engine::network_choice::check_group;
 use aegis_gateway::control::Reply;
-use aegis_gateway::{Entry, Settings, What};
+use aegis_gateway::{DecisionEntry, EntryKind, Settings};
 use aegis_instances::handle::InstanceHandle;
 use aegis_machines::network::gateway_client::GatewayClient;
 use aegis_machines::network::groups::Member;
-use aegis_policy::{Direction, Name, Policy, Protocol, Ruling, SyntaxError};
+use aegis_policy::{Direction, Name, Policy, Protocol, SyntaxError, Verdict};
 use aegis_spec::network::{Membership, NetworkChange};
 use axum::Json;
 use axum::body::Body;
@@ -168,32 +168,32 @@ pub(crate) async fn check(
     let settings =
         Settings { policy: network.policy, host_ports: network.host_ports, groups, ..Settings::default() };
     if let Ok(address) = host.parse::<IpAddr>() {
-        let ruling = aegis_gateway::check(&settings, protocol, SocketAddr::new(address, port), None);
-        return Ok(Json(CheckReply { allowed: ruling.allows(), steps: vec![step(host, &ruling)] }));
+        let verdict = aegis_gateway::check(&settings, protocol, SocketAddr::new(address, port), None);
+        return Ok(Json(CheckReply { allowed: verdict.allows(), steps: vec![step(host, &verdict)] }));
     }
     let name = Name::new(&host).map_err(malformed)?;
     let mut members = settings.groups.iter().flat_map(|group| &group.members);
     if let Some((_, address)) = members.find(|(member, _)| *member == name) {
-        let ruling =
+        let verdict =
             aegis_gateway::check(&settings, protocol, SocketAddr::new((*address).into(), port), None);
-        return Ok(Json(CheckReply { allowed: ruling.allows(), steps: vec![step(host, &ruling)] }));
+        return Ok(Json(CheckReply { allowed: verdict.allows(), steps: vec![step(host, &verdict)] }));
     }
     let asked = settings.policy.resolves(&name);
     let mut steps = vec![step(host.clone(), &asked)];
     let mut allowed = false;
     if asked.allows() {
         for address in look_up(&host).await {
-            let ruling =
+            let verdict =
                 aegis_gateway::check(&settings, protocol, SocketAddr::new(address, port), Some(name.clone()));
-            allowed |= ruling.allows();
-            steps.push(step(address.to_string(), &ruling));
+            allowed |= verdict.allows();
+            steps.push(step(address.to_string(), &verdict));
         }
     }
     Ok(Json(CheckReply { steps, allowed }))
 }
 
-fn step(what: String, ruling: &Ruling) -> CheckStep {
-    CheckStep { what, action: ruling.action.as_str().to_owned(), because: ruling.because.to_string() }
+fn step(what: String, verdict: &Verdict) -> CheckStep {
+    CheckStep { what, action: verdict.action.as_str().to_owned(), because: verdict.because.to_string() }
 }
 
 /// The addresses that this host finds for a name.
@@ -250,14 +250,14 @@ async fn tell(mut gateway: GatewayClient, sender: &mut Sender<Bytes>) {
     }
 }
 
-fn told(entry: Entry) -> NetworkEntry {
+fn told(entry: DecisionEntry) -> NetworkEntry {
     NetworkEntry {
         seq: entry.seq,
         ts: timestamp(i64::try_from(entry.at_ms).unwrap_or(i64::MAX)),
         what: match entry.what {
-            What::Flow => "flow",
-            What::End => "end",
-            What::Name => "name",
+            EntryKind::Flow => "flow",
+            EntryKind::End => "end",
+            EntryKind::Name => "name",
         }
         .to_owned(),
         direction: if entry.direction == Direction::In { "in" } else { "out" }.to_owned(),

@@ -3,7 +3,7 @@
 use aegis_api::error::ErrorBody;
 use aegis_api::status::{CapabilitiesInfo, DiskInfo, InstanceCounts, ShutdownReply, ShutdownRequest, Status};
 use aegis_machines::disk_space::DiskReport;
-use aegis_store::room::Level;
+use aegis_store::free_space::Level;
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;

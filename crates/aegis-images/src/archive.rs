@@ -9,28 +9,28 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
 use aegis_erofs::{Content, Extent, FileTree, NodeId, Spool};
-use aegis_store::room::Paced;
+use aegis_store::free_space::SpaceCheckedReader;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::compression::{Compression, first_bytes};
+use crate::decompression;
 use crate::digest::{Digest, Hashing};
 use crate::error::ImageError;
-use crate::inflate;
+use crate::image_builder::Plan;
+use crate::image_record::Layout;
 use crate::manifest::{
     self, Choice, Document, LayerPart, MOST_DOCUMENT, MOST_IMAGES, MOST_LAYERS, MOST_LOOKED, Part,
 };
-use crate::packing::{Packing, first_bytes};
-use crate::prepare::Plan;
 use crate::progress::Progress;
-use crate::record::Layout;
 use crate::reference::ImageReference;
 use crate::settings::Settings;
 use crate::store::Images;
 
-mod left;
+mod skipped;
 
-use left::Left;
-pub use left::Loaded;
+pub use skipped::Loaded;
+use skipped::SkippedEntries;
 
 /// Longest chain of symbolic links to a layer.
 const MOST_LINKS: usize = 4;
@@ -39,7 +39,7 @@ const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontai
 
 /// An image found in an archive, with its blobs stored.
 #[derive(Debug)]
-struct Found {
+struct FoundImage {
     plan: Plan,
     documents: [Vec<u8>; 2],
     names: Vec<String>,
@@ -72,7 +72,7 @@ impl Images {
             tokio::task::spawn_blocking(move || Archive::read(archive, layout, &settings)?.images(&settings));
         let (found, mut left) = read.await.map_err(|_| ImageError::BrokenOff)??;
         let mut images = Vec::new();
-        for Found { plan, documents, names } in found {
+        for FoundImage { plan, documents, names } in found {
             let digest = plan.digest.clone();
             let progress = watch::Sender::new(Progress::default());
             match self.adopt(plan, documents, &names, None, &progress).await {
@@ -91,12 +91,12 @@ struct Archive {
     tree: FileTree,
     layout: Layout,
     /// What has been stored already: an archive may name one layer in many images, and many times.
-    stored: RefCell<HashMap<Extent, (Part, Packing)>>,
+    stored: RefCell<HashMap<Extent, (Part, Compression)>>,
 }
 
 /// What a document of an archive turns out to be: its manifest, configuration and plan, or where else to look.
-enum Look {
-    Found(Box<(Vec<u8>, Vec<u8>, Plan)>),
+enum DocumentKind {
+    FoundImage(Box<(Vec<u8>, Vec<u8>, Plan)>),
     Further(Vec<Digest>),
 }
 
@@ -105,23 +105,25 @@ impl Archive {
         let mut buffered = BufReader::with_capacity(256 << 10, archive);
         let unreadable = |error: io::Error| ImageError::invalid(format!("the archive: {error}"));
         let start = first_bytes(&mut buffered).map_err(unreadable)?;
-        let packing = Packing::of(&start);
+        let packing = Compression::of(&start);
         let whole = io::Cursor::new(start).chain(buffered);
-        let plain = inflate::decoder(whole, packing).map_err(unreadable)?;
+        let plain = decompression::decoder(whole, packing).map_err(unreadable)?;
         let tmp = layout.tmp();
         let target = File::open(&tmp).map_err(ImageError::io("cannot read", tmp.clone()))?;
         let spool = Spool::in_dir(&tmp).map_err(ImageError::io("cannot write in", tmp))?;
         let mut tree = FileTree::new(settings.limits.clone(), spool);
-        aegis_erofs::ingest_some(&mut tree, BufReader::new(Paced::new(plain, target))).map_err(|error| {
-            ImageError::for_want_of_room(&error, &layout.tmp())
-                .unwrap_or_else(|| ImageError::invalid(format!("the archive: {error}")))
-        })?;
+        aegis_erofs::ingest_some(&mut tree, BufReader::new(SpaceCheckedReader::new(plain, target))).map_err(
+            |error| {
+                ImageError::for_want_of_room(&error, &layout.tmp())
+                    .unwrap_or_else(|| ImageError::invalid(format!("the archive: {error}")))
+            },
+        )?;
         Ok(Archive { tree, layout, stored: RefCell::default() })
     }
 
     /// The images for this processor, and what else there is.
-    fn images(&self, settings: &Settings) -> Result<(Vec<Found>, Left), ImageError> {
-        let mut left = Left::default();
+    fn images(&self, settings: &Settings) -> Result<(Vec<FoundImage>, SkippedEntries), ImageError> {
+        let mut left = SkippedEntries::default();
         let saved = self.saved_images();
         let mut all = Vec::new();
         let indexed = self.tree.lookup(b"index.json").is_some();
@@ -165,15 +167,15 @@ impl Archive {
         &self,
         saved: &[Saved],
         settings: &Settings,
-        left: &mut Left,
-    ) -> Result<Vec<Found>, ImageError> {
+        left: &mut SkippedEntries,
+    ) -> Result<Vec<FoundImage>, ImageError> {
         let bytes = self.document("index.json")?;
         let index =
             manifest::parse(&bytes).map_err(|error| ImageError::invalid(format!("index.json: {error}")))?;
         let Document::Index(choices) = index else {
             return Err(ImageError::invalid("index.json is no index"));
         };
-        let mut all: Vec<Found> = Vec::new();
+        let mut all: Vec<FoundImage> = Vec::new();
         for choice in &choices {
             let named = name_of(&choice.annotations);
             let digits = format!("the archive's {}", choice.manifest.digest.short());
@@ -195,7 +197,7 @@ impl Archive {
             };
             match all.iter_mut().find(|found| found.plan.digest == plan.digest) {
                 Some(found) => found.names.extend(names),
-                None => all.push(Found { plan, documents: [bytes, config_bytes], names }),
+                None => all.push(FoundImage { plan, documents: [bytes, config_bytes], names }),
             }
         }
         Ok(all)
@@ -216,8 +218,8 @@ impl Archive {
         for _ in 0..MOST_LOOKED {
             let Some(digest) = ahead.pop() else { break };
             match self.look(&digest, settings, shown) {
-                Ok(Look::Found(found)) => return Ok(*found),
-                Ok(Look::Further(further)) => ahead.extend(further.into_iter().rev()),
+                Ok(DocumentKind::FoundImage(found)) => return Ok(*found),
+                Ok(DocumentKind::Further(further)) => ahead.extend(further.into_iter().rev()),
                 Err(error) if !error.is_of_the_image() => return Err(error),
                 // The best one's reason is told.
                 Err(error) => drop(refused.get_or_insert(error)),
@@ -226,14 +228,14 @@ impl Archive {
         Err(refused.unwrap_or_else(|| ImageError::invalid("its indices lead to no image")))
     }
 
-    fn look(&self, digest: &Digest, settings: &Settings, shown: &str) -> Result<Look, ImageError> {
+    fn look(&self, digest: &Digest, settings: &Settings, shown: &str) -> Result<DocumentKind, ImageError> {
         let bytes = self.blob_document(digest)?;
         let (config, layers) = match manifest::parse(&bytes)? {
             Document::Image { config, layers } => (config, layers),
             Document::Index(choices) => {
                 let fitting = manifest::candidates(&choices, &settings.architecture, shown)?;
                 let further = fitting.iter().map(|choice| choice.manifest.digest.clone());
-                return Ok(Look::Further(further.collect()));
+                return Ok(DocumentKind::Further(further.collect()));
             }
         };
         let config_bytes = self.blob_document(&config.digest)?;
@@ -241,11 +243,11 @@ impl Archive {
         for part in &layers {
             self.store(&blob_path(&part.blob.digest), Some(&part.blob.digest))?;
         }
-        Ok(Look::Found(Box::new((bytes, config_bytes, plan))))
+        Ok(DocumentKind::FoundImage(Box::new((bytes, config_bytes, plan))))
     }
 
     /// An image as `docker save` wrote it before it knew of OCI layouts: it has no manifest, so it gets one.
-    fn saved(&self, image: &Saved, settings: &Settings) -> Result<Found, ImageError> {
+    fn saved(&self, image: &Saved, settings: &Settings) -> Result<FoundImage, ImageError> {
         let names: Vec<String> =
             image.repo_tags.iter().flatten().filter_map(|name| full_name(name)).collect();
         let shown = names.first().cloned().unwrap_or_else(|| "the archive's image".to_owned());
@@ -263,9 +265,9 @@ impl Archive {
             size: part.size,
         };
         let kind = |packing| match packing {
-            Packing::Gzip => "layer.v1.tar+gzip",
-            Packing::Zstd => "layer.v1.tar+zstd",
-            Packing::Plain | Packing::Other(_) => "layer.v1.tar",
+            Compression::Gzip => "layer.v1.tar+gzip",
+            Compression::Zstd => "layer.v1.tar+zstd",
+            Compression::Plain | Compression::Other(_) => "layer.v1.tar",
         };
         let manifest = Manifest {
             schema_version: 2,
@@ -277,7 +279,7 @@ impl Archive {
             serde_json::to_vec(&manifest).map_err(|error| ImageError::invalid(error.to_string()))?;
         let layers = layers.into_iter().map(|(blob, _)| LayerPart { blob, unknown: None }).collect();
         let plan = Plan::new(&manifest, config_part, &config, layers, (&shown, &settings.architecture))?;
-        Ok(Found { plan, documents: [manifest, config], names })
+        Ok(FoundImage { plan, documents: [manifest, config], names })
     }
 
     fn file(&self, path: &str) -> Result<Extent, ImageError> {
@@ -312,7 +314,7 @@ impl Archive {
     }
 
     /// Stores a file of the archive as a blob, which has the promised digest if one was promised.
-    fn store(&self, path: &str, promised: Option<&Digest>) -> Result<(Part, Packing), ImageError> {
+    fn store(&self, path: &str, promised: Option<&Digest>) -> Result<(Part, Compression), ImageError> {
         let extent = self.file(path)?;
         let check = |digest: &Digest| promised.map_or(Ok(()), |promised| promised.check(digest));
         if let Some(known) = self.stored.borrow().get(&extent) {
@@ -321,7 +323,7 @@ impl Archive {
         }
         let mut contents = Contents { tree: &self.tree, extent, at: 0 };
         let failed = |error| ImageError::io("cannot write in", self.layout.tmp())(error);
-        let packing = Packing::of(&first_bytes(&mut contents).map_err(failed)?);
+        let packing = Compression::of(&first_bytes(&mut contents).map_err(failed)?);
         contents.at = 0;
         let mut file = Hashing::new(self.layout.temporary()?);
         io::copy(&mut contents, &mut file).map_err(failed)?;

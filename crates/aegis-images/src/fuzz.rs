@@ -5,11 +5,11 @@ use std::io::Read;
 use aegis_erofs::Limits;
 use aegis_fuzz::{Fence, Target, mend_archive};
 
+use crate::compression::Compression;
+use crate::image_record::Layout;
 use crate::manifest::{self, Document};
-use crate::packing::Packing;
-use crate::record::Layout;
 use crate::registry::auth;
-use crate::{Digest, ImageName, ImageReference, Settings, archive, familiar, inflate};
+use crate::{Digest, ImageName, ImageReference, Settings, archive, decompression, familiar};
 
 /// Most that something unpacks to here.
 const MOST: u64 = 1 << 20;
@@ -68,8 +68,8 @@ pub fn challenge(bytes: &[u8]) {
 /// What a layer unpacks to; the first byte says how it is packed.
 pub fn packed(bytes: &[u8]) {
     let Some((packing, bytes)) = bytes.split_first() else { return };
-    let packing = if packing & 1 == 0 { Packing::Gzip } else { Packing::Zstd };
-    let Ok(decoder) = inflate::decoder(bytes, packing) else { return };
+    let packing = if packing & 1 == 0 { Compression::Gzip } else { Compression::Zstd };
+    let Ok(decoder) = decompression::decoder(bytes, packing) else { return };
     let mut unpacked = Vec::new();
     let _broken = decoder.take(MOST).read_to_end(&mut unpacked);
 }

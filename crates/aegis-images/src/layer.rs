@@ -5,15 +5,15 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use aegis_erofs::{Layer, Limits};
-use aegis_store::room::{Pace, Paced, check_for};
+use aegis_store::free_space::{SpaceCheck, SpaceCheckedReader, check_for};
 use tokio::sync::mpsc;
 
+use crate::compression::{self, Compression};
+use crate::decompression;
 use crate::digest::{self, Digest, Hasher};
 use crate::error::ImageError;
-use crate::inflate;
+use crate::image_record::{BLOCK, Layout, sync_parent};
 use crate::manifest::{LayerPart, Part};
-use crate::packing::{self, Packing};
-use crate::record::{BLOCK, Layout, sync_parent};
 use crate::registry::{Repository, RequestFailure, RetryPolicy};
 
 /// Chunks on their way from the network to the disk.
@@ -86,7 +86,7 @@ pub(crate) async fn download(
             if let Some(failure) = failure {
                 if matches!(failure, RequestFailure::Permanent(_)) {
                     // Of no use to another attempt.
-                    crate::record::remove(&path)?;
+                    crate::image_record::remove(&path)?;
                 }
                 retries.after(failure).await?;
                 continue;
@@ -97,7 +97,7 @@ pub(crate) async fn download(
             Ok(()) => return finish(partial, path, layout.blob(&blob.digest)).await,
             Err(_) if inherited => inherited = false,
             Err(error) => {
-                crate::record::remove(&path)?;
+                crate::image_record::remove(&path)?;
                 return Err(error);
             }
         }
@@ -136,7 +136,7 @@ async fn fetch_on(
     let writer = tokio::task::spawn_blocking(move || {
         let mut write = || {
             check_for(&partial.file, rest)?;
-            let mut pace = Pace::default();
+            let mut pace = SpaceCheck::default();
             while let Some(chunk) = to_write.blocking_recv() {
                 pace.check(&partial.file, chunk.len() as u64)?;
                 partial.add(&chunk)?;
@@ -190,7 +190,7 @@ pub(crate) fn unpack(
     };
     let path = layout.blob(&layer.blob.digest);
     let mut blob = File::open(&path).map_err(ImageError::io("cannot read", &path))?;
-    let start = packing::first_bytes(&mut blob).map_err(ImageError::io("cannot read", &path))?;
+    let start = compression::first_bytes(&mut blob).map_err(ImageError::io("cannot read", &path))?;
     blob.rewind().map_err(ImageError::io("cannot read", &path))?;
     let data = layout.temporary()?;
     let writer = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
@@ -198,7 +198,7 @@ pub(crate) fn unpack(
     let target = data.reopen().map_err(ImageError::io("cannot write", data.path()))?;
     let most = limits.max_data_bytes.saturating_add(limits.max_entries.saturating_mul(HEADER_BYTES));
     let read = |archive: &mut dyn Read| {
-        let mut archive = Paced::new(archive, target);
+        let mut archive = SpaceCheckedReader::new(archive, target);
         let index = Layer::read(&mut archive, writer, limits);
         let index = index.map_err(|error| {
             ImageError::for_want_of_room(&error, data.path()).unwrap_or_else(|| failed(&error))
@@ -207,7 +207,7 @@ pub(crate) fn unpack(
         io::copy(&mut archive, &mut io::sink()).map_err(|error| failed(&error))?;
         Ok(index)
     };
-    let (unpacked, found) = inflate::inflated(blob, Packing::of(&start), most, read)?;
+    let (unpacked, found) = decompression::inflated(blob, Compression::of(&start), most, read)?;
     diff_id.check(&found)?;
     layout.place(data, &layout.layer_data(diff_id))?;
     layout.write(&layout.layer_index(diff_id), &unpacked.encode())

@@ -14,30 +14,30 @@
 //! Registries and archives are untrusted: whatever they send is bounded and checked against its digest.
 
 mod archive;
+pub mod chunk_reader;
+mod compression;
+mod decompression;
 mod digest;
 mod error;
-mod flight;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod inflate;
+mod image_builder;
+mod image_record;
 mod layer;
 mod manifest;
-mod packing;
-pub mod pieces;
-mod prepare;
 mod progress;
-mod record;
 mod reference;
 mod registry;
 mod save;
 mod settings;
+mod single_flight;
 mod store;
 
 pub use archive::Loaded;
 pub use digest::Digest;
 pub use error::ImageError;
+pub use image_record::{Record, RecordedLayer};
 pub use progress::{LayerProgress, Progress, Stage};
-pub use record::{Record, RecordedLayer};
 pub use reference::{ImageName, ImageReference, familiar};
 pub use settings::{RegistrySettings, Settings};
-pub use store::{Held, Images, InUse, Listed, Removed, pulled};
+pub use store::{HeldImage, Images, InUse, Listed, Removed, pulled};

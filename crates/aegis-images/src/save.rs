@@ -8,17 +8,17 @@ use serde_json::json;
 
 use crate::digest::Digest;
 use crate::error::ImageError;
+use crate::image_record::{Layout, Record};
 use crate::manifest;
-use crate::record::{Layout, Record};
 use crate::reference::ImageName;
-use crate::store::{Held, Images};
+use crate::store::{HeldImage, Images};
 
 impl Images {
     /// Writes images as an archive. Blocks. The names that they are asked for by become theirs in the archive.
     ///
     /// # Errors
     /// If there is no such image, or the archive cannot be written.
-    pub fn save(&self, images: &[(String, Held)], to: impl Write) -> Result<(), ImageError> {
+    pub fn save(&self, images: &[(String, HeldImage)], to: impl Write) -> Result<(), ImageError> {
         let layout = &self.workshop().layout;
         let mut archive = Saver { builder: tar::Builder::new(to), layout, written: Vec::new() };
         archive.bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;

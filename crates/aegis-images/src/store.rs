@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use crate::archive::Loaded;
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::flight::Flights;
+use crate::image_builder::{ImageBuilder, Plan};
+use crate::image_record::{self, FORMAT, Layout, NameRecord, Record};
 use crate::manifest::{self, Document};
-use crate::prepare::{Plan, Workshop};
 use crate::progress::Progress;
-use crate::record::{self, FORMAT, Layout, NameRecord, Record};
 use crate::reference::{ImageName, ImageReference, familiar};
 use crate::registry::Repository;
 use crate::settings::Settings;
+use crate::single_flight::SingleFlight;
 
 /// What is here, as a file for each says too.
 #[derive(Debug, Default)]
@@ -30,8 +30,8 @@ struct State {
 
 #[derive(Debug)]
 struct Inner {
-    workshop: Arc<Workshop>,
-    pulls: Flights<String, Progress>,
+    workshop: Arc<ImageBuilder>,
+    pulls: SingleFlight<String, Progress>,
     state: Mutex<State>,
 }
 
@@ -41,20 +41,20 @@ pub struct Images(Arc<Inner>);
 
 /// An image that cannot be removed as long as this lives.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldImage {
     /// The image.
     pub record: Arc<Record>,
-    _hold: Hold,
+    _hold: ImageLock,
 }
 
 /// Keeps files from being removed.
 #[derive(Debug)]
-struct Hold {
+struct ImageLock {
     inner: Arc<Inner>,
     digits: Vec<String>,
 }
 
-impl Drop for Hold {
+impl Drop for ImageLock {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
         for digits in &self.digits {
@@ -116,19 +116,19 @@ impl Images {
             fs::create_dir_all(&dir).map_err(ImageError::io("cannot make", dir))?;
         }
         let mut state = State::default();
-        for record in record::read_all::<Record>(&layout.0.join("records"))? {
+        for record in image_record::read_all::<Record>(&layout.0.join("records"))? {
             state.records.insert(record.digest.clone(), Arc::new(record));
         }
-        for NameRecord { name, digest } in record::read_all(&layout.0.join("names"))? {
+        for NameRecord { name, digest } in image_record::read_all(&layout.0.join("names"))? {
             state.names.insert(name, digest);
         }
-        let workshop = Arc::new(Workshop::new(layout, settings));
+        let workshop = Arc::new(ImageBuilder::new(layout, settings));
         let images =
-            Images(Arc::new(Inner { workshop, pulls: Flights::default(), state: Mutex::new(state) }));
+            Images(Arc::new(Inner { workshop, pulls: SingleFlight::default(), state: Mutex::new(state) }));
         Ok(images)
     }
 
-    pub(crate) fn workshop(&self) -> &Workshop {
+    pub(crate) fn workshop(&self) -> &ImageBuilder {
         &self.0.workshop
     }
 
@@ -136,25 +136,25 @@ impl Images {
         &self.0.workshop.layout
     }
 
-    fn hold(&self, state: &mut State, digits: Vec<String>) -> Hold {
+    fn hold(&self, state: &mut State, digits: Vec<String>) -> ImageLock {
         for one in &digits {
             *state.held.entry(one.clone()).or_default() += 1;
         }
-        Hold { inner: Arc::clone(&self.0), digits }
+        ImageLock { inner: Arc::clone(&self.0), digits }
     }
 
     /// The image that somebody means, if it is here and ready.
     ///
     /// # Errors
     /// If the name makes no sense, or there is no such image.
-    pub fn find(&self, name: &str) -> Result<Held, ImageError> {
+    pub fn find(&self, name: &str) -> Result<HeldImage, ImageError> {
         let parsed: ImageName = name.parse()?;
         let mut state = self.0.lock();
         let digest = resolve(&state, &parsed, name)?;
         let record = state.records.get(&digest).filter(|record| record.format == FORMAT);
         let record = Arc::clone(record.ok_or_else(|| ImageError::Absent(name.to_owned()))?);
         let hold = self.hold(&mut state, vec![digest.hex().to_owned()]);
-        Ok(Held { record, _hold: hold })
+        Ok(HeldImage { record, _hold: hold })
     }
 
     /// Files that make up an image's root disk, one after the other.
@@ -192,7 +192,7 @@ impl Images {
     ///
     /// # Errors
     /// If the name makes no sense, or the image cannot be had.
-    pub async fn ensure(&self, name: &str) -> Result<Held, ImageError> {
+    pub async fn ensure(&self, name: &str) -> Result<HeldImage, ImageError> {
         match self.find(name) {
             Err(ImageError::Absent(_)) => {}
             other => return other,
@@ -351,7 +351,7 @@ impl Images {
             going = vec![exact];
         }
         for name in &going {
-            record::remove(&self.layout().name(name))?;
+            image_record::remove(&self.layout().name(name))?;
             state.names.remove(name);
         }
         let mut removed = self.sweep(&mut state, &in_use, false)?;
@@ -371,7 +371,7 @@ impl Images {
             let unused = state.names.iter().filter(|(_, digest)| !in_use.contains_key(digest));
             names = unused.map(|(name, _)| name.clone()).collect();
             for name in &names {
-                record::remove(&self.layout().name(name))?;
+                image_record::remove(&self.layout().name(name))?;
                 state.names.remove(name);
             }
         }
@@ -417,7 +417,7 @@ impl Images {
         let gone: Vec<Digest> = state.records.keys().filter(|digest| !needed(digest)).cloned().collect();
         let mut images = Vec::new();
         for digest in gone {
-            record::remove(&self.layout().record(&digest))?;
+            image_record::remove(&self.layout().record(&digest))?;
             state.records.remove(&digest);
             images.push(digest);
         }
@@ -442,7 +442,7 @@ impl Images {
                 let ours = Digest::from_hex(digits).is_some();
                 if ours && !keep.contains(digits) && (partial || suffix != "partial") {
                     bytes += on_disk(&entry.path());
-                    record::remove(&entry.path())?;
+                    image_record::remove(&entry.path())?;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Watches the host's disk, and pauses instances that fill it.
 //!
 //! Below a floor nothing new is begun; below half of it, whatever grows is paused, while there is still room to delete
-//! something. [`aegis_store::room`] decides about the levels, [`Growth`] about who grows.
+//! something. [`aegis_store::free_space`] decides about the levels, [`Growth`] about who grows.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use aegis_lifecycle::event::State;
 use aegis_machines::disk_space::{DiskReport, DiskSpace};
 use aegis_machines::host_directory;
+use aegis_store::free_space::{Floors, Level, Room, allocated};
 use aegis_store::home::Home;
 use aegis_store::reserve;
-use aegis_store::room::{Floors, Level, Room, allocated};
 
 use crate::error::InstanceError;
 use crate::handle::InstanceHandle;

@@ -236,7 +236,7 @@ impl Instances {
         let reserved = self.deps.machines.ids().all();
         let home = self.deps.machines.home().clone();
         let known = reserved.into_iter().chain(self.ids()).collect();
-        let swept = tokio::task::spawn_blocking(move || aegis_store::sweep::sweep(&home, &known)).await;
+        let swept = tokio::task::spawn_blocking(move || aegis_store::orphans::sweep(&home, &known)).await;
         match swept {
             Ok(Ok(removed)) if !removed.is_empty() => tracing::info!(?removed, "stray files removed"),
             Ok(Err(error)) => tracing::warn!(%error, "sweep failed"),

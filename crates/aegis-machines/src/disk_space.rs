@@ -1,13 +1,13 @@
 //! Room on the host's disk: what is left, and whether anything new may begin.
 //!
 //! Guests' disks are sparse, so together they may take more than there is. Below a floor nothing new is begun.
-//! [`aegis_store::room`] decides about the levels.
+//! [`aegis_store::free_space`] decides about the levels.
 
 use std::path::PathBuf;
 
+use aegis_store::free_space::{Floors, Level, Room, allocated, promised};
 use aegis_store::home::Home;
 use aegis_store::reserve::{self, Reserve};
-use aegis_store::room::{Floors, Level, Room, allocated, promised};
 
 /// Settings of the host's disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use aegis_guest_protocol::messages::Settle;
-use aegis_vmm::{Draft, Machine, MachineSpec, Saved};
+use aegis_vmm::{Machine, MachineSpec, MemoryBuilder, Saved};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -91,6 +91,6 @@ impl TemplateBuilder {
 
 async fn settle_and_save(machine: &dyn Machine, memory_mib: u32) -> Result<Saved, String> {
     scratch_machine::call_once(machine, &Settle {}).await?;
-    let memory = Draft::new(u64::from(memory_mib) << 20).map_err(|error| error.to_string())?;
+    let memory = MemoryBuilder::new(u64::from(memory_mib) << 20).map_err(|error| error.to_string())?;
     machine.save(memory).await.map_err(|error| chain(&error))
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aegis_guest_protocol::messages::{Process, Rehearse, Run};
+use aegis_guest_protocol::messages::{Prewarm, Process, Run};
 use aegis_spec::network::NetworkSpec;
 use aegis_vmm::{Endpoint, Machine, MachineSpec, Origin, Saved, VmmError};
 use tokio::sync::{oneshot, watch};
@@ -311,7 +311,7 @@ impl WarmPool {
             stdin: false,
         };
         let run = Run { hostname: "spare".to_owned(), shares: Vec::new(), network, process };
-        scratch_machine::call_once(machine, &Rehearse { run }).await?;
+        scratch_machine::call_once(machine, &Prewarm { run }).await?;
         machine.pause().await.map_err(|error| chain(&error))
     }
 }

@@ -56,7 +56,7 @@ pub struct Attempt<'a> {
 /// Why it was decided so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Because {
+pub enum Reason {
     /// No rule can open this kind of address.
     Floor(Zone),
     /// The first rule that matches.
@@ -81,44 +81,44 @@ pub enum Because {
     Malformed(String),
 }
 
-impl fmt::Display for Because {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Because::Floor(zone) => write!(f, "never: {} addresses", zone.as_str()),
-            Because::Rule(rule) => write!(f, "rule: {rule}"),
-            Because::Rebinding(rule, zone) => {
+            Reason::Floor(zone) => write!(f, "never: {} addresses", zone.as_str()),
+            Reason::Rule(rule) => write!(f, "rule: {rule}"),
+            Reason::Rebinding(rule, zone) => {
                 write!(f, "rule: {rule}, but a name alone opens no {} address", zone.as_str())
             }
-            Because::Preset(preset, zone) => {
+            Reason::Preset(preset, zone) => {
                 write!(f, "preset {}: {} addresses", preset.as_str(), zone.as_str())
             }
-            Because::Group => f.write_str("members of a group reach each other"),
-            Because::Resolver => f.write_str("rules judge names: no other resolver"),
-            Because::Unnamed => f.write_str("allowed for a name that the connection does not give"),
-            Because::Unrecognised => {
+            Reason::Group => f.write_str("members of a group reach each other"),
+            Reason::Resolver => f.write_str("rules judge names: no other resolver"),
+            Reason::Unnamed => f.write_str("allowed for a name that the connection does not give"),
+            Reason::Unrecognised => {
                 f.write_str("neither TLS nor HTTP, where names are judged: takes a rule WHAT:PORT/raw")
             }
-            Because::HostPort => f.write_str("a port of the host that is open to this instance"),
-            Because::Limit(text) => write!(f, "limit: {text}"),
-            Because::Malformed(text) => write!(f, "malformed: {text}"),
+            Reason::HostPort => f.write_str("a port of the host that is open to this instance"),
+            Reason::Limit(text) => write!(f, "limit: {text}"),
+            Reason::Malformed(text) => write!(f, "malformed: {text}"),
         }
     }
 }
 
 /// A decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ruling {
+pub struct Verdict {
     /// What happens.
     pub action: Action,
     /// Why.
-    pub because: Because,
+    pub because: Reason,
 }
 
-impl Ruling {
+impl Verdict {
     /// A refusal.
     #[must_use]
-    pub fn deny(because: Because) -> Ruling {
-        Ruling { action: Action::Deny, because }
+    pub fn deny(because: Reason) -> Verdict {
+        Verdict { action: Action::Deny, because }
     }
 
     /// Whether it goes on.
@@ -130,7 +130,7 @@ impl Ruling {
     /// The rule that lets it go on.
     pub(crate) fn opened_by(&self) -> Option<&Rule> {
         match &self.because {
-            Because::Rule(rule) if self.allows() => Some(rule),
+            Reason::Rule(rule) if self.allows() => Some(rule),
             _ => None,
         }
     }
@@ -147,8 +147,8 @@ impl Ruling {
         self.opened_by().is_some_and(|rule| rule.pattern.raw)
     }
 
-    fn by(rule: &Rule) -> Ruling {
-        Ruling { action: rule.action, because: Because::Rule(rule.clone()) }
+    fn by(rule: &Rule) -> Verdict {
+        Verdict { action: rule.action, because: Reason::Rule(rule.clone()) }
     }
 }
 
@@ -185,9 +185,9 @@ impl Attempt<'_> {
 impl Policy {
     /// Decides.
     #[must_use]
-    pub fn decide(&self, attempt: &Attempt<'_>) -> Ruling {
+    pub fn decide(&self, attempt: &Attempt<'_>) -> Verdict {
         if attempt.zone.is_never_reached() {
-            return Ruling::deny(Because::Floor(attempt.zone));
+            return Verdict::deny(Reason::Floor(attempt.zone));
         }
         // What passes as it is needs no rule about what is spoken on it. Otherwise such rules say nothing.
         let as_it_is = self.decide_as(attempt, true);
@@ -195,7 +195,7 @@ impl Policy {
     }
 
     /// Decides about it as something that passes as it is, or as something that is looked at.
-    fn decide_as(&self, attempt: &Attempt<'_>, raw: bool) -> Ruling {
+    fn decide_as(&self, attempt: &Attempt<'_>, raw: bool) -> Verdict {
         let counts = |rule: &Rule| {
             let pattern = &rule.pattern;
             match (raw, rule.action) {
@@ -214,34 +214,34 @@ impl Policy {
             {
                 self.allowed_by_name(attempt, rule, counts)
             }
-            Some(rule) => Ruling::by(rule),
+            Some(rule) => Verdict::by(rule),
             None => self.by_preset(attempt),
         }
     }
 
     /// A name opens nothing that the nature of the address keeps closed, wherever it points; and what another rule says of
     /// the address counts more.
-    fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule, counts: impl Fn(&Rule) -> bool) -> Ruling {
+    fn allowed_by_name(&self, attempt: &Attempt<'_>, rule: &Rule, counts: impl Fn(&Rule) -> bool) -> Verdict {
         if attempt.zone == Zone::Group {
             // Nobody but us gives names to members.
-            return Ruling::by(rule);
+            return Verdict::by(rule);
         }
         let of_address = self.rules.iter().find(|other| {
             let of_address = other.pattern.name.is_none() && other.pattern.net.is_some();
             of_address && counts(other) && attempt.matches(other)
         });
         match of_address {
-            Some(other) => Ruling::by(other),
+            Some(other) => Verdict::by(other),
             None if attempt.zone != Zone::Public && self.default != Preset::Open => {
-                Ruling::deny(Because::Rebinding(rule.clone(), attempt.zone))
+                Verdict::deny(Reason::Rebinding(rule.clone(), attempt.zone))
             }
-            None => Ruling::by(rule),
+            None => Verdict::by(rule),
         }
     }
 
-    fn by_preset(&self, attempt: &Attempt<'_>) -> Ruling {
+    fn by_preset(&self, attempt: &Attempt<'_>) -> Verdict {
         if attempt.zone == Zone::Group {
-            return Ruling { action: Action::Allow, because: Because::Group };
+            return Verdict { action: Action::Allow, because: Reason::Group };
         }
         let named = attempt.claimed.into_iter().chain(attempt.pinned);
         let foreign_resolver = attempt.direction == Direction::Out
@@ -257,14 +257,14 @@ impl Policy {
         };
         let action = if open { Action::Allow } else { Action::Deny };
         if open && foreign_resolver {
-            return Ruling::deny(Because::Resolver);
+            return Verdict::deny(Reason::Resolver);
         }
-        Ruling { action, because: Because::Preset(self.default, attempt.zone) }
+        Verdict { action, because: Reason::Preset(self.default, attempt.zone) }
     }
 
     /// Decides whether our resolver asks for a name: if some rule may open something for it, or the preset does.
     #[must_use]
-    pub fn resolves(&self, name: &Name) -> Ruling {
+    pub fn resolves(&self, name: &Name) -> Verdict {
         let about = self.rules.iter().filter(|rule| {
             rule.direction == Direction::Out
                 && rule.pattern.name.as_ref().is_some_and(|one| one.matches(name))
@@ -274,14 +274,14 @@ impl Policy {
                 rule.pattern.ports.is_none() && rule.pattern.protocol.is_none() && rule.pattern.net.is_none();
             // A refusal of one port is no reason to hide the name.
             if rule.action == Action::Allow || whole {
-                return Ruling::by(rule);
+                return Verdict::by(rule);
             }
         }
         if self.judges_names() && is_resolver(name) {
-            return Ruling::deny(Because::Resolver);
+            return Verdict::deny(Reason::Resolver);
         }
         let action = if self.default == Preset::None { Action::Deny } else { Action::Allow };
-        Ruling { action, because: Because::Preset(self.default, Zone::Public) }
+        Verdict { action, because: Reason::Preset(self.default, Zone::Public) }
     }
 }
 

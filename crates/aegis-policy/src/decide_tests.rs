@@ -43,7 +43,7 @@ fn no_rule_opens_the_host() {
     let policy = policy(Preset::Open, &["allow any", "allow 127.0.0.0/8", "allow ::1"]);
     assert!(!allows(&policy, "127.0.0.1", 80) && !allows(&policy, "::1", 80));
     let attempt = Attempt { zone: Zone::Host, ..tcp("192.168.7.7", 80, &[], None) };
-    assert_eq!(policy.decide(&attempt).because, Because::Floor(Zone::Host));
+    assert_eq!(policy.decide(&attempt).because, Reason::Floor(Zone::Host));
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn a_name_that_points_inside_opens_nothing() {
     for preset in [Preset::None, Preset::Public] {
         let policy = policy(preset, &["allow api.example.com"]);
         for address in ["10.0.0.1", "169.254.169.254", "::ffff:192.168.0.1", "64:ff9b::a00:1"] {
-            let ruling = decide(&policy, address);
-            assert!(matches!(ruling.because, Because::Rebinding(..)) && !ruling.allows(), "{address}");
+            let verdict = decide(&policy, address);
+            assert!(matches!(verdict.because, Reason::Rebinding(..)) && !verdict.allows(), "{address}");
         }
     }
     // Whatever the order.
@@ -192,9 +192,9 @@ proptest! {
         for address in ["127.0.0.1", "0.0.0.0", "::1", "::ffff:127.1.2.3", "224.0.0.1", "255.255.255.255"] {
             prop_assert!(!policy.decide(&tcp(address, port, &pinned, None)).allows());
         }
-        let ruling = policy.decide(&tcp("10.0.0.9", port, &pinned, None));
-        if ruling.hangs_on_a_name() && ruling.allows() {
-            let Because::Rule(rule) = &ruling.because else { unreachable!() };
+        let verdict = policy.decide(&tcp("10.0.0.9", port, &pinned, None));
+        if verdict.hangs_on_a_name() && verdict.allows() {
+            let Reason::Rule(rule) = &verdict.because else { unreachable!() };
             prop_assert!(rule.pattern.net.is_some() || preset == Preset::Open);
         }
         // The name of another address is no way around what an address rule denies.
@@ -204,7 +204,7 @@ proptest! {
         });
         let without = policy.decide(&tcp("10.0.0.9", port, &[], None));
         if denied && !without.allows() {
-            prop_assert!(!ruling.allows());
+            prop_assert!(!verdict.allows());
         }
     }
 }

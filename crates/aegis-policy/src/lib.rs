@@ -13,21 +13,21 @@ mod decide;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod inspection_level;
 mod limits;
 mod name;
 mod pattern;
 mod protocol;
 mod rule;
-mod scrutiny;
 mod unresolved;
 mod zone;
 
-pub use decide::{Attempt, Because, Ruling};
+pub use decide::{Attempt, Reason, Verdict};
 pub use error::SyntaxError;
+pub use inspection_level::{InspectionLevel, is_web_port};
 pub use limits::Limits;
 pub use name::{Name, NamePattern};
 pub use pattern::{Net, Pattern};
 pub use protocol::Protocol;
 pub use rule::{Action, Direction, Policy, Preset, Rule};
-pub use scrutiny::{Scrutiny, is_web_port};
 pub use zone::{Zone, canonical, carried};

@@ -115,7 +115,7 @@ impl Refusal {
 
 /// What a request to the name router names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Wanted {
+pub enum InstanceName {
     /// An instance, by handle or id: its first HTTP port.
     Handle(String),
     /// A given port of an instance.
@@ -145,15 +145,15 @@ pub trait Backends: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Unresolved`].
-    fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved>;
+    fn resolve(&self, wanted: &InstanceName) -> Result<Target, Unresolved>;
 
     /// Whose public port this is: what it serves is an instance's, by whatever name of this machine it is reached.
-    fn port_owner(&self, public_port: u16) -> Option<PortOwner>;
+    fn instance_of_port(&self, public_port: u16) -> Option<InstanceIdentity>;
 }
 
 /// The instance that a public port belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortOwner {
+pub struct InstanceIdentity {
     /// Its id.
     pub instance: Arc<str>,
     /// Its handle, or else its id.

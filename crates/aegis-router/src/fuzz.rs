@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use aegis_fuzz::Target;
 
 use crate::by_name::fuzz as by_name;
-use crate::manners::{self, Opening};
+use crate::protocol_replies::{self, ClientProtocol};
 
 /// What a request calls its host.
 ///
@@ -30,9 +30,9 @@ pub fn head(bytes: &[u8]) {
 /// If more of them change what was told already.
 pub fn opening(bytes: &[u8]) {
     let Some((at, bytes)) = bytes.split_first() else { return };
-    let first = manners::classify(bytes.get(..usize::from(*at) * 4).unwrap_or(bytes));
-    let whole = manners::classify(bytes);
-    assert!(first == Opening::Incomplete || first == whole, "{first:?}, then {whole:?}");
+    let first = protocol_replies::classify(bytes.get(..usize::from(*at) * 4).unwrap_or(bytes));
+    let whole = protocol_replies::classify(bytes);
+    assert!(first == ClientProtocol::Incomplete || first == whole, "{first:?}, then {whole:?}");
 }
 
 /// All of them by name; the seeds of each are in `fuzz/seeds/NAME`.

@@ -1,7 +1,7 @@
 //! Public ports and names: connections in, spliced to whoever serves them.
 //!
 //! ```text
-//!   listeners ──► serve ───────► Backends::upstream ──► Upstream::connect ──► splice
+//!   listeners ──► port_connection ► Backends::upstream ──► Upstream::connect ──► splice
 //!   by_name ────► proxy ──► Backends::resolve ──┘          └──► pool of HTTP connections
 //! ```
 //!
@@ -9,16 +9,18 @@
 
 mod backend;
 mod by_name;
-mod free;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod holder;
 mod listeners;
-mod manners;
-mod serve;
+mod port_allocator;
+mod port_connection;
+mod port_owner;
+mod protocol_replies;
 mod splice;
 
-pub use backend::{Backends, Io, PortOwner, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted};
-pub use by_name::{Admission, Names};
-pub use holder::process as holder;
+pub use backend::{
+    Backends, InstanceIdentity, InstanceName, Io, Protocol, Refusal, Stream, Target, Unresolved, Upstream,
+};
+pub use by_name::{Admission, NameRouter};
 pub use listeners::{Listeners, OpenError};
+pub use port_owner::process as port_owner;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backends, Target};
-use crate::{free, holder, serve};
+use crate::{port_allocator, port_connection, port_owner};
 
 /// Connections that may wait to be accepted, per port.
 const BACKLOG: u32 = 4096;
@@ -49,7 +49,7 @@ pub struct Listeners {
     open: Arc<Mutex<HashMap<SocketAddr, Open>>>,
     connections: TaskTracker,
     ending: CancellationToken,
-    spare: Arc<Spare>,
+    spare: Arc<SpareDescriptor>,
 }
 
 impl Listeners {
@@ -115,7 +115,7 @@ impl Listeners {
             .iter()
             .find(|(held, _)| overlaps(held))
             .map(|(_, open)| format!("port {} of the instance {:?}", open.guest_port, open.name));
-        let theirs = || holder::process(wanted.port());
+        let theirs = || port_owner::process(wanted.port());
         OpenError::Taken(wanted, ours.or_else(theirs).unwrap_or_else(|| "another program".to_owned()))
     }
 
@@ -145,7 +145,7 @@ impl Listeners {
         let (backends, target, ending) = (Arc::clone(&self.backends), target.clone(), self.ending.clone());
         self.connections.spawn(async move {
             tokio::select! {
-                () = serve::serve(&*backends, &target, client) => {}
+                () = port_connection::serve(&*backends, &target, client) => {}
                 () = ending.cancelled() => {}
             }
         });
@@ -165,7 +165,7 @@ fn listen_anywhere(address: IpAddr) -> io::Result<TcpListener> {
     let is_taken = |tried: &io::Result<TcpListener>| {
         tried.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
-    let mut tries = free::candidates().map(|port| listen(SocketAddr::new(address, port)));
+    let mut tries = port_allocator::candidates().map(|port| listen(SocketAddr::new(address, port)));
     tries.find(|tried| !is_taken(tried)).unwrap_or_else(|| Err(in_use()))
 }
 
@@ -177,13 +177,13 @@ fn is_exhaustion(error: &io::Error) -> bool {
 
 /// A descriptor in reserve, given up for a moment to tell somebody that there are none.
 #[derive(Debug)]
-struct Spare {
+struct SpareDescriptor {
     held: Mutex<(Option<OwnedFd>, Option<Instant>)>,
 }
 
-impl Default for Spare {
-    fn default() -> Spare {
-        Spare { held: Mutex::new((reserve(), None)) }
+impl Default for SpareDescriptor {
+    fn default() -> SpareDescriptor {
+        SpareDescriptor { held: Mutex::new((reserve(), None)) }
     }
 }
 
@@ -191,7 +191,7 @@ fn reserve() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(Into::into)
 }
 
-impl Spare {
+impl SpareDescriptor {
     /// Accepts one connection and closes it at once, so that its client does not wait in vain.
     fn refuse(&self, listener: &TcpListener, target: &Target) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aegis_router::{Admission, Names};
+use aegis_router::{Admission, NameRouter};
 use support::{Host, Only};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,14 +43,14 @@ async fn raw_server(reply: Option<&'static str>) -> u16 {
     port
 }
 
-async fn router(reply: Option<&'static str>) -> (Names, Arc<Host>) {
+async fn router(reply: Option<&'static str>) -> (NameRouter, Arc<Host>) {
     let host = Host::awake(raw_server(reply).await);
     let backends = Arc::new(Only(Arc::clone(&host)));
-    (Names::open("127.0.0.1:0".parse().unwrap(), backends).unwrap(), host)
+    (NameRouter::open("127.0.0.1:0".parse().unwrap(), backends).unwrap(), host)
 }
 
 /// What is said to bytes, until the router says no more. It does so at the end of what it answers, as asked.
-async fn say(names: &Names, bytes: &str) -> String {
+async fn say(names: &NameRouter, bytes: &str) -> String {
     let mut client = TcpStream::connect(names.address()).await.unwrap();
     client.write_all(bytes.as_bytes()).await.unwrap();
     let mut said = Vec::new();
@@ -59,7 +59,7 @@ async fn say(names: &Names, bytes: &str) -> String {
     String::from_utf8(said).unwrap()
 }
 
-async fn get(names: &Names, fields: &str) -> String {
+async fn get(names: &NameRouter, fields: &str) -> String {
     say(names, &format!("GET / HTTP/1.1\r\n{fields}Connection: close\r\n\r\n")).await
 }
 
@@ -205,7 +205,7 @@ async fn a_client_that_has_said_all_still_gets_its_answer() {
         });
         port
     };
-    let names = Names::open("127.0.0.1:0".parse().unwrap(), Arc::new(Only(Host::awake(slow)))).unwrap();
+    let names = NameRouter::open("127.0.0.1:0".parse().unwrap(), Arc::new(Only(Host::awake(slow)))).unwrap();
     for request in [
         "GET / HTTP/1.0\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -246,7 +246,7 @@ async fn a_token_and_names_are_as_they_were_configured() {
     let admission = Admission::new(&["sandbox.example".into()], Some("0123456789abcdef".into())).unwrap();
     let host = Host::awake(raw_server(None).await);
     let backends = Arc::new(Only(Arc::clone(&host)));
-    let names = Names::open_to("127.0.0.1:0".parse().unwrap(), backends, admission).unwrap();
+    let names = NameRouter::open_to("127.0.0.1:0".parse().unwrap(), backends, admission).unwrap();
     let without = get(&names, "Host: web.sandbox.example\r\n").await;
     assert_eq!(status(&without), "401");
     assert!(
@@ -277,7 +277,7 @@ async fn who_is_not_let_in_wakes_nothing() {
     let host = Host::asleep(raw_server(None).await);
     let admission = Admission::new(&[], Some("0123456789abcdef".into())).unwrap();
     let backends = Arc::new(Only(Arc::clone(&host)));
-    let names = Names::open_to("127.0.0.1:0".parse().unwrap(), backends, admission).unwrap();
+    let names = NameRouter::open_to("127.0.0.1:0".parse().unwrap(), backends, admission).unwrap();
     host.may_wake.notify_one();
     assert_eq!(status(&get(&names, "Host: web.localhost\r\n").await), "401");
     assert_eq!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aegis_router::Names;
+use aegis_router::NameRouter;
 use bytes::Bytes;
 use http_body_util::channel::Channel;
 use http_body_util::combinators::BoxBody;
@@ -87,11 +87,11 @@ async fn server() -> u16 {
     port
 }
 
-fn router(host: &Arc<Host>) -> Names {
-    Names::open("127.0.0.1:0".parse().unwrap(), Arc::new(Only(Arc::clone(host)))).unwrap()
+fn router(host: &Arc<Host>) -> NameRouter {
+    NameRouter::open("127.0.0.1:0".parse().unwrap(), Arc::new(Only(Arc::clone(host)))).unwrap()
 }
 
-async fn connect(names: &Names) -> TcpStream {
+async fn connect(names: &NameRouter) -> TcpStream {
     TcpStream::connect(names.address()).await.unwrap()
 }
 
@@ -107,7 +107,7 @@ where
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-async fn one(names: &Names) -> hyper::client::conn::http1::SendRequest<Empty<Bytes>> {
+async fn one(names: &NameRouter) -> hyper::client::conn::http1::SendRequest<Empty<Bytes>> {
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(connect(names).await)).await.unwrap();
     tokio::spawn(connection);

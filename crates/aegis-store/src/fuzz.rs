@@ -2,7 +2,7 @@
 
 use aegis_fuzz::Target;
 
-use crate::saved::{self, Key};
+use crate::machine_state::{self, Key};
 
 const HEAD: usize = 32;
 const SUM: usize = 4;
@@ -47,7 +47,7 @@ fn mend(file: &mut [u8]) -> Option<()> {
 pub fn machine(bytes: &[u8]) {
     let mut file = bytes.to_vec();
     let _whole = mend(&mut file);
-    let Ok(saved) = saved::parse(file.as_slice()) else { return };
+    let Ok(saved) = machine_state::parse(file.as_slice()) else { return };
     let memory = saved.head().memory;
     let filled = saved.fill(|at, bytes| {
         assert!(at.checked_add(bytes.len() as u64).is_some_and(|end| end <= memory));
@@ -55,7 +55,7 @@ pub fn machine(bytes: &[u8]) {
     });
     drop(filled);
     let Some(key) = Key::from_hex(&"07".repeat(32)) else { return };
-    let opened = saved::parse(file.as_slice()).and_then(|saved| saved.unseal(key));
+    let opened = machine_state::parse(file.as_slice()).and_then(|saved| saved.unseal(key));
     assert!(opened.is_err(), "nobody has sealed that");
 }
 

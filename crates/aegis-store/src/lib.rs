@@ -8,19 +8,19 @@
 //! - [`disk`]: making an instance's writable disk.
 //! - [`secrets`]: sealed values, and the key that seals them.
 //! - [`workspaces`]: directories that instances share with the host, by name.
-//! - [`saved`]: machines at rest, in files.
-//! - [`room`]: what a file system has left, and when that is too little.
+//! - [`machine_state`]: machines at rest, in files.
+//! - [`free_space`]: what a file system has left, and when that is too little.
 //! - [`reserve`]: room that is kept so that it can be given up.
-//! - [`sweep`]: removing what belongs to no instance.
+//! - [`orphans`]: removing what belongs to no instance.
 
 pub mod disk;
+pub mod free_space;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod home;
 pub mod logs;
+pub mod machine_state;
+pub mod orphans;
 pub mod reserve;
-pub mod room;
-pub mod saved;
 pub mod secrets;
-pub mod sweep;
 pub mod workspaces;

@@ -10,8 +10,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::room::Room;
-use crate::sweep::PARTIAL;
+use crate::free_space::Room;
+use crate::orphans::PARTIAL;
 
 /// Most that is kept, bytes: several times what the registry's log takes.
 const MOST_BYTES: u64 = 32 << 20;
@@ -133,7 +133,7 @@ mod tests {
         reserve.keep().unwrap();
         let bytes = reserve.bytes().unwrap();
         assert!((LEAST_BYTES..=MOST_BYTES).contains(&bytes));
-        assert!(crate::room::allocated(&reserve.space()) >= bytes, "a sparse file keeps nothing");
+        assert!(crate::free_space::allocated(&reserve.space()) >= bytes, "a sparse file keeps nothing");
         assert_eq!(fs::read_dir(&reserve.dir).unwrap().count() as u64, INODES);
         reserve.keep().unwrap();
         assert!(!reserve.release_if_full().unwrap() && reserve.bytes() == Some(bytes));

@@ -36,7 +36,7 @@ pub use accelerator::Accelerator;
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use console::{Console, tail as console_tail};
 pub use listen::listen;
-pub use memory::{Draft, Memory, PAGE};
+pub use memory::{Memory, MemoryBuilder, PAGE};
 pub use process::{Process, ProcessId, Wall};
 pub use resources::Resources;
 
@@ -105,12 +105,12 @@ pub struct MachineSpec {
     /// Whether it has [`Endpoint::Files`].
     pub files: bool,
     /// Its network card, behind [`Endpoint::Network`].
-    pub card: Option<Card>,
+    pub card: Option<NetworkInterface>,
 }
 
 /// A network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Card {
+pub struct NetworkInterface {
     /// Its address on the wire.
     pub mac: [u8; 6],
     /// Longest packet, bytes.
@@ -133,7 +133,7 @@ pub enum Origin<'a> {
     Common(&'a Memory),
     /// Memory that is its own from now on, and may be filled until [`Machine::take_up`]. It is paused, until
     /// [`Machine::resume`].
-    Own(&'a Draft),
+    Own(&'a MemoryBuilder),
 }
 
 /// What finds a machine again after a restart of the daemon. Stored as JSON.
@@ -305,9 +305,9 @@ pub trait Machine: Debug + Send + Sync {
     ///
     /// # Errors
     /// If there is none.
-    async fn reserve(&self, memory_mib: u32) -> Result<Draft, VmmError> {
+    async fn reserve(&self, memory_mib: u32) -> Result<MemoryBuilder, VmmError> {
         let bytes = u64::from(memory_mib) << 20;
-        Draft::new(bytes).map_err(VmmError::io("find room for the machine's memory"))
+        MemoryBuilder::new(bytes).map_err(VmmError::io("find room for the machine's memory"))
     }
 
     /// Stops the guest's processors, if they run, and takes what there is of the machine, its memory into this draft of
@@ -315,7 +315,7 @@ pub trait Machine: Debug + Send + Sync {
     ///
     /// # Errors
     /// If the monitor refuses or is gone, or its memory cannot be read.
-    async fn save(&self, _memory: Draft) -> Result<Saved, VmmError> {
+    async fn save(&self, _memory: MemoryBuilder) -> Result<Saved, VmmError> {
         let message = "this machine cannot be saved".to_owned();
         Err(VmmError::Refused { action: "save the machine", message })
     }

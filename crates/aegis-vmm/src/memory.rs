@@ -24,7 +24,7 @@ pub const PAGE: usize = 4096;
 
 /// Memory that is still being filled.
 #[derive(Debug)]
-pub struct Draft {
+pub struct MemoryBuilder {
     file: File,
     bytes: u64,
 }
@@ -36,17 +36,17 @@ pub struct Memory {
     bytes: u64,
 }
 
-impl Draft {
+impl MemoryBuilder {
     /// So many bytes of zeroes, which take no room.
     ///
     /// # Errors
     /// The system's.
-    pub fn new(bytes: u64) -> io::Result<Draft> {
+    pub fn new(bytes: u64) -> io::Result<MemoryBuilder> {
         let file = memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, bytes)?;
         // Whoever takes the monitor over makes it no larger than the machine.
         fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
-        Ok(Draft { file: file.into(), bytes })
+        Ok(MemoryBuilder { file: file.into(), bytes })
     }
 
     /// How much it is, bytes.
@@ -93,7 +93,7 @@ impl Draft {
     }
 }
 
-impl AsFd for Draft {
+impl AsFd for MemoryBuilder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn room_that_is_reserved_and_not_filled_counts_as_zeroes() {
-        let draft = Draft::new(1 << 20).unwrap();
+        let draft = MemoryBuilder::new(1 << 20).unwrap();
         draft.reserve(0..500_000).unwrap();
         draft.write(8192, &[7; 4096]).unwrap();
         let memory = draft.seal().unwrap();
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_sealed_can_be_neither_written_nor_punched_nor_cut() {
-        let draft = Draft::new(1 << 20).unwrap();
+        let draft = MemoryBuilder::new(1 << 20).unwrap();
         draft.write(8192, &[7; 5000]).unwrap();
         let memory = draft.seal().unwrap();
         assert!(memory.file.write_all_at(b"x", 8192).is_err());
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_page_that_somebody_holds_for_a_moment_does_not_keep_it_from_being_sealed() {
-        let draft = Draft::new(1 << 20).unwrap();
+        let draft = MemoryBuilder::new(1 << 20).unwrap();
         draft.write(0, &[7; 4096]).unwrap();
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         // A pipe that a page was spliced into holds the page itself, as the kernel does while it moves one.
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn nothing_is_written_beyond_the_end() {
-        let draft = Draft::new(4096).unwrap();
+        let draft = MemoryBuilder::new(4096).unwrap();
         assert!(draft.write(4000, &[1; 97]).is_err());
         assert!(draft.write(u64::MAX, &[1]).is_err());
         draft.write(4000, &[1; 96]).unwrap();
@@ -240,7 +240,7 @@ mod tests {
         ) {
             let mut bytes: Vec<u8> = pages.iter().flat_map(|byte| vec![*byte; PAGE]).collect();
             bytes.truncate(bytes.len() - tail);
-            let draft = Draft::new(1 << 20).unwrap();
+            let draft = MemoryBuilder::new(1 << 20).unwrap();
             draft.write(0, &bytes).unwrap();
             let memory = draft.seal().unwrap();
             let mut read = vec![0xAA; bytes.len()];

@@ -11,11 +11,11 @@ use aegis_guest_protocol::changes::{Change, WINDOW};
 use aegis_guest_protocol::frame::HEADER_LEN;
 
 use crate::export::Export;
-use crate::nodes::{Key, Nodes, Place, ROOT};
-use crate::telling::Telling;
+use crate::fuse_request::{self, IN_HEADER, Operation};
+use crate::inode_table::{InodeTable, Key, Place, ROOT};
+use crate::notifier::Notifier;
 use crate::watcher::Watcher;
-use crate::wire::{self, IN_HEADER, Operation};
-use crate::{ExportSpec, Limit, journal};
+use crate::{ExportSpec, Limit, inode_journal};
 
 /// Most that may be in a directory with a limit, bytes.
 const LIMIT: u64 = 256 << 10;
@@ -25,7 +25,7 @@ const LIMIT: u64 = 256 << 10;
 /// # Panics
 /// If one is taken whose names are not those of files in a directory.
 pub fn request(bytes: &[u8]) {
-    let Ok(Ok(request)) = wire::parse(bytes) else { return };
+    let Ok(Ok(request)) = fuse_request::parse(bytes) else { return };
     let (first, second) = match request.operation {
         Operation::Lookup { name }
         | Operation::SymLink { name, .. }
@@ -40,7 +40,9 @@ pub fn request(bytes: &[u8]) {
     };
     for name in [first, second] {
         let bytes = name.as_bytes();
-        assert!(!bytes.is_empty() && bytes != b"." && bytes != b".." && bytes.len() <= wire::MOST_NAME);
+        assert!(
+            !bytes.is_empty() && bytes != b"." && bytes != b".." && bytes.len() <= fuse_request::MOST_NAME
+        );
         assert!(!bytes.contains(&b'/') && !bytes.contains(&0));
     }
 }
@@ -54,10 +56,10 @@ fn root() -> Key {
 /// # Panics
 /// If what it tells cannot be written down, or is something else when it is read again.
 pub fn told(bytes: &[u8]) {
-    let mut nodes = Nodes::new(root());
-    assert!(journal::replay(bytes, &mut nodes) <= bytes.len() as u64);
+    let mut nodes = InodeTable::new(root());
+    assert!(inode_journal::replay(bytes, &mut nodes) <= bytes.len() as u64);
     assert_eq!(nodes.key(ROOT), Some(root()));
-    let mut again = Nodes::new(root());
+    let mut again = InodeTable::new(root());
     nodes.all().into_iter().for_each(|change| again.apply(change));
     assert_eq!(again.len(), nodes.len());
 }
@@ -68,7 +70,7 @@ pub fn told(bytes: &[u8]) {
 /// If a number stands for two files, or a table cannot be written down.
 pub fn nodes(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
-    let mut nodes = Nodes::new(root());
+    let mut nodes = InodeTable::new(root());
     let name =
         |byte: u8| OsStr::from_bytes(["a", "b", "c", "d"][usize::from(byte & 3)].as_bytes()).to_owned();
     while !bytes.0.is_empty() {
@@ -92,7 +94,7 @@ pub fn nodes(bytes: &[u8]) {
         let _within = nodes.is_within(parent, other);
         let _places = nodes.places(parent);
         // What is written down makes the same table.
-        let mut again = Nodes::new(root());
+        let mut again = InodeTable::new(root());
         nodes.all().into_iter().for_each(|change| again.apply(change));
         assert_eq!(again.len(), nodes.len());
         assert!((0..16).all(|id| again.key(id) == nodes.key(id)));
@@ -122,7 +124,7 @@ fn exchange(fence: &Fence) {
 }
 
 /// Takes what the guest is told: changes of what is in the directory, and never more than it said it would take.
-fn hear(telling: &mut Telling, taken: u8, fence: &Fence) {
+fn hear(telling: &mut Notifier, taken: u8, fence: &Fence) {
     let frames: Vec<Vec<u8>> = std::iter::from_fn(|| telling.next()).collect();
     assert!(frames.len() <= WINDOW as usize);
     for frame in frames {
@@ -152,7 +154,7 @@ pub fn export(bytes: &[u8]) {
         journal: own.path().join("journal"),
     };
     let mut exports = [Export::open(&spec).unwrap_or_else(|error| panic!("{error}"))];
-    let mut telling = Telling::new(Watcher::new().ok().filter(|_| mode & 4 == 4));
+    let mut telling = Notifier::new(Watcher::new().ok().filter(|_| mode & 4 == 4));
     telling.begin(u32::MAX, &mut exports);
     let mut reply = Vec::new();
     while !bytes.0.is_empty() {
@@ -165,7 +167,7 @@ pub fn export(bytes: &[u8]) {
             continue;
         }
         let message = message(opcode, node, body);
-        let Ok(Ok(request)) = wire::parse(&message) else { continue };
+        let Ok(Ok(request)) = fuse_request::parse(&message) else { continue };
         // A hole of many bytes is made and read at once; here nobody is to wait for that.
         if let Operation::Write { offset, .. } | Operation::Allocate { offset, .. } = request.operation
             && offset > 1 << 30

@@ -3,15 +3,15 @@
 //! ```text
 //!   guest: programs ─► kernel's FUSE ─► harness ──┐ aegis.files, frames of aegis-guest-protocol
 //!                                                 ▼
-//!   host:  serve ─► wire (what is asked) ─► export, reply (answers) ─► tree (descriptors) ─► nodes (names)
-//!                                                        └────► ledger (limit on size)
-//!         telling ◄─ watcher (what others have changed)
+//!   host:  server ─► fuse_request ─► export, fuse_reply ─► fd_cache (descriptors) ─► inode_table (names)
+//!                                         └────► quota (limit on size)
+//!         notifier ◄─ watcher (what others have changed)
 //! ```
 //!
 //! One process serves one machine and ends with it; it outlives the daemon, so a guest does not notice when that is
 //! restarted. It listens nowhere: its only connection is to the machine's monitor. Everything that arrives on it is
-//! hostile: messages are bounded and checked ([`wire`]), names are single components that are never followed through
-//! symbolic links ([`tree`]), and the process confines itself to the directories that it serves ([`confine`]). It is given
+//! hostile: messages are bounded and checked ([`fuse_request`]), names are single components that are never followed through
+//! symbolic links ([`fd_cache`]), and the process confines itself to the directories that it serves ([`confine`]). It is given
 //! these open, and looks no path up.
 //!
 //! Files belong to the guest's user in the guest and to this process's user on the host, whatever the guest asks for:
@@ -19,25 +19,25 @@
 
 mod confine;
 mod export;
+mod fd_cache;
+pub mod fuse_reply;
+pub mod fuse_request;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod journal;
-mod ledger;
-pub mod nodes;
-pub mod queue;
-pub mod reply;
-mod serve;
-mod telling;
-mod tree;
+mod inode_journal;
+pub mod inode_table;
+pub mod notification_queue;
+mod notifier;
+mod quota;
+mod server;
 mod watcher;
-pub mod wire;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use serve::serve;
+pub use server::serve;
 
 /// A directory of the host that a guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

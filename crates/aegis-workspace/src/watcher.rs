@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use crate::tree::path_of;
+use crate::fd_cache::path_of;
 
 /// Most directories that one machine watches.
 const MOST_WATCHES: usize = 8192;

@@ -15,7 +15,7 @@ use aegis_instances::instances::Instances;
 use aegis_instances::ports::Ingress;
 use aegis_machines::machines::MachineServices;
 use aegis_registry::Registry;
-use aegis_router::{Admission, Backends, Listeners, Names};
+use aegis_router::{Admission, Backends, Listeners, NameRouter};
 use aegis_store::home::DaemonLock;
 use aegis_store::secrets::{Keyring, Secrets};
 use aegis_store::workspaces::Workspaces;
@@ -74,11 +74,12 @@ fn open_names(
     backends: Arc<dyn Backends>,
     admission: &Admission,
     warnings: &mut Vec<String>,
-) -> Option<Names> {
-    match Names::open_to(address, backends, admission.clone()) {
+) -> Option<NameRouter> {
+    match NameRouter::open_to(address, backends, admission.clone()) {
         Ok(names) => Some(names),
         Err(error) => {
-            let holder = aegis_router::holder(address.port()).unwrap_or_else(|| "another program".to_owned());
+            let holder =
+                aegis_router::port_owner(address.port()).unwrap_or_else(|| "another program".to_owned());
             tracing::warn!(%address, %error, holder, "no routing by name");
             warnings.push(format!(
                 "no routing by name: {address} is not to be had ({error}; {holder} has that port); choose another in \
@@ -152,7 +153,7 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
         vmm,
         home: home.root.display().to_string().into(),
         started: Instant::now(),
-        names: names.as_ref().map(Names::address),
+        names: names.as_ref().map(NameRouter::address),
         warnings: warnings.into(),
         streams: streams.clone(),
         shutdown: shutdown.clone(),

@@ -9,8 +9,8 @@ use aegis_machines::disk_space::DiskReport;
 use aegis_machines::disk_space::DiskSettings;
 use aegis_machines::host_memory::host_memory_mib;
 use aegis_store::disk::DiskMaker;
+use aegis_store::free_space::Level;
 use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
-use aegis_store::room::Level;
 use aegis_vmm::qemu::Qemu;
 use aegis_vmm::{Architecture, Vmm};
 
@@ -198,7 +198,7 @@ fn names(environment: &Environment) -> Finding {
     let Err(error) = std::net::TcpListener::bind(address) else {
         return finding("names", Ok(format!("{address} is free for the name router")));
     };
-    let holder = aegis_router::holder(address.port());
+    let holder = aegis_router::port_owner(address.port());
     match (holder, of_daemon) {
         (Some(holder), Some(daemon)) if holder.ends_with(&daemon) => {
             finding("names", Ok(format!("the name router listens on {address}")))

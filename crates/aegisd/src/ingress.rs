@@ -12,7 +12,9 @@ use aegis_instances::connection::ConnectionGuard;
 use aegis_instances::error::InstanceError;
 use aegis_instances::instances::Instances;
 use aegis_instances::view::View;
-use aegis_router::{Backends, Listeners, PortOwner, Protocol, Refusal, Stream, Target, Unresolved, Wanted};
+use aegis_router::{
+    Backends, InstanceIdentity, InstanceName, Listeners, Protocol, Refusal, Stream, Target, Unresolved,
+};
 use async_trait::async_trait;
 
 /// The host's ports, as instances see them.
@@ -90,24 +92,24 @@ impl Backends for Guests {
         Ok(Arc::new(Guest { connection, port: target.guest_port }))
     }
 
-    fn port_owner(&self, public_port: u16) -> Option<PortOwner> {
+    fn instance_of_port(&self, public_port: u16) -> Option<InstanceIdentity> {
         let all = self.instances.get().map(Instances::list).unwrap_or_default();
         let owns = |view: &&Arc<View>| {
             view.endpoints.iter().any(|endpoint| endpoint.mapping.public_port == public_port)
         };
         let owner = all.iter().find(owns)?;
-        Some(PortOwner { instance: owner.id.as_str().into(), name: owner.name().into() })
+        Some(InstanceIdentity { instance: owner.id.as_str().into(), name: owner.name().into() })
     }
 
-    fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved> {
+    fn resolve(&self, wanted: &InstanceName) -> Result<Target, Unresolved> {
         match wanted {
-            Wanted::Handle(name) => {
+            InstanceName::Handle(name) => {
                 let view = self.named(name)?;
                 let endpoint = first_http(&view)
                     .ok_or_else(|| self.unresolved(format!("the instance {name:?} has no HTTP port")))?;
                 Ok(target_of(&view, endpoint))
             }
-            Wanted::HandlePort(name, port) => {
+            InstanceName::HandlePort(name, port) => {
                 let view = self.named(name)?;
                 let endpoint =
                     view.endpoints.iter().filter(is_http).find(|one| one.mapping.guest_port == *port);
@@ -116,7 +118,7 @@ impl Backends for Guests {
                 })?;
                 Ok(target_of(&view, endpoint))
             }
-            Wanted::Only => {
+            InstanceName::Only => {
                 let servers = self.servers();
                 let mut enabled = servers.iter().filter(|view| view.enabled);
                 match (enabled.next(), enabled.next()) {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aegis_store::saved;
+use aegis_store::machine_state;
 use aegis_tests::{DEADLINE, Daemon, cut_short, eventually, flip_a_bit, with_defaults};
 
 use crate::lifecycle::idle::now;
@@ -164,8 +164,9 @@ fn the_clock_of_a_machine_from_an_old_template_is_right_before_its_command_runs(
 
 /// The same file with devices that were not saved by any monitor.
 fn with_other_devices(file: &Path) {
-    let opened = saved::open(file).unwrap();
-    let head = saved::Head { devices: [b"QEVM".as_slice(), &[0xFF; 500]].concat(), ..opened.head().clone() };
+    let opened = machine_state::open(file).unwrap();
+    let head =
+        machine_state::Head { devices: [b"QEVM".as_slice(), &[0xFF; 500]].concat(), ..opened.head().clone() };
     let memory = std::sync::Mutex::new(vec![0; usize::try_from(head.memory).unwrap()]);
     let place = |at: u64, len: usize| usize::try_from(at).unwrap()..usize::try_from(at).unwrap() + len;
     let _head = opened
@@ -175,7 +176,7 @@ fn with_other_devices(file: &Path) {
         })
         .unwrap();
     let whole = 0..head.memory;
-    let _length = saved::write(
+    let _length = machine_state::write(
         file,
         &head,
         std::slice::from_ref(&whole),

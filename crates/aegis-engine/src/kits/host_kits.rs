@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aegis_kits::manifest::{self, Broken};
-use aegis_kits::{Kit, Shelf};
+use aegis_kits::{Kit, KitDiscovery};
 use aegis_machines::host_directory::kit_shelves;
 use aegis_machines::kits::{Contents, Kits};
 use aegis_store::home::Home;
@@ -13,13 +13,13 @@ use crate::kits::manifest_defaults::defaults;
 
 /// The kits of this host: the user's own, those beside this program, and the system's.
 #[derive(Debug, Clone)]
-pub struct HostKits(Shelf);
+pub struct HostKits(KitDiscovery);
 
 impl HostKits {
     /// Those of this home, beside this program, and of the system.
     #[must_use]
     pub fn new(home: &Home, program: &Path) -> HostKits {
-        HostKits(Shelf::new(kit_shelves(home, program.parent())))
+        HostKits(KitDiscovery::new(kit_shelves(home, program.parent())))
     }
 
     /// All kits by name; one that means nothing to this daemon is broken too.

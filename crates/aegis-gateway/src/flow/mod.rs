@@ -1,12 +1,12 @@
-//! Conversations of the guest with the world: one socket of the host each.
+//! Flows of the guest: one socket of the host each.
 
-pub(crate) mod echo;
-pub(crate) mod key;
-pub(crate) mod member;
-pub(crate) mod own;
+pub(crate) mod connect_proxy;
+pub(crate) mod connection_key;
+pub(crate) mod guest_socket;
+pub(crate) mod host_stream;
+pub(crate) mod icmp_echo;
+pub(crate) mod local_service;
+pub(crate) mod member_stream;
 pub(crate) mod pending_tunnel;
-pub(crate) mod petition;
-pub(crate) mod stream;
 pub(crate) mod tcp;
-pub(crate) mod terminal;
 pub(crate) mod udp;

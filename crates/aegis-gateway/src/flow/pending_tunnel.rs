@@ -1,11 +1,11 @@
 //! A guest that has asked the offered proxy for a tunnel, and waits for it.
 
-use super::petition::Petition;
-use super::terminal::Terminal;
+use super::connect_proxy::ConnectRequest;
+use super::guest_socket::GuestSocket;
 
 /// A guest that waits for its tunnel.
 #[derive(Debug)]
-pub(crate) struct Petitioner {
-    pub(crate) terminal: Box<Terminal>,
-    pub(crate) petition: Petition,
+pub(crate) struct PendingTunnel {
+    pub(crate) guest_socket: Box<GuestSocket>,
+    pub(crate) request: ConnectRequest,
 }

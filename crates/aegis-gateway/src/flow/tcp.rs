@@ -3,20 +3,20 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Because, Ruling, Scrutiny};
+use aegis_policy::{InspectionLevel, Reason, Verdict};
 use smoltcp::socket::tcp::State;
 
-use super::key::Key;
-use super::member::Verdict;
-use super::pending_tunnel::Petitioner;
-use super::petition::GRANTED;
-use super::stream::Stream;
-use super::terminal::{Clock, Terminal};
+use super::connect_proxy::GRANTED;
+use super::connection_key::ConnectionKey;
+use super::guest_socket::{Clock, GuestSocket};
+use super::host_stream::Stream;
+use super::member_stream::ConnectOutcome;
+use super::pending_tunnel::PendingTunnel;
+use crate::frame_stream::FrameWriter;
 use crate::inspect::{Inspector, Refusal, Wait};
-use crate::judge::{Case, Judge};
+use crate::policy_engine::{FlowDecision, PolicyEngine};
 use crate::proxy::Tunnel;
-use crate::shape::Shaper;
-use crate::wire::Outgoing;
+use crate::token_bucket::RateLimiter;
 
 /// How much of an inspected connection is taken at a time.
 const INSPECTED: usize = 16 << 10;
@@ -39,7 +39,7 @@ pub(crate) enum Waiting {
     /// Its first packet, which has no answer yet.
     Packet(Vec<u8>),
     /// It has asked for a tunnel, and is told when there is one.
-    Petitioner(Box<Petitioner>),
+    PendingTunnel(Box<PendingTunnel>),
 }
 
 #[derive(Debug)]
@@ -47,15 +47,15 @@ enum Stage {
     /// The host's end is not connected yet, or its tunnel is not open.
     Connecting { waiting: Waiting, tunnel: Option<Tunnel> },
     /// A member of a group has come, and the guest has not taken it yet.
-    Visiting(Box<Visiting>),
+    IncomingConnection(Box<IncomingConnection>),
     /// Bytes flow.
-    Open(Box<Terminal>),
+    Open(Box<GuestSocket>),
 }
 
 /// A connection that the guest is asked to take.
 #[derive(Debug)]
-struct Visiting {
-    terminal: Terminal,
+struct IncomingConnection {
+    guest_socket: GuestSocket,
     /// Until when a refusal is not the last word: its server may be about to come up.
     until: Instant,
     /// When it is asked again, after a refusal.
@@ -77,10 +77,10 @@ pub(crate) enum Turn {
 }
 
 /// What a flow works with.
-pub(crate) struct Surroundings<'a> {
-    pub(crate) out: &'a mut Outgoing,
-    pub(crate) judge: &'a Judge,
-    pub(crate) shaper: &'a mut Shaper,
+pub(crate) struct FlowContext<'a> {
+    pub(crate) out: &'a mut FrameWriter,
+    pub(crate) engine: &'a PolicyEngine,
+    pub(crate) limiter: &'a mut RateLimiter,
     pub(crate) clock: Clock,
     /// Size of a new connection's buffer of what the guest sends.
     pub(crate) receive: usize,
@@ -91,9 +91,9 @@ pub(crate) struct Surroundings<'a> {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct TcpFlow {
-    pub(crate) key: Key,
+    pub(crate) key: ConnectionKey,
     pub(crate) host: Stream,
-    pub(crate) case: Case,
+    pub(crate) decision: FlowDecision,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) deadline: Option<Instant>,
@@ -119,38 +119,38 @@ pub(crate) struct TcpFlow {
 impl TcpFlow {
     /// A flow whose other end is `host`, or what is at the end of a tunnel through it.
     pub(crate) fn new(
-        key: Key,
+        key: ConnectionKey,
         (host, tunnel): (Stream, Option<Tunnel>),
         waiting: Waiting,
-        case: Case,
+        decision: FlowDecision,
     ) -> TcpFlow {
         let stage = Stage::Connecting { waiting, tunnel };
-        let mut flow = TcpFlow::in_stage(stage, key, host, case);
-        flow.inspector = match flow.case.scrutiny {
-            Scrutiny::None => None,
-            scrutiny => Some(Box::new(Inspector::new(scrutiny == Scrutiny::Strict))),
+        let mut flow = TcpFlow::in_stage(stage, key, host, decision);
+        flow.inspector = match flow.decision.scrutiny {
+            InspectionLevel::None => None,
+            scrutiny => Some(Box::new(Inspector::new(scrutiny == InspectionLevel::Strict))),
         };
         flow
     }
 
     /// A flow that the other end begins. The guest's refusals count from `until` on.
     pub(crate) fn visit(
-        key: Key,
+        key: ConnectionKey,
         host: Stream,
-        case: Case,
+        decision: FlowDecision,
         until: Instant,
-        around: &mut Surroundings<'_>,
+        around: &mut FlowContext<'_>,
     ) -> TcpFlow {
-        let terminal = Terminal::connect(key, (around.receive, around.send), around.clock, around.out);
-        let visiting = Visiting { terminal, until, again: None, wait: FIRST_WAIT };
-        TcpFlow::in_stage(Stage::Visiting(Box::new(visiting)), key, host, case)
+        let guest_socket = GuestSocket::connect(key, (around.receive, around.send), around.clock, around.out);
+        let visiting = IncomingConnection { guest_socket, until, again: None, wait: FIRST_WAIT };
+        TcpFlow::in_stage(Stage::IncomingConnection(Box::new(visiting)), key, host, decision)
     }
 
-    fn in_stage(stage: Stage, key: Key, host: Stream, case: Case) -> TcpFlow {
+    fn in_stage(stage: Stage, key: ConnectionKey, host: Stream, decision: FlowDecision) -> TcpFlow {
         TcpFlow {
             key,
             host,
-            case,
+            decision,
             bytes_out: 0,
             bytes_in: 0,
             deadline: None,
@@ -169,15 +169,15 @@ impl TcpFlow {
     }
 
     /// Another segment of the guest.
-    pub(crate) fn input(&mut self, packet: &[u8], out: &mut Outgoing) {
+    pub(crate) fn input(&mut self, packet: &[u8], out: &mut FrameWriter) {
         match &mut self.stage {
             // These are repetitions of the first.
             Stage::Connecting { waiting: Waiting::Packet(_), .. } => {}
-            Stage::Connecting { waiting: Waiting::Petitioner(petitioner), .. } => {
-                petitioner.terminal.input(packet, out);
+            Stage::Connecting { waiting: Waiting::PendingTunnel(pending), .. } => {
+                pending.guest_socket.input(packet, out);
             }
-            Stage::Visiting(visiting) => visiting.terminal.input(packet, out),
-            Stage::Open(terminal) => terminal.input(packet, out),
+            Stage::IncomingConnection(visiting) => visiting.guest_socket.input(packet, out),
+            Stage::Open(guest_socket) => guest_socket.input(packet, out),
         }
     }
 
@@ -189,7 +189,7 @@ impl TcpFlow {
     pub(crate) fn first(&self) -> Option<&[u8]> {
         match &self.stage {
             Stage::Connecting { waiting: Waiting::Packet(first), .. } => Some(first),
-            Stage::Connecting { .. } | Stage::Visiting(_) | Stage::Open(_) => None,
+            Stage::Connecting { .. } | Stage::IncomingConnection(_) | Stage::Open(_) => None,
         }
     }
 
@@ -197,7 +197,7 @@ impl TcpFlow {
     pub(crate) fn give_up(&mut self) -> Option<Waiting> {
         match &mut self.stage {
             Stage::Connecting { waiting, .. } => Some(std::mem::replace(waiting, NOBODY)),
-            Stage::Visiting(_) | Stage::Open(_) => None,
+            Stage::IncomingConnection(_) | Stage::Open(_) => None,
         }
     }
 
@@ -208,20 +208,20 @@ impl TcpFlow {
     }
 
     /// Ends it for both sides, at once.
-    pub(crate) fn abort(&mut self, out: &mut Outgoing) {
+    pub(crate) fn abort(&mut self, out: &mut FrameWriter) {
         self.host.reset();
-        let terminal = match &mut self.stage {
+        let guest_socket = match &mut self.stage {
             Stage::Connecting { waiting: Waiting::Packet(_), .. } => return,
-            Stage::Connecting { waiting: Waiting::Petitioner(petitioner), .. } => &mut petitioner.terminal,
-            Stage::Visiting(visiting) => &mut visiting.terminal,
-            Stage::Open(terminal) => terminal,
+            Stage::Connecting { waiting: Waiting::PendingTunnel(pending), .. } => &mut pending.guest_socket,
+            Stage::IncomingConnection(visiting) => &mut visiting.guest_socket,
+            Stage::Open(guest_socket) => guest_socket,
         };
-        terminal.socket().abort();
-        terminal.flush(out);
+        guest_socket.socket().abort();
+        guest_socket.flush(out);
     }
 
     /// Begins to be open, as soon as the host's end is connected; tells how the turn ends otherwise.
-    fn connect(&mut self, around: &mut Surroundings<'_>) -> Result<(), Turn> {
+    fn connect(&mut self, around: &mut FlowContext<'_>) -> Result<(), Turn> {
         let Stage::Connecting { tunnel, .. } = &mut self.stage else { return Ok(()) };
         let late = self.begun + PATIENCE;
         match self.host.is_connected() {
@@ -249,38 +249,39 @@ impl TcpFlow {
     }
 
     /// Tells the guest that its other end is there.
-    fn greet(&self, waiting: Waiting, around: &mut Surroundings<'_>) -> Box<Terminal> {
+    fn greet(&self, waiting: Waiting, around: &mut FlowContext<'_>) -> Box<GuestSocket> {
         match waiting {
             Waiting::Packet(first) => {
                 let (local, buffers) = (self.key.1, (around.receive, around.send));
-                let mut terminal = Box::new(Terminal::listen(local, buffers, around.clock, around.out));
-                terminal.input(&first, around.out);
-                terminal
+                let mut guest_socket =
+                    Box::new(GuestSocket::listen(local, buffers, around.clock, around.out));
+                guest_socket.input(&first, around.out);
+                guest_socket
             }
-            Waiting::Petitioner(petitioner) => {
-                let mut terminal = petitioner.terminal;
+            Waiting::PendingTunnel(pending) => {
+                let mut guest_socket = pending.guest_socket;
                 // Nothing was sent before, so that there is room.
-                let _whole = terminal.socket().send_slice(GRANTED);
-                terminal
+                let _whole = guest_socket.socket().send_slice(GRANTED);
+                guest_socket
             }
         }
     }
 
     /// Begins to be open, as soon as the guest has taken it; tells how the turn ends otherwise.
-    fn receive(&mut self, around: &mut Surroundings<'_>) -> Result<(), Turn> {
-        let Stage::Visiting(visiting) = &mut self.stage else { return Ok(()) };
+    fn receive(&mut self, around: &mut FlowContext<'_>) -> Result<(), Turn> {
+        let Stage::IncomingConnection(visiting) = &mut self.stage else { return Ok(()) };
         let now = Instant::now();
         if visiting.again.is_some_and(|at| at <= now) {
-            visiting.terminal =
-                Terminal::connect(self.key, (around.receive, around.send), around.clock, around.out);
+            visiting.guest_socket =
+                GuestSocket::connect(self.key, (around.receive, around.send), around.clock, around.out);
             visiting.again = None;
         }
-        let due = visiting.terminal.flush(around.out);
-        let verdict = match visiting.terminal.socket().state() {
+        let due = visiting.guest_socket.flush(around.out);
+        let verdict = match visiting.guest_socket.socket().state() {
             State::SynSent | State::SynReceived if now < self.begun + PATIENCE => {
                 return Err(Turn::Wait(due));
             }
-            State::SynSent | State::SynReceived => Verdict::Unreachable,
+            State::SynSent | State::SynReceived => ConnectOutcome::Unreachable,
             State::Closed if now < visiting.until => {
                 if visiting.again.is_none() {
                     visiting.again = Some(now + visiting.wait);
@@ -288,26 +289,26 @@ impl TcpFlow {
                 }
                 return Err(Turn::Wait(visiting.again));
             }
-            State::Closed => Verdict::Refused,
-            _ => Verdict::Connected,
+            State::Closed => ConnectOutcome::Refused,
+            _ => ConnectOutcome::Connected,
         };
         let told = match &mut self.host {
             Stream::Member(member) => member.tell(verdict).is_ok(),
             Stream::World(_) => false,
         };
-        if !told || verdict != Verdict::Connected {
+        if !told || verdict != ConnectOutcome::Connected {
             self.abort(around.out);
             return Err(Turn::Over);
         }
         let before = std::mem::replace(&mut self.stage, Stage::Connecting { waiting: NOBODY, tunnel: None });
-        if let Stage::Visiting(visiting) = before {
-            self.stage = Stage::Open(Box::new(visiting.terminal));
+        if let Stage::IncomingConnection(visiting) = before {
+            self.stage = Stage::Open(Box::new(visiting.guest_socket));
         }
         Ok(())
     }
 
     /// Moves what can be moved.
-    pub(crate) fn turn(&mut self, around: &mut Surroundings<'_>) -> Turn {
+    pub(crate) fn turn(&mut self, around: &mut FlowContext<'_>) -> Turn {
         if let Err(turn) = self.connect(around).and_then(|()| self.receive(around)) {
             return turn;
         }
@@ -328,9 +329,9 @@ impl TcpFlow {
             return Turn::Over;
         }
         self.half_close();
-        let Stage::Open(terminal) = &mut self.stage else { return Turn::Over };
-        let due = terminal.flush(around.out);
-        match terminal.socket().state() {
+        let Stage::Open(guest_socket) = &mut self.stage else { return Turn::Over };
+        let due = guest_socket.flush(around.out);
+        match guest_socket.socket().state() {
             State::Closed if !self.guest_ended => {
                 self.host.reset();
                 Turn::Over
@@ -343,13 +344,13 @@ impl TcpFlow {
     }
 
     /// From the guest to the host.
-    fn outward(&mut self, around: &mut Surroundings<'_>) -> io::Result<usize> {
+    fn outward(&mut self, around: &mut FlowContext<'_>) -> io::Result<usize> {
         if !self.passed.is_empty() {
             return self.send_passed();
         }
-        let Stage::Open(terminal) = &mut self.stage else { return Ok(0) };
-        let socket = terminal.socket();
-        let allowed = around.shaper.outward();
+        let Stage::Open(guest_socket) = &mut self.stage else { return Ok(0) };
+        let socket = guest_socket.socket();
+        let allowed = around.limiter.outward();
         if !self.writable || !socket.can_recv() || allowed == 0 {
             return Ok(0);
         }
@@ -366,20 +367,20 @@ impl TcpFlow {
             (*written.as_ref().unwrap_or(&0), written)
         });
         let count = count.unwrap_or(Ok(0))?;
-        around.shaper.take_outward(count);
+        around.limiter.take_outward(count);
         self.bytes_out += count as u64;
         Ok(count)
     }
 
-    fn inspected(&mut self, around: &mut Surroundings<'_>, most: usize) -> io::Result<usize> {
-        let Stage::Open(terminal) = &mut self.stage else { return Ok(0) };
+    fn inspected(&mut self, around: &mut FlowContext<'_>, most: usize) -> io::Result<usize> {
+        let Stage::Open(guest_socket) = &mut self.stage else { return Ok(0) };
         let mut bytes = vec![0; most];
-        let count = terminal.socket().recv_slice(&mut bytes).unwrap_or(0);
-        around.shaper.take_outward(count);
+        let count = guest_socket.socket().recv_slice(&mut bytes).unwrap_or(0);
+        around.limiter.take_outward(count);
         self.bytes_out += count as u64;
         let Some(inspector) = &mut self.inspector else { return Ok(count) };
-        let case = &mut self.case;
-        let mut approve = |claim| around.judge.named(case, claim);
+        let decision = &mut self.decision;
+        let mut approve = |claim| around.engine.named(decision, claim);
         let result = inspector.feed(bytes.get(..count).unwrap_or_default(), &mut self.passed, &mut approve);
         self.judged(result)?;
         self.send_passed()?;
@@ -397,11 +398,11 @@ impl TcpFlow {
                 return Ok(());
             }
             Err(Refusal::Judged) => None,
-            Err(Refusal::Unrecognised) => Some(Because::Unrecognised),
-            Err(Refusal::Malformed(text)) => Some(Because::Malformed(text.to_owned())),
+            Err(Refusal::Unrecognised) => Some(Reason::Unrecognised),
+            Err(Refusal::Malformed(text)) => Some(Reason::Malformed(text.to_owned())),
         };
         if let Some(because) = because {
-            self.case.ruling = Ruling::deny(because);
+            self.decision.verdict = Verdict::deny(because);
         }
         Err(ErrorKind::PermissionDenied.into())
     }
@@ -427,15 +428,15 @@ impl TcpFlow {
     }
 
     /// From the host to the guest.
-    fn inward(&mut self, around: &mut Surroundings<'_>) -> io::Result<usize> {
-        let Stage::Open(terminal) = &mut self.stage else { return Ok(0) };
-        let socket = terminal.socket();
+    fn inward(&mut self, around: &mut FlowContext<'_>) -> io::Result<usize> {
+        let Stage::Open(guest_socket) = &mut self.stage else { return Ok(0) };
+        let socket = guest_socket.socket();
         if !self.early.is_empty() {
             let count = socket.send_slice(&self.early).unwrap_or(0);
             self.early.drain(..count);
             return Ok(count);
         }
-        let allowed = around.shaper.inward();
+        let allowed = around.limiter.inward();
         if !self.readable || !socket.can_send() || self.host_done || allowed == 0 || !around.out.has_room() {
             return Ok(0);
         }
@@ -456,7 +457,7 @@ impl TcpFlow {
         });
         let (count, end) = read.unwrap_or(Ok((0, false)))?;
         self.host_done |= end;
-        around.shaper.take_inward(count);
+        around.limiter.take_inward(count);
         self.bytes_in += count as u64;
         // What was held for the server's answer may go on.
         if self.inspector.is_some() && count > 0 && self.passed.is_empty() {
@@ -467,8 +468,8 @@ impl TcpFlow {
 
     /// Passes on what has ended on one side only.
     fn half_close(&mut self) {
-        let Stage::Open(terminal) = &mut self.stage else { return };
-        let socket = terminal.socket();
+        let Stage::Open(guest_socket) = &mut self.stage else { return };
+        let socket = guest_socket.socket();
         let state = socket.state();
         self.guest_ended |=
             matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);

@@ -1,19 +1,19 @@
-//! Datagrams between one port of the guest and one of another end.
+//! UDP flows: datagrams between one port of the guest and one of another end.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Because, Scrutiny, is_web_port};
+use aegis_policy::{InspectionLevel, Reason, is_web_port};
 use mio::event::Source;
 use mio::net::{UdpSocket, UnixDatagram};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use super::member::Verdict;
-use crate::judge::Case;
+use super::member_stream::ConnectOutcome;
+use crate::frame_stream::FrameWriter;
 use crate::packet::{self, Packet, Transport, Unreachable};
-use crate::shape::Shaper;
-use crate::wire::Outgoing;
+use crate::policy_engine::FlowDecision;
+use crate::token_bucket::RateLimiter;
 
 /// How long a conversation is kept without a datagram, once the other end has answered (RFC 4787, REQ-5).
 const ANSWERED: Duration = Duration::from_secs(120);
@@ -27,7 +27,7 @@ const QUOTED: usize = 64;
 /// Shortest datagram by which a connection of QUIC begins.
 const QUIC_INITIAL: usize = 1200;
 
-/// First byte of a message between gateways that carries a datagram; any other message is a [`Verdict`].
+/// First byte of a message between gateways that carries a datagram; any other message is a [`ConnectOutcome`].
 const CARRIES: u8 = b'd';
 
 /// The host's end: datagrams to the world, or messages to another instance's gateway.
@@ -60,7 +60,7 @@ impl Datagrams {
     }
 
     /// Tells a member's gateway that nothing comes of it.
-    pub(crate) fn tell(&mut self, verdict: Verdict) -> io::Result<()> {
+    pub(crate) fn tell(&mut self, verdict: ConnectOutcome) -> io::Result<()> {
         match self {
             Datagrams::World(_) => Ok(()),
             Datagrams::Member(socket) => socket.send(&[verdict.byte()]).map(drop),
@@ -102,7 +102,7 @@ pub(crate) struct UdpFlow {
     pub(crate) guest: SocketAddr,
     pub(crate) other: SocketAddr,
     pub(crate) socket: Datagrams,
-    pub(crate) case: Case,
+    pub(crate) decision: FlowDecision,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) deadline: Option<Instant>,
@@ -114,12 +114,17 @@ pub(crate) struct UdpFlow {
 
 impl UdpFlow {
     /// A conversation of two ends, by a socket of the host.
-    pub(crate) fn new(guest: SocketAddr, other: SocketAddr, socket: Datagrams, case: Case) -> UdpFlow {
+    pub(crate) fn new(
+        guest: SocketAddr,
+        other: SocketAddr,
+        socket: Datagrams,
+        decision: FlowDecision,
+    ) -> UdpFlow {
         UdpFlow {
             guest,
             other,
             socket,
-            case,
+            decision,
             bytes_out: 0,
             bytes_in: 0,
             deadline: None,
@@ -140,15 +145,15 @@ impl UdpFlow {
     }
 
     /// Why a datagram of the guest may not pass, where names are judged.
-    pub(crate) fn refuses(&self, payload: &[u8]) -> Option<Because> {
-        refuses(&self.case, payload, self.other_than_quic)
+    pub(crate) fn refuses(&self, payload: &[u8]) -> Option<Reason> {
+        refuses(&self.decision, payload, self.other_than_quic)
     }
 
     /// Passes a datagram of the guest on.
-    pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut Outgoing, shaper: &mut Shaper) {
+    pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut FrameWriter, limiter: &mut RateLimiter) {
         let Transport::Udp { payload, .. } = packet.transport else { return };
         self.last = packet.bytes.get(..packet.bytes.len().min(QUOTED)).unwrap_or_default().to_vec();
-        if shaper.outward() == 0 {
+        if limiter.outward() == 0 {
             return;
         }
         // The socket tells an earlier datagram's fate first; this one is as good as the next try.
@@ -157,21 +162,26 @@ impl UdpFlow {
             self.socket.send(payload)
         });
         if let Ok(count) = sent {
-            shaper.take_outward(count);
+            limiter.take_outward(count);
             self.bytes_out += count as u64;
         }
     }
 
     /// Passes on what has come for the guest. Returns whether the other end has gone.
-    pub(crate) fn receive(&mut self, buffer: &mut [u8], out: &mut Outgoing, shaper: &mut Shaper) -> bool {
+    pub(crate) fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        out: &mut FrameWriter,
+        limiter: &mut RateLimiter,
+    ) -> bool {
         for _ in 0..TURN {
             match self.socket.receive(buffer) {
                 Ok(Some(payload)) => {
                     self.answered = true;
                     self.other_than_quic |= !is_quic(payload, false);
                     // What is too much is lost, as datagrams are.
-                    if shaper.inward() > 0 && out.has_room() {
-                        shaper.take_inward(payload.len());
+                    if limiter.inward() > 0 && out.has_room() {
+                        limiter.take_inward(payload.len());
                         self.bytes_in += payload.len() as u64;
                         packet::send_udp(out, self.other, self.guest, payload);
                     }
@@ -185,7 +195,7 @@ impl UdpFlow {
     }
 
     /// Tells the guest what the host was told.
-    fn fail(&self, error: &io::Error, out: &mut Outgoing) {
+    fn fail(&self, error: &io::Error, out: &mut FrameWriter) {
         let why = match error.kind() {
             ErrorKind::ConnectionRefused => Unreachable::Port,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Unreachable::Host,
@@ -200,17 +210,21 @@ impl UdpFlow {
 
 /// Why a datagram may not pass, where names are judged: what gives its name in a way that cannot be read, and, where a
 /// name has opened a port of the web, anything.
-pub(crate) fn refuses(case: &Case, payload: &[u8], other_than_quic: bool) -> Option<Because> {
-    match case.scrutiny {
-        Scrutiny::None => None,
-        Scrutiny::Names | Scrutiny::Strict if is_quic(payload, other_than_quic) => Some(Because::Unnamed),
-        Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_dtls(payload, other_than_quic) => {
-            Some(Because::Unnamed)
+pub(crate) fn refuses(decision: &FlowDecision, payload: &[u8], other_than_quic: bool) -> Option<Reason> {
+    match decision.scrutiny {
+        InspectionLevel::None => None,
+        InspectionLevel::Names | InspectionLevel::Strict if is_quic(payload, other_than_quic) => {
+            Some(Reason::Unnamed)
         }
-        Scrutiny::Strict if case.ruling.hangs_on_a_name() && is_web_port(case.port) => {
-            Some(Because::Unrecognised)
+        InspectionLevel::Strict
+            if decision.verdict.hangs_on_a_name() && is_dtls(payload, other_than_quic) =>
+        {
+            Some(Reason::Unnamed)
         }
-        Scrutiny::Names | Scrutiny::Strict => None,
+        InspectionLevel::Strict if decision.verdict.hangs_on_a_name() && is_web_port(decision.port) => {
+            Some(Reason::Unrecognised)
+        }
+        InspectionLevel::Names | InspectionLevel::Strict => None,
     }
 }
 
@@ -283,17 +297,17 @@ mod tests {
 
     use super::*;
     use crate::groups::Groups;
-    use crate::judge::Judge;
+    use crate::policy_engine::PolicyEngine;
 
-    fn case(default: Preset, rules: &[&str], port: u16) -> Case {
-        let (mut judge, now) = (Judge::new(), Instant::now());
+    fn evaluate(default: Preset, rules: &[&str], port: u16) -> FlowDecision {
+        let (mut engine, now) = (PolicyEngine::new(), Instant::now());
         let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
-        judge.set(Policy { default, rules }, Vec::new(), Groups::default());
+        engine.set(Policy { default, rules }, Vec::new(), Groups::default());
         let address = "203.0.113.1".parse().unwrap();
-        judge.pins.add(address, &Name::new("a.example").unwrap(), ANSWERED, now);
-        let case = judge.case(Protocol::Udp, address, port, now);
-        assert!(case.ruling.allows());
-        case
+        engine.pins.add(address, &Name::new("a.example").unwrap(), ANSWERED, now);
+        let decision = engine.evaluate(Protocol::Udp, address, port, now);
+        assert!(decision.verdict.allows());
+        decision
     }
 
     fn initial(first: u8, version: [u8; 4], length: usize) -> Vec<u8> {
@@ -354,21 +368,21 @@ mod tests {
             guest,
             to,
             Datagrams::to(to).unwrap(),
-            case(Preset::Public, &["deny b.example"], 443),
+            evaluate(Preset::Public, &["deny b.example"], 443),
         );
         let (known, unknown) = (initial(0xc3, [0, 0, 0, 1], 1200), initial(0xc3, [9; 4], 1200));
         assert_eq!(flow.refuses(b"x"), None);
         assert_eq!(
             (flow.refuses(&known), flow.refuses(&unknown)),
-            (Some(Because::Unnamed), Some(Because::Unnamed))
+            (Some(Reason::Unnamed), Some(Reason::Unnamed))
         );
         flow.socket.send(b"x").unwrap();
         let from = server.recv_from(&mut [0; 9]).unwrap().1;
-        let (mut out, mut shaper) = (Outgoing::default(), Shaper::new(None, Instant::now()));
+        let (mut out, mut limiter) = (FrameWriter::default(), RateLimiter::new(None, Instant::now()));
         for (answer, other) in [(known.as_slice(), false), (b"y", true)] {
             server.send_to(answer, from).unwrap();
             while flow.bytes_in == 0 {
-                flow.receive(&mut [0; 2000], &mut out, &mut shaper);
+                flow.receive(&mut [0; 2000], &mut out, &mut limiter);
             }
             flow.bytes_in = 0;
             assert_eq!((flow.refuses(&known).is_some(), flow.refuses(&unknown).is_none()), (true, other));
@@ -380,14 +394,14 @@ mod tests {
         let hello = [22, 0xfe, 0xfd, 0, 0];
         for (rule, port, payload, expected) in [
             ("allow a.example", 123, &b"x"[..], None),
-            ("allow a.example", 443, b"x", Some(Because::Unrecognised)),
-            ("allow a.example", 5684, &hello, Some(Because::Unnamed)),
+            ("allow a.example", 443, b"x", Some(Reason::Unrecognised)),
+            ("allow a.example", 5684, &hello, Some(Reason::Unnamed)),
             ("allow a.example:443/udp", 443, b"x", None),
-            ("allow a.example:443/udp", 443, &initial(0xc0, [0, 0, 0, 1], 99), Some(Because::Unnamed)),
+            ("allow a.example:443/udp", 443, &initial(0xc0, [0, 0, 0, 1], 99), Some(Reason::Unnamed)),
             ("allow 203.0.113.1", 443, &initial(0xc0, [0, 0, 0, 1], 99), None),
         ] {
-            let case = case(Preset::None, &[rule, "allow b.example"], port);
-            assert_eq!(refuses(&case, payload, false), expected, "{rule} {port}");
+            let decision = evaluate(Preset::None, &[rule, "allow b.example"], port);
+            assert_eq!(refuses(&decision, payload, false), expected, "{rule} {port}");
         }
     }
 

@@ -1,25 +1,25 @@
-//! TCP of the guest.
+//! TCP connections of the guest: opened, run and ended.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
-use aegis_policy::{Because, Protocol, Zone};
+use aegis_policy::{Protocol, Reason, Zone};
 use mio::Interest;
 use mio::net::TcpStream;
 
 use super::{Gateway, Kind, buffers, token};
 use crate::addressing::is_gateway;
-use crate::flow::key::Key;
-use crate::flow::own::{BUFFER, OwnFlow, Service};
-use crate::flow::petition::Petition;
-use crate::flow::stream::Stream;
+use crate::decision_log::EntryKind;
+use crate::flow::connect_proxy::ConnectRequest;
+use crate::flow::connection_key::ConnectionKey;
+use crate::flow::host_stream::Stream;
+use crate::flow::local_service::{BUFFER, LocalFlow, Service};
 use crate::flow::tcp::{TcpFlow, Turn, Waiting};
-use crate::journal::What;
-use crate::judge::Case;
-use crate::names::Asker;
 use crate::packet::{self, Frame, Packet, Unreachable};
+use crate::policy_engine::FlowDecision;
 use crate::proxy::Tunnel;
+use crate::resolver::QuerySource;
 
 /// Port of the resolver.
 pub(super) const RESOLVER: u16 = 53;
@@ -28,7 +28,7 @@ impl Gateway {
     /// A segment of the guest.
     pub(super) fn segment(
         &mut self,
-        key: Key,
+        key: ConnectionKey,
         packet: &Packet<'_>,
         begins: bool,
         resets: bool,
@@ -56,7 +56,7 @@ impl Gateway {
         }
     }
 
-    fn begin(&mut self, key: Key, packet: &Packet<'_>, now: Instant) {
+    fn begin(&mut self, key: ConnectionKey, packet: &Packet<'_>, now: Instant) {
         let (_, other) = key;
         if is_gateway(other.ip()) && other.port() == RESOLVER && !self.is_full() {
             let service = Service::Resolver { question: Vec::new() };
@@ -64,18 +64,18 @@ impl Gateway {
         }
         if self.is_offered_proxy(other) && !self.is_full() {
             let buffers = buffers(self.table.connections());
-            return self.serve(key, Service::Proxy(Petition::new()), packet, buffers);
+            return self.serve(key, Service::Proxy(ConnectRequest::new()), packet, buffers);
         }
-        let mut case = self.judge.case(Protocol::Tcp, other.ip(), other.port(), now);
-        self.bound(&mut case);
-        self.note(&case, What::Flow, (0, 0));
-        if !case.ruling.allows() {
+        let mut decision = self.engine.evaluate(Protocol::Tcp, other.ip(), other.port(), now);
+        self.bound(&mut decision);
+        self.note(&decision, EntryKind::Flow, (0, 0));
+        if !decision.verdict.allows() {
             return packet::send_reset(&mut self.out, packet);
         }
-        match self.way_to(&key, &case) {
+        match self.way_to(&key, &decision) {
             Ok(way) => {
                 let waiting = Waiting::Packet(packet.bytes.to_vec());
-                let flow = TcpFlow::new(key, way, waiting, case);
+                let flow = TcpFlow::new(key, way, waiting, decision);
                 let index = self.table.add_tcp(flow);
                 self.watch(index);
             }
@@ -84,30 +84,34 @@ impl Gateway {
     }
 
     /// Takes up a connection to the gateway itself.
-    fn serve(&mut self, key: Key, service: Service, packet: &Packet<'_>, buffers: (usize, usize)) {
-        let flow = OwnFlow::open(key, service, packet.bytes, buffers, self.clock, &mut self.out);
+    fn serve(&mut self, key: ConnectionKey, service: Service, packet: &Packet<'_>, buffers: (usize, usize)) {
+        let flow = LocalFlow::open(key, service, packet.bytes, buffers, self.clock, &mut self.out);
         self.take_up(flow);
     }
 
-    pub(super) fn take_up(&mut self, flow: OwnFlow) {
+    pub(super) fn take_up(&mut self, flow: LocalFlow) {
         let index = self.table.add_own(flow);
         self.table.touch(Kind::Own, index);
     }
 
     /// The host's end of a flow, and the tunnel to be opened through that.
-    pub(super) fn way_to(&mut self, key: &Key, case: &Case) -> io::Result<(Stream, Option<Tunnel>)> {
-        if case.zone == Zone::Group {
-            return Ok((self.call_member(key, case)?, None));
+    pub(super) fn way_to(
+        &mut self,
+        key: &ConnectionKey,
+        decision: &FlowDecision,
+    ) -> io::Result<(Stream, Option<Tunnel>)> {
+        if decision.zone == Zone::Group {
+            return Ok((self.call_member(key, decision)?, None));
         }
-        let direct = SocketAddr::new(case.address, case.port);
+        let direct = SocketAddr::new(decision.address, decision.port);
         let (target, tunnel) = match &self.proxy {
-            _ if matches!(case.ruling.because, Because::HostPort) => {
-                (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), case.port), None)
+            _ if matches!(decision.verdict.because, Reason::HostPort) => {
+                (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), decision.port), None)
             }
             // What is near is not behind a proxy.
-            Some(proxy) if case.zone == Zone::Public && !proxy.is_bypassed_by(case) => {
-                let invented = self.judge.is_invented(case.address);
-                let through = |server: &SocketAddr| (*server, Some(Tunnel::to(case, proxy, invented)));
+            Some(proxy) if decision.zone == Zone::Public && !proxy.is_bypassed_by(decision) => {
+                let synthetic = self.engine.is_synthetic(decision.address);
+                let through = |server: &SocketAddr| (*server, Some(Tunnel::to(decision, proxy, synthetic)));
                 proxy.servers.first().map_or((direct, None), through)
             }
             _ => (direct, None),
@@ -139,9 +143,8 @@ impl Gateway {
     fn run_connection(&mut self, index: usize) {
         let flows = self.table.connections();
         let Some(flow) = self.table.tcp.get_mut(index) else { return };
-        let before = flow.case.ruling.allows();
-        let mut around =
-            Gateway::surroundings(&mut self.out, &self.judge, &mut self.shaper, self.clock, flows);
+        let before = flow.decision.verdict.allows();
+        let mut around = Gateway::context(&mut self.out, &self.engine, &mut self.limiter, self.clock, flows);
         match flow.turn(&mut around) {
             Turn::Wait(due) => {
                 if !self.out.has_room() {
@@ -159,16 +162,17 @@ impl Gateway {
                             refuse(&mut self.out, &packet, &error);
                         }
                     }
-                    Some(Waiting::Petitioner(petitioner)) => {
-                        self.take_up(OwnFlow::again(key, *petitioner, &error));
+                    Some(Waiting::PendingTunnel(pending)) => {
+                        self.take_up(LocalFlow::again(key, *pending, &error));
                     }
                     None => {}
                 }
             }
             Turn::Over => {
-                let denied = Some(flow.case.clone()).filter(|case| before && !case.ruling.allows());
-                if let Some(case) = denied {
-                    self.note(&case, What::Flow, (0, 0));
+                let denied =
+                    Some(flow.decision.clone()).filter(|decision| before && !decision.verdict.allows());
+                if let Some(decision) = denied {
+                    self.note(&decision, EntryKind::Flow, (0, 0));
                 }
                 self.close(index);
             }
@@ -176,10 +180,10 @@ impl Gateway {
     }
 
     fn run_own(&mut self, index: usize, now: Instant) {
-        while let Some(question) = self.table.own.get_mut(index).and_then(OwnFlow::question) {
-            self.ask(Asker::Connection(index), &question, now);
+        while let Some(question) = self.table.own.get_mut(index).and_then(LocalFlow::question) {
+            self.ask(QuerySource::Connection(index), &question, now);
         }
-        self.run_petition(index, now);
+        self.run_connect_request(index, now);
         let Some(flow) = self.table.own.get_mut(index) else { return };
         match flow.turn(&mut self.out, now) {
             Some(due) => self.table.schedule(Kind::Own, index, Some(due)),
@@ -192,8 +196,8 @@ impl Gateway {
 
     pub(super) fn close(&mut self, index: usize) {
         let Some(flow) = self.table.remove_tcp(index) else { return };
-        if flow.case.ruling.allows() {
-            self.note(&flow.case, What::End, (flow.bytes_out, flow.bytes_in));
+        if flow.decision.verdict.allows() {
+            self.note(&flow.decision, EntryKind::End, (flow.bytes_out, flow.bytes_in));
         }
     }
 
@@ -202,10 +206,10 @@ impl Gateway {
         let indices: Vec<usize> = self.table.tcp.iter().map(|(index, _)| index).collect();
         for index in indices {
             let Some(flow) = self.table.tcp.get_mut(index) else { continue };
-            if self.judge.again(&mut flow.case) {
+            if self.engine.again(&mut flow.decision) {
                 continue;
             }
-            let case = flow.case.clone();
+            let decision = flow.decision.clone();
             match flow.first().map(<[u8]>::to_vec) {
                 Some(first) => {
                     if let Ok(Frame::Packet(packet)) = packet::read_ip(&first) {
@@ -215,7 +219,7 @@ impl Gateway {
                 None => flow.abort(&mut self.out),
             }
             let bytes = (flow.bytes_out, flow.bytes_in);
-            self.note(&case, What::End, bytes);
+            self.note(&decision, EntryKind::End, bytes);
             self.close(index);
         }
         self.judge_datagrams_again();
@@ -223,7 +227,7 @@ impl Gateway {
 }
 
 /// Tells the guest why the host could not connect.
-fn refuse(out: &mut crate::wire::Outgoing, packet: &Packet<'_>, error: &io::Error) {
+fn refuse(out: &mut crate::frame_stream::FrameWriter, packet: &Packet<'_>, error: &io::Error) {
     match error.kind() {
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
             packet::send_unreachable(out, packet, Unreachable::Host);

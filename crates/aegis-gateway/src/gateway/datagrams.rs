@@ -1,22 +1,22 @@
-//! UDP and echoes of the guest.
+//! UDP datagrams and ICMP echoes of the guest.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use aegis_policy::{Because, Protocol, Ruling, Zone};
+use aegis_policy::{Protocol, Reason, Verdict, Zone};
 use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::connections::RESOLVER;
 use super::{DATAGRAM, Gateway, Kind, token};
 use crate::addressing::is_gateway;
-use crate::flow::echo::EchoFlow;
+use crate::decision_log::EntryKind;
+use crate::flow::icmp_echo::EchoFlow;
 use crate::flow::udp::{Datagrams, UdpFlow, refuses};
-use crate::journal::What;
-use crate::judge::Case;
-use crate::names::Asker;
 use crate::packet::{self, Packet, Unreachable};
+use crate::policy_engine::FlowDecision;
+use crate::resolver::QuerySource;
 
 impl Gateway {
     /// A datagram of the guest.
@@ -29,7 +29,7 @@ impl Gateway {
     ) {
         let (guest, other) = key;
         if is_gateway(other.ip()) && other.port() == RESOLVER {
-            return self.ask(Asker::Datagram { guest, gateway: other }, payload, now);
+            return self.ask(QuerySource::Datagram { guest, gateway: other }, payload, now);
         }
         let index = match self.table.by_datagram.get(&key).copied() {
             Some(index) => Some(index),
@@ -41,7 +41,7 @@ impl Gateway {
             if let Some(because) = flow.refuses(payload) {
                 return self.end_refused(index, because, packet);
             }
-            flow.send(packet, &mut self.out, &mut self.shaper);
+            flow.send(packet, &mut self.out, &mut self.limiter);
             let expiry = flow.expiry(now);
             self.table.schedule(Kind::Udp, index, Some(expiry));
         }
@@ -54,37 +54,37 @@ impl Gateway {
         payload: &[u8],
         now: Instant,
     ) -> Option<usize> {
-        let mut case = self.judge.case(Protocol::Udp, other.ip(), other.port(), now);
-        if case.ruling.allows()
-            && let Some(because) = refuses(&case, payload, false)
+        let mut decision = self.engine.evaluate(Protocol::Udp, other.ip(), other.port(), now);
+        if decision.verdict.allows()
+            && let Some(because) = refuses(&decision, payload, false)
         {
-            case.ruling = Ruling::deny(because);
+            decision.verdict = Verdict::deny(because);
         }
-        self.bound(&mut case);
-        self.note(&case, What::Flow, (0, 0));
-        if !case.ruling.allows() {
+        self.bound(&mut decision);
+        self.note(&decision, EntryKind::Flow, (0, 0));
+        if !decision.verdict.allows() {
             packet::send_unreachable(&mut self.out, packet, Unreachable::Port);
             return None;
         }
-        let socket = if case.zone == Zone::Group {
-            self.write_to_member(&(guest, other), &case)
+        let socket = if decision.zone == Zone::Group {
+            self.write_to_member(&(guest, other), &decision)
         } else {
-            Datagrams::to(SocketAddr::new(case.address, other.port()))
+            Datagrams::to(SocketAddr::new(decision.address, other.port()))
         };
         let Ok(socket) = socket else {
             packet::send_unreachable(&mut self.out, packet, Unreachable::Host);
             return None;
         };
-        self.add_datagrams(UdpFlow::new(guest, other, socket, case))
+        self.add_datagrams(UdpFlow::new(guest, other, socket, decision))
     }
 
     /// Ends a conversation whose guest has gone over to something that may not pass.
-    fn end_refused(&mut self, index: usize, because: Because, packet: &Packet<'_>) {
+    fn end_refused(&mut self, index: usize, because: Reason, packet: &Packet<'_>) {
         let Some(flow) = self.table.remove_udp(index) else { return };
-        let mut case = flow.case;
-        self.note(&case, What::End, (flow.bytes_out, flow.bytes_in));
-        case.ruling = Ruling::deny(because);
-        self.note(&case, What::Flow, (0, 0));
+        let mut decision = flow.decision;
+        self.note(&decision, EntryKind::End, (flow.bytes_out, flow.bytes_in));
+        decision.verdict = Verdict::deny(because);
+        self.note(&decision, EntryKind::Flow, (0, 0));
         packet::send_unreachable(&mut self.out, packet, Unreachable::Port);
     }
 
@@ -102,7 +102,7 @@ impl Gateway {
     pub(super) fn udp_ready(&mut self, index: usize) {
         let Some(flow) = self.table.udp.get_mut(index) else { return };
         self.scratch.resize(DATAGRAM, 0);
-        if flow.receive(&mut self.scratch, &mut self.out, &mut self.shaper) {
+        if flow.receive(&mut self.scratch, &mut self.out, &mut self.limiter) {
             return self.end_datagrams(index);
         }
         let expiry = flow.expiry(Instant::now());
@@ -117,8 +117,8 @@ impl Gateway {
         now: Instant,
     ) {
         // A member that can be connected to answers, whether it is awake or not.
-        let is_member = self.judge.groups.other(packet.other).is_some()
-            && self.judge.case(Protocol::Icmp, packet.other, 0, now).ruling.allows();
+        let is_member = self.engine.groups.other(packet.other).is_some()
+            && self.engine.evaluate(Protocol::Icmp, packet.other, 0, now).verdict.allows();
         if is_gateway(packet.other) || is_member {
             return packet::send_echo(&mut self.out, packet.other, packet.guest, ident, sequence, data);
         }
@@ -135,13 +135,13 @@ impl Gateway {
     }
 
     fn begin_echoes(&mut self, packet: &Packet<'_>, ident: u16, now: Instant) -> Option<usize> {
-        let mut case = self.judge.case(Protocol::Icmp, packet.other, 0, now);
-        self.bound(&mut case);
-        self.note(&case, What::Flow, (0, 0));
-        let flow = case
-            .ruling
+        let mut decision = self.engine.evaluate(Protocol::Icmp, packet.other, 0, now);
+        self.bound(&mut decision);
+        self.note(&decision, EntryKind::Flow, (0, 0));
+        let flow = decision
+            .verdict
             .allows()
-            .then(|| EchoFlow::open(packet.guest, packet.other, ident, case))
+            .then(|| EchoFlow::open(packet.guest, packet.other, ident, decision))
             .and_then(Result::ok);
         let Some(flow) = flow else {
             packet::send_unreachable(&mut self.out, packet, Unreachable::Prohibited);
@@ -182,32 +182,33 @@ impl Gateway {
 
     fn end_datagrams(&mut self, index: usize) {
         if let Some(flow) = self.table.remove_udp(index) {
-            self.note(&flow.case, What::End, (flow.bytes_out, flow.bytes_in));
+            self.note(&flow.decision, EntryKind::End, (flow.bytes_out, flow.bytes_in));
         }
     }
 
     fn end_echoes(&mut self, index: usize) {
         if let Some(flow) = self.table.remove_echo(index) {
-            self.note(&flow.case, What::End, (flow.bytes_out, flow.bytes_in));
+            self.note(&flow.decision, EntryKind::End, (flow.bytes_out, flow.bytes_in));
         }
     }
 
     /// Decides about all conversations again.
     pub(super) fn judge_datagrams_again(&mut self) {
-        let judge = &self.judge;
-        let denied = |(index, case): (usize, &mut Case)| (!judge.again(case)).then_some(index);
+        let engine = &self.engine;
+        let denied =
+            |(index, decision): (usize, &mut FlowDecision)| (!engine.again(decision)).then_some(index);
         let udp: Vec<usize> = self
             .table
             .udp
             .iter_mut()
-            .map(|(index, flow)| (index, &mut flow.case))
+            .map(|(index, flow)| (index, &mut flow.decision))
             .filter_map(denied)
             .collect();
         let echo: Vec<usize> = self
             .table
             .echo
             .iter_mut()
-            .map(|(index, flow)| (index, &mut flow.case))
+            .map(|(index, flow)| (index, &mut flow.decision))
             .filter_map(denied)
             .collect();
         udp.into_iter().for_each(|index| self.end_datagrams(index));

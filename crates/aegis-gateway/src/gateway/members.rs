@@ -16,13 +16,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 
 use super::{Gateway, Kind};
-use crate::flow::key::Key;
-use crate::flow::member::{Member, Verdict};
-use crate::flow::stream::Stream;
+use crate::decision_log::EntryKind;
+use crate::flow::connection_key::ConnectionKey;
+use crate::flow::host_stream::Stream;
+use crate::flow::member_stream::{ConnectOutcome, Member};
 use crate::flow::tcp::TcpFlow;
 use crate::flow::udp::{Datagrams, UdpFlow};
-use crate::journal::What;
-use crate::judge::Case;
+use crate::policy_engine::FlowDecision;
 
 /// Most connections that wait for the daemon.
 const MOST_WANTED: usize = 1024;
@@ -33,7 +33,7 @@ const DYNAMIC: u16 = 49_152;
 
 /// A connection that the guest wants to a member of one of its groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct PeerRequest {
     /// The member's address.
     pub to: Ipv4Addr,
     /// What is spoken.
@@ -46,13 +46,13 @@ pub struct Wanted {
 
 /// A connection that a member of one of the guest's groups wants to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Visitor {
+pub struct PeerConnection {
     /// The member's address.
     pub from: Ipv4Addr,
     /// The guest's own address in the same group.
     pub own: Ipv4Addr,
     /// What it wants.
-    pub wanted: Wanted,
+    pub wanted: PeerRequest,
     /// How long a refusal of the guest is not the last word, milliseconds: its server may be about to come up.
     pub patience_ms: u64,
 }
@@ -74,29 +74,39 @@ fn datagrams(end: OwnedFd) -> io::Result<Datagrams> {
 }
 
 impl Gateway {
-    fn want(&mut self, (guest, _): &Key, case: &Case, kind: SocketType) -> io::Result<OwnedFd> {
-        let to = match case.address {
+    fn want(
+        &mut self,
+        (guest, _): &ConnectionKey,
+        decision: &FlowDecision,
+        kind: SocketType,
+    ) -> io::Result<OwnedFd> {
+        let to = match decision.address {
             std::net::IpAddr::V4(to) if self.wanted.len() < MOST_WANTED => to,
             _ => return Err(ErrorKind::ConnectionRefused.into()),
         };
         let (ours, theirs) = pair(kind)?;
-        let wanted = Wanted { to, protocol: case.protocol, port: case.port, from_port: guest.port() };
+        let wanted =
+            PeerRequest { to, protocol: decision.protocol, port: decision.port, from_port: guest.port() };
         self.wanted.push_back((wanted, theirs));
         Ok(ours)
     }
 
     /// Begins a connection to a member.
-    pub(super) fn call_member(&mut self, key: &Key, case: &Case) -> io::Result<Stream> {
-        stream(self.want(key, case, SocketType::STREAM)?)
+    pub(super) fn call_member(&mut self, key: &ConnectionKey, decision: &FlowDecision) -> io::Result<Stream> {
+        stream(self.want(key, decision, SocketType::STREAM)?)
     }
 
     /// Begins to exchange datagrams with a member.
-    pub(super) fn write_to_member(&mut self, key: &Key, case: &Case) -> io::Result<Datagrams> {
-        datagrams(self.want(key, case, SocketType::SEQPACKET)?)
+    pub(super) fn write_to_member(
+        &mut self,
+        key: &ConnectionKey,
+        decision: &FlowDecision,
+    ) -> io::Result<Datagrams> {
+        datagrams(self.want(key, decision, SocketType::SEQPACKET)?)
     }
 
     /// What the guest wants of members, each with the end of a pair for theirs.
-    pub(crate) fn wanted(&mut self) -> &mut VecDeque<(Wanted, OwnedFd)> {
+    pub(crate) fn wanted(&mut self) -> &mut VecDeque<(PeerRequest, OwnedFd)> {
         &mut self.wanted
     }
 
@@ -114,13 +124,13 @@ impl Gateway {
     ///
     /// # Errors
     /// If its end is of no use.
-    pub(crate) fn admit(&mut self, visitor: &Visitor, end: OwnedFd) -> io::Result<()> {
+    pub(crate) fn admit(&mut self, visitor: &PeerConnection, end: OwnedFd) -> io::Result<()> {
         let now = Instant::now();
-        let Visitor { from, own, wanted, patience_ms } = *visitor;
-        let mut case = self.judge.visit(wanted.protocol, from, wanted.port);
-        self.bound(&mut case);
-        self.note(&case, What::Flow, (0, 0));
-        let welcome = case.ruling.allows() && self.judge.groups.own().contains(&own);
+        let PeerConnection { from, own, wanted, patience_ms } = *visitor;
+        let mut decision = self.engine.visit(wanted.protocol, from, wanted.port);
+        self.bound(&mut decision);
+        self.note(&decision, EntryKind::Flow, (0, 0));
+        let welcome = decision.verdict.allows() && self.engine.groups.own().contains(&own);
         let until = now + Duration::from_millis(patience_ms).min(MOST_PATIENCE);
         let key = |port: u16| (SocketAddr::new(own.into(), wanted.port), SocketAddr::new(from.into(), port));
         let ports = std::iter::once(wanted.from_port).chain(DYNAMIC..=u16::MAX);
@@ -128,12 +138,12 @@ impl Gateway {
             Protocol::Tcp => {
                 let Stream::Member(mut member) = stream(end)? else { return Ok(()) };
                 let free = ports.map(key).find(|key| !self.table.by_connection.contains_key(key));
-                let Some(key) = free.filter(|_| welcome) else { return member.tell(Verdict::Refused) };
+                let Some(key) = free.filter(|_| welcome) else { return member.tell(ConnectOutcome::Refused) };
                 let host = Stream::Member(member);
                 let flows = self.table.connections();
                 let mut around =
-                    Gateway::surroundings(&mut self.out, &self.judge, &mut self.shaper, self.clock, flows);
-                let flow = TcpFlow::visit(key, host, case, until, &mut around);
+                    Gateway::context(&mut self.out, &self.engine, &mut self.limiter, self.clock, flows);
+                let flow = TcpFlow::visit(key, host, decision, until, &mut around);
                 let index = self.table.add_tcp(flow);
                 self.watch(index);
             }
@@ -141,9 +151,9 @@ impl Gateway {
                 let mut socket = datagrams(end)?;
                 let free = ports.map(key).find(|key| !self.table.by_datagram.contains_key(key));
                 let Some((guest, other)) = free.filter(|_| welcome) else {
-                    return socket.tell(Verdict::Refused);
+                    return socket.tell(ConnectOutcome::Refused);
                 };
-                if let Some(index) = self.add_datagrams(UdpFlow::new(guest, other, socket, case)) {
+                if let Some(index) = self.add_datagrams(UdpFlow::new(guest, other, socket, decision)) {
                     self.table.schedule(Kind::Udp, index, Some(UdpFlow::first_expiry(now)));
                 }
             }

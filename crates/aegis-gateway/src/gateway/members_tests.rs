@@ -9,8 +9,8 @@ use smoltcp::wire::{TcpControl, TcpPacket};
 use super::super::tests::{Bench, bench, datagram_from, is_reset, segment_from};
 use super::super::*;
 use super::*;
+use crate::frame_stream::FrameWriter;
 use crate::groups::Group;
-use crate::wire::Outgoing;
 
 const A: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 const B: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
@@ -27,9 +27,9 @@ fn member(own: Ipv4Addr, rules: &[&str]) -> Settings {
     }
 }
 
-fn visitor(protocol: Protocol, from: Ipv4Addr) -> Visitor {
-    let wanted = Wanted { to: B, protocol, port: 80, from_port: 40_000 };
-    Visitor { from, own: B, wanted, patience_ms: 0 }
+fn visitor(protocol: Protocol, from: Ipv4Addr) -> PeerConnection {
+    let wanted = PeerRequest { to: B, protocol, port: 80, from_port: 40_000 };
+    PeerConnection { from, own: B, wanted, patience_ms: 0 }
 }
 
 /// What the gateway at the other end of a pair says first.
@@ -42,7 +42,7 @@ fn verdict(mut end: UnixStream) -> Option<u8> {
 fn frames(bench: &mut Bench) -> Vec<Vec<u8>> {
     bench.gateway.work();
     let frames = bench.gateway.out.frames();
-    bench.gateway.out = Outgoing::default();
+    bench.gateway.out = FrameWriter::default();
     frames
 }
 
@@ -52,7 +52,7 @@ fn a_member_is_asked_for_and_an_address_of_no_member_is_refused_at_once() {
     let answers = a.answers(&segment_from(A, B.into(), 80, TcpControl::Syn));
     assert!(answers.is_empty());
     let (wanted, _end) = a.gateway.wanted().pop_front().unwrap();
-    assert_eq!(wanted, Wanted { to: B, protocol: Protocol::Tcp, port: 80, from_port: 40_000 });
+    assert_eq!(wanted, PeerRequest { to: B, protocol: Protocol::Tcp, port: 80, from_port: 40_000 });
     for address in [STRANGER, A, Ipv4Addr::new(198, 19, 0, 3), Ipv4Addr::new(198, 19, 0, 255)] {
         let answers = a.answers(&segment_from(A, address.into(), 80, TcpControl::Syn));
         assert!(matches!(answers.as_slice(), [one] if is_reset(one)), "{address}");
@@ -82,7 +82,7 @@ fn nobody_waits_for_what_cannot_be() {
     assert!(!is_reset_or_panic(&answers[0]), "unreachable, not refused");
     a.answers(&segment_from(A, B.into(), 80, TcpControl::Syn));
     let (_, end) = a.gateway.wanted().pop_front().unwrap();
-    UnixStream::from(end).write_all(&[Verdict::Refused.byte()]).unwrap();
+    UnixStream::from(end).write_all(&[ConnectOutcome::Refused.byte()]).unwrap();
     a.gateway.ready(Kind::Tcp, 0, true, true);
     assert!(is_reset(&frames(&mut a)[0]));
 }
@@ -110,7 +110,7 @@ fn a_visitor_is_let_in_if_both_are_members_and_no_rule_keeps_him_out() {
         assert_eq!(sent.len(), usize::from(welcome), "{index}");
         assert_eq!(b.gateway.visitors(), usize::from(welcome), "{index}");
         if !welcome {
-            assert_eq!(verdict(ours), Some(Verdict::Refused.byte()), "{index}");
+            assert_eq!(verdict(ours), Some(ConnectOutcome::Refused.byte()), "{index}");
             assert_eq!(b.last().direction, Direction::In);
         }
     }
@@ -136,7 +136,7 @@ fn a_visitor_whose_port_is_taken_gets_another() {
 fn a_refusal_of_the_guest_counts_when_its_server_has_had_its_time() {
     let mut b = bench(member(B, &[]));
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let patient = Visitor { patience_ms: 200, ..visitor(Protocol::Tcp, A) };
+    let patient = PeerConnection { patience_ms: 200, ..visitor(Protocol::Tcp, A) };
     b.gateway.admit(&patient, theirs.into()).unwrap();
     let (begun, mut asked) = (Instant::now(), 0);
     while b.gateway.table.flows() > 0 {
@@ -154,7 +154,7 @@ fn a_refusal_of_the_guest_counts_when_its_server_has_had_its_time() {
         std::thread::sleep(b.gateway.idle_for(Instant::now()).unwrap_or_default());
     }
     assert!(asked > 2 && begun.elapsed() >= Duration::from_millis(200), "{asked}");
-    assert_eq!(verdict(ours), Some(Verdict::Refused.byte()));
+    assert_eq!(verdict(ours), Some(ConnectOutcome::Refused.byte()));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn datagrams_travel_whole_even_empty_ones() {
     a.answers(&datagram_from(A, B.into(), 80, b"one"));
     let (wanted, end) = a.gateway.wanted().pop_front().unwrap();
     let from_port = wanted.from_port;
-    b.gateway.admit(&Visitor { wanted, ..visitor(Protocol::Udp, A) }, end).unwrap();
+    b.gateway.admit(&PeerConnection { wanted, ..visitor(Protocol::Udp, A) }, end).unwrap();
     a.answers(&datagram_from(A, B.into(), 80, b""));
     b.gateway.ready(Kind::Udp, 0, true, false);
     let arrived: Vec<Vec<u8>> = frames(&mut b).iter().map(|frame| frame[14 + 20 + 8..].to_vec()).collect();

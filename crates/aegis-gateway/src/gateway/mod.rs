@@ -1,18 +1,18 @@
 //! The gateway itself: frames of one guest on one side, sockets of the host on the other.
 //!
 //! ```text
-//!   frames ──► packet ──► flow? ──yes──► its terminal ──► its socket
-//!                           └──no───► judge ──► a new flow, or a refusal at once
+//!   frames ──► packet ──► flow? ──yes──► its guest socket ──► its socket
+//!                           └──no───► policy engine ──► a new flow, or a refusal at once
 //! ```
 
+mod connect_proxy;
 mod connections;
 mod datagrams;
+mod flow_table;
 mod members;
-mod petitions;
-mod table;
 mod token;
 
-pub use members::{Visitor, Wanted};
+pub use members::{PeerConnection, PeerRequest};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -20,23 +20,23 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use aegis_policy::{Action, Because, Direction, Limits, Protocol, Ruling};
+use aegis_policy::{Action, Direction, Limits, Protocol, Reason, Verdict};
 use mio::Registry;
 use serde::{Deserialize, Serialize};
 
-use crate::bounds::{Bound, Bounds};
-use crate::flow::tcp::Surroundings;
-use crate::flow::terminal::Clock;
+use crate::decision_log::{DecisionEntry, DecisionLog, EntryKind};
+use crate::flow::guest_socket::Clock;
+use crate::flow::tcp::FlowContext;
+use crate::frame_stream::{Ended, FrameReader, FrameWriter};
 use crate::groups::Groups;
-use crate::journal::{Entry, Journal, What};
-use crate::judge::{Case, Judge};
-use crate::names::{Asked, Asker, Delivery, Names, Sockets};
+use crate::limit_events::{LimitEvents, LimitKind};
 use crate::packet::{self, Frame, Packet, Transport};
+use crate::policy_engine::{FlowDecision, PolicyEngine};
 use crate::proxy::Proxy;
+use crate::resolver::{QueryDecision, QuerySource, Resolver, ResolverResponse, Sockets};
 use crate::settings::Settings;
-use crate::shape::{Bucket, PAUSE, Shaper};
-use crate::wire::{Ended, Incoming, Outgoing};
-use table::Table;
+use crate::token_bucket::{PAUSE, RateLimiter, TokenBucket};
+use flow_table::FlowTable;
 use token::name_token;
 pub(crate) use token::{Kind, of_token, token};
 
@@ -87,21 +87,21 @@ pub(crate) enum Machine {
 #[derive(Debug)]
 pub(crate) struct Gateway {
     registry: Registry,
-    incoming: Incoming,
-    pub(crate) out: Outgoing,
-    judge: Judge,
-    names: Names,
+    incoming: FrameReader,
+    pub(crate) out: FrameWriter,
+    engine: PolicyEngine,
+    names: Resolver,
     proxy: Option<Proxy>,
-    pub(crate) journal: Journal,
+    pub(crate) decision_log: DecisionLog,
     limits: Limits,
     /// Those that were met.
-    pub(crate) bounds: Bounds,
-    shaper: Shaper,
-    packets: Bucket,
+    pub(crate) bounds: LimitEvents,
+    limiter: RateLimiter,
+    packets: TokenBucket,
     clock: Clock,
-    table: Table,
+    table: FlowTable,
     /// Connections to members that the daemon has not been told of.
-    wanted: VecDeque<(Wanted, OwnedFd)>,
+    wanted: VecDeque<(PeerRequest, OwnedFd)>,
     counters: Counters,
     scratch: Vec<u8>,
     /// There may be more frames than were read.
@@ -118,18 +118,18 @@ impl Gateway {
         let now = Instant::now();
         Gateway {
             registry,
-            incoming: Incoming::default(),
-            out: Outgoing::default(),
-            judge: Judge::new(),
-            names: Names::new(now),
+            incoming: FrameReader::default(),
+            out: FrameWriter::default(),
+            engine: PolicyEngine::new(),
+            names: Resolver::new(now),
             proxy: None,
-            journal: Journal::default(),
+            decision_log: DecisionLog::default(),
             limits: Limits::default(),
-            bounds: Bounds::default(),
-            shaper: Shaper::new(None, now),
-            packets: Bucket::new(None, 1, now),
+            bounds: LimitEvents::default(),
+            limiter: RateLimiter::new(None, now),
+            packets: TokenBucket::new(None, 1, now),
             clock: Clock::new(),
-            table: Table::default(),
+            table: FlowTable::default(),
             wanted: VecDeque::new(),
             counters: Counters::default(),
             scratch: Vec::new(),
@@ -145,13 +145,13 @@ impl Gateway {
         let Settings { policy, resolvers, host_ports, limits, proxy, groups } = settings;
         self.names.invents(proxy.is_some());
         self.proxy = proxy;
-        self.judge.set(policy, host_ports, Groups::new(&groups));
+        self.engine.set(policy, host_ports, Groups::new(&groups));
         self.names.set(resolvers, limits.queries, now);
         if self.limits.bandwidth != limits.bandwidth {
-            self.shaper = Shaper::new(limits.bandwidth, now);
+            self.limiter = RateLimiter::new(limits.bandwidth, now);
         }
         if self.limits.packets != limits.packets {
-            self.packets = Bucket::new(limits.packets.map(u64::from), 1, now);
+            self.packets = TokenBucket::new(limits.packets.map(u64::from), 1, now);
         }
         self.limits = limits;
         self.judge_again();
@@ -164,7 +164,7 @@ impl Gateway {
             lost: self.out.lost,
             open_flows: self.table.flows() as u64,
             queries: self.names.count(),
-            limited: self.counters.limited + self.shaper.hits,
+            limited: self.counters.limited + self.limiter.hits,
             ..self.counters.clone()
         }
     }
@@ -195,7 +195,7 @@ impl Gateway {
         loop {
             if self.packets.available(now) == 0 {
                 self.counters.limited += u64::from(!self.choked);
-                self.bounds.met(Bound::Packets, now);
+                self.bounds.met(LimitKind::Packets, now);
                 self.choked = true;
                 free = false;
                 break;
@@ -218,7 +218,7 @@ impl Gateway {
         self.rests_at = None;
         self.counters.packets_out += 1;
         self.counters.bytes_out += frame.len() as u64;
-        match packet::read(frame, self.judge.groups.own()) {
+        match packet::read(frame, self.engine.groups.own()) {
             Ok(Frame::WhoHas(address)) => packet::send_i_have(&mut self.out, address),
             Ok(Frame::Silent) => {}
             Ok(Frame::Packet(packet)) => self.packet(&packet, now),
@@ -253,7 +253,7 @@ impl Gateway {
             Kind::Echo => self.echo_ready(index),
             Kind::Name => {
                 let sockets = Sockets { registry: &self.registry, token: name_token };
-                let delivery = self.names.ready(index, &mut self.judge, &sockets, Instant::now());
+                let delivery = self.names.ready(index, &mut self.engine, &sockets, Instant::now());
                 self.deliver(delivery);
             }
             Kind::Fixed | Kind::Own => {}
@@ -263,22 +263,22 @@ impl Gateway {
     /// Does what is due.
     pub(crate) fn work(&mut self) {
         let now = Instant::now();
-        if self.shaper.held {
+        if self.limiter.held {
             self.table.touch_connections();
         }
-        self.shaper.tick(now);
+        self.limiter.tick(now);
         self.run_timers(now);
         let sockets = Sockets { registry: &self.registry, token: name_token };
         let mut late = Vec::new();
         while self.names.deadline().is_some_and(|at| at <= now) {
-            late.push(self.names.overdue(&mut self.judge, &sockets, now));
+            late.push(self.names.overdue(&mut self.engine, &sockets, now));
         }
         for delivery in late {
             self.deliver(delivery);
         }
         self.run_flows(now);
-        if self.shaper.held {
-            self.bounds.met(Bound::Bandwidth, now);
+        if self.limiter.held {
+            self.bounds.met(LimitKind::Bandwidth, now);
         }
     }
 
@@ -320,7 +320,7 @@ impl Gateway {
         if self.unread || self.table.is_touched() {
             return Some(Duration::ZERO);
         }
-        let held = (self.shaper.held || self.choked).then(|| now + PAUSE);
+        let held = (self.limiter.held || self.choked).then(|| now + PAUSE);
         let due =
             [self.table.deadline(), self.names.deadline(), held, self.rests_at].into_iter().flatten().min();
         due.map(|due| due.saturating_duration_since(now))
@@ -330,67 +330,67 @@ impl Gateway {
         self.choked
     }
 
-    fn surroundings<'a>(
-        out: &'a mut Outgoing,
-        judge: &'a Judge,
-        shaper: &'a mut Shaper,
+    fn context<'a>(
+        out: &'a mut FrameWriter,
+        engine: &'a PolicyEngine,
+        limiter: &'a mut RateLimiter,
         clock: Clock,
         flows: usize,
-    ) -> Surroundings<'a> {
+    ) -> FlowContext<'a> {
         let (receive, send) = buffers(flows);
-        Surroundings { out, judge, shaper, clock, receive, send }
+        FlowContext { out, engine, limiter, clock, receive, send }
     }
 
     /// Notes a decision about a flow.
-    fn note(&mut self, case: &Case, what: What, (bytes_out, bytes_in): (u64, u64)) {
-        match (what, case.ruling.allows()) {
-            (What::Flow, true) => self.counters.flows += 1,
+    fn note(&mut self, decision: &FlowDecision, what: EntryKind, (bytes_out, bytes_in): (u64, u64)) {
+        match (what, decision.verdict.allows()) {
+            (EntryKind::Flow, true) => self.counters.flows += 1,
             (_, false) => self.counters.denied += 1,
             _ => {}
         }
-        self.journal.add(Entry {
+        self.decision_log.add(DecisionEntry {
             seq: 0,
             at_ms: 0,
             what,
-            direction: case.direction,
-            protocol: case.protocol,
-            name: case.name().map(ToString::to_string),
-            address: Some(case.address),
-            port: case.port,
-            action: case.ruling.action,
-            because: case.ruling.because.to_string(),
+            direction: decision.direction,
+            protocol: decision.protocol,
+            name: decision.name().map(ToString::to_string),
+            address: Some(decision.address),
+            port: decision.port,
+            action: decision.verdict.action,
+            because: decision.verdict.because.to_string(),
             bytes_out,
             bytes_in,
         });
     }
 
-    fn note_name(&mut self, asked: &Asked) {
-        if asked.ruling.action == Action::Deny {
+    fn note_name(&mut self, asked: &QueryDecision) {
+        if asked.verdict.action == Action::Deny {
             self.counters.denied += 1;
         }
-        self.journal.add(Entry {
+        self.decision_log.add(DecisionEntry {
             seq: 0,
             at_ms: 0,
-            what: What::Name,
+            what: EntryKind::Name,
             direction: Direction::Out,
             protocol: Protocol::Udp,
             name: asked.name.as_ref().map(ToString::to_string),
             address: None,
             port: 53,
-            action: asked.ruling.action,
-            because: asked.ruling.because.to_string(),
+            action: asked.verdict.action,
+            because: asked.verdict.because.to_string(),
             bytes_out: 0,
             bytes_in: 0,
         });
     }
 
-    fn deliver(&mut self, delivery: Option<Delivery>) {
-        let Some(Delivery { to, message }) = delivery else { return };
+    fn deliver(&mut self, delivery: Option<ResolverResponse>) {
+        let Some(ResolverResponse { to, message }) = delivery else { return };
         match to {
-            Asker::Datagram { guest, gateway } => {
+            QuerySource::Datagram { guest, gateway } => {
                 packet::send_udp(&mut self.out, gateway, guest, &message);
             }
-            Asker::Connection(index) | Asker::Petition(index) => {
+            QuerySource::Connection(index) | QuerySource::ConnectRequest(index) => {
                 if let Some(flow) = self.table.own.get_mut(index) {
                     flow.answer(&message);
                     self.table.touch(Kind::Own, index);
@@ -400,13 +400,13 @@ impl Gateway {
     }
 
     /// Takes a question of the guest for a name.
-    fn ask(&mut self, asker: Asker, question: &[u8], now: Instant) {
+    fn ask(&mut self, source: QuerySource, question: &[u8], now: Instant) {
         let sockets = Sockets { registry: &self.registry, token: name_token };
-        let (asked, delivery) = self.names.ask(asker, question, &mut self.judge, &sockets, now);
+        let (asked, delivery) = self.names.ask(source, question, &mut self.engine, &sockets, now);
         if let Some(asked) = asked {
-            if matches!(asked.ruling.because, Because::Limit(_)) {
+            if matches!(asked.verdict.because, Reason::Limit(_)) {
                 self.counters.limited += 1;
-                self.bounds.met(Bound::Names, now);
+                self.bounds.met(LimitKind::Names, now);
             }
             self.note_name(&asked);
         }
@@ -414,11 +414,11 @@ impl Gateway {
     }
 
     /// Refuses a flow for which there is no room.
-    fn bound(&mut self, case: &mut Case) {
-        if case.ruling.allows() && self.is_full() {
+    fn bound(&mut self, decision: &mut FlowDecision) {
+        if decision.verdict.allows() && self.is_full() {
             self.counters.limited += 1;
-            self.bounds.met(Bound::Flows, Instant::now());
-            case.ruling = Ruling::deny(Because::Limit(format!("{} flows at a time", self.limits.flows)));
+            self.bounds.met(LimitKind::Flows, Instant::now());
+            decision.verdict = Verdict::deny(Reason::Limit(format!("{} flows at a time", self.limits.flows)));
         }
     }
 

@@ -37,7 +37,7 @@ impl Bench {
         self.gateway.frame(frame, Instant::now());
         self.gateway.work();
         let frames = self.gateway.out.frames();
-        self.gateway.out = Outgoing::default();
+        self.gateway.out = FrameWriter::default();
         frames
     }
 
@@ -45,8 +45,8 @@ impl Bench {
         self.gateway.counters().dropped.get(kind).copied().unwrap_or(0)
     }
 
-    pub(super) fn last(&self) -> Entry {
-        self.gateway.journal.from(self.gateway.journal.next() - 1).unwrap().clone()
+    pub(super) fn last(&self) -> DecisionEntry {
+        self.gateway.decision_log.from(self.gateway.decision_log.next() - 1).unwrap().clone()
     }
 }
 
@@ -229,7 +229,7 @@ fn frames_that_mean_nothing_good_are_counted_and_dropped() {
         assert!(bench.answers(&frame).is_empty(), "{kind}");
         assert_eq!(bench.dropped(kind), 1, "{kind}");
     };
-    change(6, 0xee, "ethernet"); // another card's address
+    change(6, 0xee, "ethernet"); // another network interface's address
     change(12, 0x88, "protocol"); // another protocol
     change(14 + 6, 0x20, "fragment"); // more of it to come
     change(14, 0x46, "options");
@@ -318,7 +318,7 @@ fn there_are_no_more_flows_than_the_bound() {
     other[14 + 20] ^= 1; // another port of the guest
     assert!(is_reset(&bench.answers(&other)[0]));
     assert_eq!(bench.last().because, "limit: 1 flows at a time");
-    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(Bound::Flows));
+    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(LimitKind::Flows));
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_guest_that_sends_too_many_packets_waits_and_loses_none() {
     }
     assert_eq!(bench.gateway.counters().packets_out, 60);
     assert!(begun.elapsed() >= Duration::from_millis(300) && bench.gateway.counters().limited > 0);
-    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(Bound::Packets));
+    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(LimitKind::Packets));
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn names_are_refused_where_nothing_is_open_and_failed_where_nobody_answers() {
         .map(|_| bench.answers(&datagram(GATEWAY_V4.into(), 53, question))[0][14 + 20 + 8 + 3] & 15)
         .collect();
     assert_eq!((codes[0], codes[5]), (2, 5), "{codes:?}");
-    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(Bound::Names));
+    assert_eq!(bench.gateway.bounds.tell(Instant::now()), Some(LimitKind::Names));
     assert!(bench.gateway.counters().limited >= 1);
 }
 
@@ -387,7 +387,7 @@ fn a_gateway_that_is_idle_for_a_while_holds_no_buffers() {
     assert!(bench.gateway.incoming.holds_memory());
     assert_eq!(bench.gateway.idle_for(now), Some(KEPT));
     bench.gateway.rest(now + KEPT);
-    assert_eq!(format!("{:?}", bench.gateway.incoming), format!("{:?}", Incoming::default()));
+    assert_eq!(format!("{:?}", bench.gateway.incoming), format!("{:?}", FrameReader::default()));
     assert_eq!(bench.gateway.idle_for(now), None);
 }
 

@@ -1,4 +1,4 @@
-//! What a connection calls the other end: the name in a TLS handshake, or the host of each HTTP request.
+//! Inspection of connections for the name of the other end: the server name of a TLS handshake, or the host of each request.
 //!
 //! Bytes of the guest pass through here when a policy judges names. Nothing passes before the name that it belongs to
 //! has been judged, and nothing passes that a server might understand in another way than this does.

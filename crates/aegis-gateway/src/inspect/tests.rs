@@ -469,13 +469,13 @@ fn a_piece_of_another_answer_opens_nothing() {
 
 #[test]
 fn a_tunnel_is_looked_at_from_its_beginning() {
-    let wish = "CONNECT good.example:443 HTTP/1.1\r\nHost: good.example:443\r\n\r\n";
+    let upgrade_request = "CONNECT good.example:443 HTTP/1.1\r\nHost: good.example:443\r\n\r\n";
     let granted = "HTTP/1.1 200 OK\r\n\r\n";
-    assert_eq!(conversation(&[(wish, granted)], PLAIN).1, Ok(()));
-    assert_eq!(conversation(&[(wish, granted)], SMUGGLED).1, Err(Refusal::Judged));
-    assert_eq!(conversation(&[(wish, granted)], "\x01raw").1, Err(Refusal::Unrecognised));
+    assert_eq!(conversation(&[(upgrade_request, granted)], PLAIN).1, Ok(()));
+    assert_eq!(conversation(&[(upgrade_request, granted)], SMUGGLED).1, Err(Refusal::Judged));
+    assert_eq!(conversation(&[(upgrade_request, granted)], "\x01raw").1, Err(Refusal::Unrecognised));
     assert_eq!(
-        conversation(&[(wish, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")], SMUGGLED).1,
+        conversation(&[(upgrade_request, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")], SMUGGLED).1,
         Err(Refusal::Judged)
     );
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::credentials::Credentials;
 use super::failure::{RequestFailure, unreachable};
-use super::plain::PlainPlaces;
+use super::plain_http::PlainHttpHosts;
 use super::response_body::{MOST_ERROR, body};
 use crate::error::ImageError;
 
@@ -64,7 +64,7 @@ pub(super) async fn answer(
     registry: &str,
     challenge: Challenge,
     credentials: &Credentials,
-    plain: &PlainPlaces,
+    plain: &PlainHttpHosts,
 ) -> Result<Option<Access>, RequestFailure> {
     let (realm, service, scope) = match (challenge, credentials) {
         (Challenge::Basic, Credentials::Password { user, password }) => {

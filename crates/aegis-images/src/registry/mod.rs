@@ -6,7 +6,7 @@
 pub(crate) mod auth;
 mod credentials;
 mod failure;
-mod plain;
+mod plain_http;
 mod repository;
 mod response_body;
 

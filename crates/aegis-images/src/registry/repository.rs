@@ -9,7 +9,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, NoProxy, Proxy, Response, StatusCode};
 
 use super::failure::{RequestFailure, RetryPolicy, retry_after, unreachable};
-use super::plain::PlainPlaces;
+use super::plain_http::PlainHttpHosts;
 use super::response_body::{MOST_ERROR, body, words};
 use super::{auth, credentials};
 use crate::digest::Digest;
@@ -38,7 +38,7 @@ pub(crate) struct Repository {
     name: String,
     image: String,
     base: String,
-    plain: PlainPlaces,
+    plain: PlainHttpHosts,
     credentials: credentials::Credentials,
     access: Arc<Mutex<Option<auth::Access>>>,
 }
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Repository {
 
 fn client(
     settings: &RegistrySettings,
-    plain: PlainPlaces,
+    plain: PlainHttpHosts,
     proxy: Option<&str>,
 ) -> Result<Client, ImageError> {
     // An error only says that it has been done before.
@@ -103,7 +103,7 @@ impl Repository {
             ImageError::Credentials { registry: name.clone(), detail }
         })?;
         let scheme = if own.plain_http { "http" } else { "https" };
-        let plain = PlainPlaces::of(&name, settings);
+        let plain = PlainHttpHosts::of(&name, settings);
         Ok(Repository {
             client: client(&own, plain.clone(), settings.proxy.as_deref())?,
             image: reference.familiar(),

@@ -92,7 +92,7 @@ async fn begin(
     let (session, events, _) = opened.map_err(|error| error.to_string())?;
     order.watch.lap("guest");
     let groups = interface::group_addresses(&order.spec.network);
-    let call = GuestLink::become_call(order.hostname.clone(), groups, from.cause);
+    let call = GuestLink::reidentify_call(order.hostname.clone(), groups, from.cause);
     session.link().call(&call).await.map_err(|error| error.to_string())?;
     Ok((session, events))
 }

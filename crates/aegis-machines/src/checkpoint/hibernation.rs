@@ -15,8 +15,8 @@ use aegis_guest_protocol::messages::Freeze;
 use aegis_lifecycle::event::Boot;
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::home::Home;
-use aegis_store::saved::{self, SavedError};
-use aegis_vmm::{Draft, Machine, Origin};
+use aegis_store::machine_state::{self, MachineStateError};
+use aegis_vmm::{Machine, MemoryBuilder, Origin};
 use serde::{Deserialize, Serialize};
 
 use crate::boot_order::BootOrder;
@@ -148,7 +148,8 @@ impl Hibernation {
         synced
             .map_err(|_| "its guest did not write its files in time")?
             .map_err(|error| error.to_string())?;
-        let memory = Draft::new(u64::from(spec.memory_mib) << 20).map_err(|error| error.to_string())?;
+        let memory =
+            MemoryBuilder::new(u64::from(spec.memory_mib) << 20).map_err(|error| error.to_string())?;
         let saved = machine.save(memory).await.map_err(|error| chain(&error))?;
         let (path, disk, boot) = (file(&layout.home, id), spec.data_disk.clone(), run.boot);
         let writing = tokio::task::spawn_blocking(move || {
@@ -204,7 +205,7 @@ impl Hibernation {
             return Err("it was written by another version".to_owned());
         }
         let devices = opened.head().devices.clone();
-        let memory = Arc::new(Draft::new(opened.head().memory).map_err(|error| error.to_string())?);
+        let memory = Arc::new(MemoryBuilder::new(opened.head().memory).map_err(|error| error.to_string())?);
         let into = Arc::clone(&memory);
         // The monitor starts meanwhile.
         let filling = tokio::task::spawn_blocking(move || opened.fill(|at, bytes| into.write(at, bytes)));
@@ -246,13 +247,13 @@ fn open(
     path: &Path,
     boot: Boot,
     disk: &Path,
-) -> Result<(Note, saved::Saved<io::BufReader<File>>), SavedError> {
+) -> Result<(Note, machine_state::MachineState<io::BufReader<File>>), MachineStateError> {
     let (note, file) = machine_file::open::<Note>(path)?;
     if note.boot != boot {
-        return Err(SavedError::Damaged("it was written of another machine"));
+        return Err(MachineStateError::Damaged("it was written of another machine"));
     }
     if note.disk != FileVersion::of(disk)? {
-        return Err(SavedError::Damaged("its disk has been written since"));
+        return Err(MachineStateError::Damaged("its disk has been written since"));
     }
     Ok((note, file))
 }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use aegis_store::saved::{self, Head, Key, Saved as InFile, SavedError};
-use aegis_vmm::{Draft, Saved};
+use aegis_store::machine_state::{self, Head, Key, MachineState, MachineStateError};
+use aegis_vmm::{MemoryBuilder, Saved};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,25 +29,25 @@ impl FileVersion {
 /// Writes a machine with a note; sealed, if there is a key. Returns the file's length, bytes. Blocks.
 ///
 /// # Errors
-/// As of [`saved::write`].
+/// As of [`machine_state::write`].
 pub fn write(
     path: &Path,
     note: &impl Serialize,
     machine: &Saved,
     key: Option<&Key>,
-) -> Result<u64, SavedError> {
+) -> Result<u64, MachineStateError> {
     let note = serde_json::to_string(note).map_err(io::Error::from)?;
     let memory = &machine.memory;
     let head = Head { note, devices: machine.devices.clone(), memory: memory.bytes() };
-    saved::write(path, &head, &memory.extents()?, |at, into| memory.read(at, into), key)
+    machine_state::write(path, &head, &memory.extents()?, |at, into| memory.read(at, into), key)
 }
 
 /// Reads all of a machine's file into memory of its own. Blocks.
 ///
 /// # Errors
 /// As of [`InFile::fill`].
-pub fn load(file: InFile<BufReader<File>>) -> Result<Saved, SavedError> {
-    let draft = Draft::new(file.head().memory)?;
+pub fn load(file: MachineState<BufReader<File>>) -> Result<Saved, MachineStateError> {
+    let draft = MemoryBuilder::new(file.head().memory)?;
     let head = file.fill(|at, bytes| draft.write(at, bytes))?;
     Ok(Saved { devices: head.devices, memory: draft.seal()? })
 }
@@ -55,10 +55,12 @@ pub fn load(file: InFile<BufReader<File>>) -> Result<Saved, SavedError> {
 /// Opens a machine's file, and reads its note. Blocks.
 ///
 /// # Errors
-/// As of [`saved::open`]; [`SavedError::Damaged`] if the note is another version's.
-pub fn open<N: DeserializeOwned>(path: &Path) -> Result<(N, InFile<BufReader<File>>), SavedError> {
-    let file = saved::open(path)?;
+/// As of [`machine_state::open`]; [`MachineStateError::Damaged`] if the note is another version's.
+pub fn open<N: DeserializeOwned>(
+    path: &Path,
+) -> Result<(N, MachineState<BufReader<File>>), MachineStateError> {
+    let file = machine_state::open(path)?;
     let note = serde_json::from_str(&file.head().note);
-    let note = note.map_err(|_| SavedError::Damaged("it was made by another version"))?;
+    let note = note.map_err(|_| MachineStateError::Damaged("it was made by another version"))?;
     Ok((note, file))
 }

@@ -18,7 +18,7 @@ use aegis_spec::image::PinnedImage;
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::disk::DiskError;
 use aegis_store::home::Home;
-use aegis_store::saved::{Key, SavedError};
+use aegis_store::machine_state::{Key, MachineStateError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -151,7 +151,7 @@ fn keep(
 ) -> Result<(), SnapshotError> {
     let (key, sealed) = new_key(secrets, note)?;
     checkpoint.settle().map_err(SnapshotError::Disk)?;
-    let written = || -> Result<(), SavedError> {
+    let written = || -> Result<(), MachineStateError> {
         let dir = checkpoint.dir();
         if let Some(saved) = &checkpoint.machine {
             let of = (note.instance.clone(), note.created_ms);
@@ -171,7 +171,7 @@ fn keep(
             drop(checkpoint.keep());
             Ok(())
         }
-        Err(SavedError::Io(error))
+        Err(MachineStateError::Io(error))
             if matches!(
                 error.kind(),
                 io::ErrorKind::AlreadyExists
@@ -186,14 +186,14 @@ fn keep(
 }
 
 /// The machine of a snapshot, if it is whole and of this one. Blocks.
-fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<SavedMachine, SavedError> {
+fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<SavedMachine, MachineStateError> {
     let (machine, mut file) = machine_file::open::<MachineNote>(&dir.join(MACHINE))?;
     if machine.of != (note.instance.clone(), note.created_ms) {
-        return Err(SavedError::Damaged("it belongs to another snapshot"));
+        return Err(MachineStateError::Damaged("it belongs to another snapshot"));
     }
     if let Some(sealed) = &machine.key {
         let key = secrets.unseal(sealed).map_err(io::Error::other)?;
-        let key = Key::from_hex(&key).ok_or(SavedError::Damaged("its key is none"))?;
+        let key = Key::from_hex(&key).ok_or(MachineStateError::Damaged("its key is none"))?;
         file = file.unseal(key)?;
     }
     Ok(SavedMachine {
@@ -326,7 +326,7 @@ impl SnapshotStore {
                 tracing::warn!(name, %error, "the machine of a snapshot cannot be used; it boots");
             })
         } else {
-            Err(SavedError::Damaged("it has none"))
+            Err(MachineStateError::Damaged("it has none"))
         };
         Ok((Checkpoint::kept_in(dir, machine.ok().map(Arc::new)), note))
     }

@@ -13,7 +13,7 @@ use aegis_guest_protocol::messages::{Cause, Freeze, Sync};
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::disk::{self, DiskError};
 use aegis_store::home::Home;
-use aegis_vmm::{Draft, Machine, Saved};
+use aegis_vmm::{Machine, MemoryBuilder, Saved};
 
 use crate::boot_timings::Stopwatch;
 use crate::checkpoint::machine_file::FileVersion;
@@ -176,7 +176,7 @@ fn copy_tables(from: &Path, to: &Path) -> io::Result<()> {
 /// Removes what daemons that are no more have left of temporary checkpoints. Blocks.
 pub fn sweep(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().ends_with(aegis_store::sweep::PARTIAL) {
+        if entry.file_name().to_string_lossy().ends_with(aegis_store::orphans::PARTIAL) {
             // The next daemon tries again.
             let _left = std::fs::remove_dir_all(entry.path());
         }
@@ -185,7 +185,7 @@ pub fn sweep(dir: &Path) {
 
 /// A new directory for a temporary checkpoint, unless it is renamed.
 pub fn directory(home: &Home) -> io::Result<PathBuf> {
-    let name = format!("{}{}", ulid::Ulid::generate(), aegis_store::sweep::PARTIAL);
+    let name = format!("{}{}", ulid::Ulid::generate(), aegis_store::orphans::PARTIAL);
     let dir = home.snapshots().join(name);
     std::fs::create_dir_all(&dir)?;
     Ok(dir)
@@ -256,7 +256,7 @@ async fn stand(
     id: &str,
     of: &InstanceSpec,
     machine: &dyn Machine,
-    room: Option<(Draft, Cause)>,
+    room: Option<(MemoryBuilder, Cause)>,
     dir: &Path,
     watch: &Stopwatch,
 ) -> Result<Option<Arc<SavedMachine>>, String> {

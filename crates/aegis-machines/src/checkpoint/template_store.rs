@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use aegis_spec::instance::InstanceSpec;
-use aegis_store::saved::SavedError;
+use aegis_store::machine_state::MachineStateError;
 use aegis_vmm::{MachineSpec, Saved, Vmm};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -137,7 +137,7 @@ impl TemplateStore {
                 self.keep(name, Arc::clone(&saved));
                 Some(saved)
             }
-            Err(SavedError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(MachineStateError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(name, %error, "a template cannot be used, and is removed");
                 self.remove(name);
@@ -204,7 +204,7 @@ impl TemplateStore {
     ///
     /// # Errors
     /// As of [`machine_file::write`].
-    pub fn write(&self, of: &MachinePattern, saved: Saved) -> Result<u64, SavedError> {
+    pub fn write(&self, of: &MachinePattern, saved: Saved) -> Result<u64, MachineStateError> {
         let name = name_of(&of.compatibility_key);
         let note = Note {
             compatibility_key: of.compatibility_key.clone(),
@@ -252,17 +252,17 @@ impl Drop for BeingMade {
 /// this one. Its predecessor may still be a process, if it was killed a moment ago.
 fn sweep(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().ends_with(aegis_store::sweep::PARTIAL) {
+        if entry.file_name().to_string_lossy().ends_with(aegis_store::orphans::PARTIAL) {
             // The next daemon tries again.
             let _left = std::fs::remove_file(entry.path());
         }
     }
 }
 
-fn read(path: &Path, compatibility_key: &str) -> Result<Saved, SavedError> {
+fn read(path: &Path, compatibility_key: &str) -> Result<Saved, MachineStateError> {
     let (note, file) = machine_file::open::<Note>(path)?;
     if note.compatibility_key != compatibility_key {
-        return Err(SavedError::Damaged("it was made by another version"));
+        return Err(MachineStateError::Damaged("it was made by another version"));
     }
     machine_file::load(file)
 }
@@ -283,7 +283,7 @@ fn describe(path: &Path) -> Option<Template> {
 
 #[cfg(test)]
 mod tests {
-    use aegis_vmm::Draft;
+    use aegis_vmm::MemoryBuilder;
     use proptest::prelude::*;
 
     use super::*;
@@ -298,7 +298,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let templates = TemplateStore::new(dir.path().to_owned(), DEFAULT_BUDGET);
         let saved = || {
-            let draft = Draft::new(1 << 20).unwrap();
+            let draft = MemoryBuilder::new(1 << 20).unwrap();
             draft.write(0, &[7; 5000]).unwrap();
             Saved { devices: vec![1, 2], memory: draft.seal().unwrap() }
         };

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aegis_gateway::control::{MOST_LINE, Reply, Request};
-use aegis_gateway::descriptors;
+use aegis_gateway::fd_passing;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
@@ -35,7 +35,7 @@ impl GatewayClient {
         let sent = match end {
             // It goes with the first byte.
             Some(end) => {
-                let send = || descriptors::send(&self.stream, &line, end.as_fd());
+                let send = || fd_passing::send(&self.stream, &line, end.as_fd());
                 self.stream.async_io(Interest::WRITABLE, send).await?
             }
             None => 0,
@@ -60,7 +60,7 @@ impl GatewayClient {
             }
             let GatewayClient { stream, line, ends } = self;
             let mut buffer = [0; 4096];
-            let receive = || descriptors::receive(&*stream, &mut buffer, ends);
+            let receive = || fd_passing::receive(&*stream, &mut buffer, ends);
             let count = stream.async_io(Interest::READABLE, receive).await?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_gateway::Verdict;
-use aegis_gateway::control::{Reply, Request, Visitor, Wanted};
+use aegis_gateway::ConnectOutcome;
+use aegis_gateway::control::{PeerConnection, PeerRequest, Reply, Request};
 use tokio::task::JoinSet;
 
 use async_trait::async_trait;
@@ -74,7 +74,7 @@ pub struct GroupBroker {
 /// Tells who waits at the other end that nothing comes of it.
 fn give_up(end: &OwnedFd) {
     // It may have given up itself.
-    let _gone = rustix::io::write(end, &[Verdict::Unreachable.byte()]);
+    let _gone = rustix::io::write(end, &[ConnectOutcome::Unreachable.byte()]);
 }
 
 impl GroupBroker {
@@ -145,7 +145,7 @@ async fn connect(
     directory: Arc<Directory>,
     members: Arc<dyn GroupMembers>,
     id: String,
-    wanted: Wanted,
+    wanted: PeerRequest,
     end: OwnedFd,
 ) {
     let failed = match reach(&directory, &*members, &id, wanted).await {
@@ -170,8 +170,8 @@ async fn reach(
     directory: &Directory,
     members: &dyn GroupMembers,
     id: &str,
-    wanted: Wanted,
-) -> Result<(Box<dyn MemberConnection>, GatewayClient, Visitor), String> {
+    wanted: PeerRequest,
+) -> Result<(Box<dyn MemberConnection>, GatewayClient, PeerConnection), String> {
     // Whatever a gateway says that it wants, it gets no further than to members of its instance's groups.
     let found = directory.find(id, wanted.to);
     let (member, from) = found.ok_or_else(|| format!("{} is no member", wanted.to))?;
@@ -182,7 +182,7 @@ async fn reach(
         match open_gateway(&*connection).await {
             Ok(gateway) => {
                 let patience_ms = connection.server_timeout_ms();
-                let visitor = Visitor { from, own: member.address, wanted, patience_ms };
+                let visitor = PeerConnection { from, own: member.address, wanted, patience_ms };
                 return Ok((connection, gateway, visitor));
             }
             // Its machine is ending, or its gateway is being replaced.
@@ -197,7 +197,7 @@ async fn open_gateway(connection: &dyn MemberConnection) -> io::Result<GatewayCl
     GatewayClient::open(&socket).await
 }
 
-async fn admit(gateway: &mut GatewayClient, visitor: Visitor, end: &OwnedFd) -> io::Result<()> {
+async fn admit(gateway: &mut GatewayClient, visitor: PeerConnection, end: &OwnedFd) -> io::Result<()> {
     gateway.ask(&Request::Admit(visitor), Some(end)).await?;
     match gateway.next().await? {
         Reply::Done => Ok(()),

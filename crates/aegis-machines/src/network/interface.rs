@@ -8,14 +8,14 @@ use aegis_gateway::addressing::{
 };
 use aegis_guest_protocol::messages::Network;
 use aegis_spec::network::NetworkSpec;
-use aegis_vmm::Card;
+use aegis_vmm::NetworkInterface;
 
 use crate::network::resolvers::Resolvers;
 
 /// The network interface of every machine.
 #[must_use]
-pub fn interface() -> Card {
-    Card { mac: GUEST_MAC, mtu: u16::try_from(MTU).unwrap_or(1500) }
+pub fn interface() -> NetworkInterface {
+    NetworkInterface { mac: GUEST_MAC, mtu: u16::try_from(MTU).unwrap_or(1500) }
 }
 
 /// Where distributions keep the authorities that a host trusts.

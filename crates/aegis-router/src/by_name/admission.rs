@@ -1,4 +1,4 @@
-//! Who is let in: decided by a request's head alone. Pure.
+//! Admission control of requests: decided by a request's head alone. Pure.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request, Version};
 
 use super::host::{self, Host, LONGEST_NAME};
-use crate::backend::{PortOwner, Wanted};
+use crate::backend::{InstanceIdentity, InstanceName};
 
 /// Names an instance, where no host can.
 const INSTANCE: &str = "x-aegis-instance";
@@ -60,7 +60,7 @@ pub(super) struct Peer {
 /// What a request that is let in asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Admitted {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: InstanceName,
     /// The host as it was written; the authority of the target before the field.
     pub(super) host: Option<String>,
     /// Whether it may be told the names there are.
@@ -84,12 +84,12 @@ pub(super) enum Denied {
 
 /// Decides on a request.
 ///
-/// `port_owner` tells whose public port a number is.
+/// `instance_of_port` tells whose public port a number is.
 pub(super) fn admit<B>(
     admission: &Admission,
     peer: Peer,
     request: &Request<B>,
-    port_owner: impl Fn(u16) -> Option<PortOwner>,
+    instance_of_port: impl Fn(u16) -> Option<InstanceIdentity>,
 ) -> Result<Admitted, Denied> {
     if request.method() == Method::CONNECT {
         return Err(Denied::Tunnel);
@@ -100,7 +100,7 @@ pub(super) fn admit<B>(
         single(headers, INSTANCE).map_err(|()| Denied::Malformed("X-Aegis-Instance makes no sense"))?;
     let with_token = admission.token.as_ref().map(|token| has_token(headers, token));
     let by_host = match &host {
-        None => Some(Wanted::Only),
+        None => Some(InstanceName::Only),
         Some(host) => host.wanted(peer.local, &admission.names),
     };
     // A page whose host leads here can set any field, so a name alone is not enough of one that may be a page.
@@ -111,10 +111,11 @@ pub(super) fn admit<B>(
         return Err(Denied::NoToken);
     }
     let short = |name: &str| name.chars().take(LONGEST_NAME).collect();
-    let wanted = explicit.map(|name| Wanted::Handle(short(name))).or(by_host).ok_or(Denied::Misdirected)?;
+    let wanted =
+        explicit.map(|name| InstanceName::Handle(short(name))).or(by_host).ok_or(Denied::Misdirected)?;
     let own_page = || {
         is_own_page(admission, peer, headers, host.as_ref())
-            && is_of_its_own_port(headers, &wanted, port_owner)
+            && is_of_its_own_port(headers, &wanted, instance_of_port)
     };
     if headers.contains_key(header::UPGRADE) && !own_page() {
         return Err(Denied::ForeignPage);
@@ -188,11 +189,13 @@ fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Opt
     let own = |origin: Host| {
         host == Some(&origin)
             || match means(&origin) {
-                Some(Wanted::Only) => true,
+                Some(InstanceName::Only) => true,
                 // What is shown by another instance is somebody else's.
-                Some(Wanted::Handle(one) | Wanted::HandlePort(one, _)) => match host.and_then(means) {
-                    Some(Wanted::Handle(other) | Wanted::HandlePort(other, _)) => one == other,
-                    Some(Wanted::Only) | None => false,
+                Some(InstanceName::Handle(one) | InstanceName::HandlePort(one, _)) => match host
+                    .and_then(means)
+                {
+                    Some(InstanceName::Handle(other) | InstanceName::HandlePort(other, _)) => one == other,
+                    Some(InstanceName::Only) | None => false,
                 },
                 None => false,
             }
@@ -207,19 +210,19 @@ fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Opt
 /// though its host is this machine.
 fn is_of_its_own_port(
     headers: &HeaderMap,
-    wanted: &Wanted,
-    port_owner: impl Fn(u16) -> Option<PortOwner>,
+    wanted: &InstanceName,
+    instance_of_port: impl Fn(u16) -> Option<InstanceIdentity>,
 ) -> bool {
-    let is_meant = |owner: PortOwner| match wanted {
-        Wanted::Handle(name) | Wanted::HandlePort(name, _) => {
+    let is_meant = |owner: InstanceIdentity| match wanted {
+        InstanceName::Handle(name) | InstanceName::HandlePort(name, _) => {
             **name == *owner.name || **name == *owner.instance
         }
         // There is but one that is served so.
-        Wanted::Only => true,
+        InstanceName::Only => true,
     };
     headers.get_all(header::ORIGIN).iter().all(|origin| {
         let port = origin.to_str().ok().and_then(host::port_of_origin);
-        port.and_then(&port_owner).is_none_or(is_meant)
+        port.and_then(&instance_of_port).is_none_or(is_meant)
     })
 }
 
@@ -280,8 +283,8 @@ mod tests {
     }
 
     /// The public port of another instance, and one of its own.
-    fn owner(port: u16) -> Option<PortOwner> {
-        let of = |name: &str| PortOwner { instance: format!("inst-{name}").into(), name: name.into() };
+    fn owner(port: u16) -> Option<InstanceIdentity> {
+        let of = |name: &str| InstanceIdentity { instance: format!("inst-{name}").into(), name: name.into() };
         match port {
             49152 => Some(of("other")),
             49153 => Some(of("web")),
@@ -289,17 +292,17 @@ mod tests {
         }
     }
 
-    fn admitted(fields: &[(&str, &str)]) -> Result<Wanted, Denied> {
+    fn admitted(fields: &[(&str, &str)]) -> Result<InstanceName, Denied> {
         admit(&Admission::default(), HERE, &request(fields), owner).map(|admitted| admitted.wanted)
     }
 
     #[test]
     fn a_host_of_somebody_else_opens_nothing() {
-        assert_eq!(admitted(&[("host", "web.localhost")]), Ok(Wanted::Handle("web".into())));
-        assert_eq!(admitted(&[("host", "")]), Ok(Wanted::Only));
+        assert_eq!(admitted(&[("host", "web.localhost")]), Ok(InstanceName::Handle("web".into())));
+        assert_eq!(admitted(&[("host", "")]), Ok(InstanceName::Only));
         assert_eq!(admitted(&[("host", "evil.example:8099")]), Err(Denied::Misdirected));
         let named = [("host", "gateway.example"), ("x-aegis-instance", "web")];
-        assert_eq!(admitted(&named), Ok(Wanted::Handle("web".into())));
+        assert_eq!(admitted(&named), Ok(InstanceName::Handle("web".into())));
         for mark in [
             ("origin", "http://evil.example"),
             ("accept-language", ""),
@@ -311,7 +314,7 @@ mod tests {
             assert_eq!(admitted(&[named[0], named[1], mark]), Err(Denied::Misdirected), "{mark:?}");
         }
         let browser = [("host", "localhost:8099"), ("x-aegis-instance", "web"), ("accept-language", "en")];
-        assert_eq!(admitted(&browser), Ok(Wanted::Handle("web".into())));
+        assert_eq!(admitted(&browser), Ok(InstanceName::Handle("web".into())));
     }
 
     #[test]
@@ -323,13 +326,13 @@ mod tests {
         assert!(malformed(&[("host", "localhost"), ("x-aegis-instance", "a"), ("x-aegis-instance", "b")]));
         let mut old = request(&[]);
         *old.version_mut() = Version::HTTP_10;
-        assert_eq!(admit(&Admission::default(), HERE, &old, owner).unwrap().wanted, Wanted::Only);
+        assert_eq!(admit(&Admission::default(), HERE, &old, owner).unwrap().wanted, InstanceName::Only);
         let mut absolute = request(&[("host", "evil.example")]);
         *absolute.uri_mut() = "http://web.localhost:8099/x".parse().unwrap();
         let passed = admit(&Admission::default(), HERE, &absolute, owner).unwrap();
         assert_eq!(
             (passed.wanted, passed.host),
-            (Wanted::Handle("web".into()), Some("web.localhost:8099".into()))
+            (InstanceName::Handle("web".into()), Some("web.localhost:8099".into()))
         );
         *absolute.uri_mut() = "http://evil.example/x".parse().unwrap();
         absolute.headers_mut().insert("host", "web.localhost".parse().unwrap());

@@ -1,4 +1,4 @@
-//! Bodies on their way through.
+//! Bodies of requests and responses, counted on their way through.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use super::places::Busy;
+use super::connection_limits::RequestGuard;
 use crate::backend::Upstream;
 
 /// Any body.
@@ -24,7 +24,7 @@ pub(super) fn whole(text: String) -> Body {
 
 /// Where a body goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Towards {
+enum BodyDirection {
     Guest,
     Client,
 }
@@ -33,7 +33,7 @@ enum Towards {
 pub(super) struct Counted {
     body: Incoming,
     upstream: Arc<dyn Upstream>,
-    towards: Towards,
+    towards: BodyDirection,
     broken: Broken,
     held: Option<Waiting>,
 }
@@ -80,12 +80,12 @@ impl Broken {
 impl Counted {
     pub(super) fn to_guest(body: Incoming, upstream: &Arc<dyn Upstream>, broken: &Broken) -> Body {
         let (upstream, broken) = (Arc::clone(upstream), broken.clone());
-        Counted { body, upstream, towards: Towards::Guest, broken, held: None }.boxed_unsync()
+        Counted { body, upstream, towards: BodyDirection::Guest, broken, held: None }.boxed_unsync()
     }
 
     pub(super) fn to_client(body: Incoming, upstream: &Arc<dyn Upstream>) -> Body {
         let upstream = Arc::clone(upstream);
-        let (towards, broken) = (Towards::Client, Broken::default());
+        let (towards, broken) = (BodyDirection::Client, Broken::default());
         Counted { body, upstream, towards, broken, held: None }.boxed_unsync()
     }
 }
@@ -94,11 +94,11 @@ impl Counted {
 #[derive(Debug)]
 pub(super) struct Held {
     body: Body,
-    _request: Busy,
+    _request: RequestGuard,
 }
 
 impl Held {
-    pub(super) fn new(body: Body, request: Busy) -> Held {
+    pub(super) fn new(body: Body, request: RequestGuard) -> Held {
         Held { body, _request: request }
     }
 }
@@ -133,7 +133,7 @@ impl HttpBody for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if self.held.is_none() {
             let came = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            if self.towards == Towards::Client || self.upstream.is_awake() {
+            if self.towards == BodyDirection::Client || self.upstream.is_awake() {
                 return Poll::Ready(self.count(came));
             }
             // One that was paused with the request under way goes on for what comes.
@@ -160,8 +160,8 @@ impl Counted {
         if let Some(Ok(frame)) = &frame {
             let count = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
             match self.towards {
-                Towards::Guest => self.upstream.passed(count, 0),
-                Towards::Client => self.upstream.passed(0, count),
+                BodyDirection::Guest => self.upstream.passed(count, 0),
+                BodyDirection::Client => self.upstream.passed(0, count),
             }
         }
         if matches!(frame, Some(Err(_))) {

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::backend::Wanted;
+use crate::backend::InstanceName;
 
 /// Longest host name (RFC 1035, section 2.3.4).
 const LONGEST_HOST: usize = 253;
@@ -84,14 +84,14 @@ impl Host {
     }
 
     /// What it means, if it is served: to connections that arrived at `local`, with these names of `config.toml`.
-    pub(super) fn wanted(&self, local: IpAddr, names: &[Host]) -> Option<Wanted> {
+    pub(super) fn wanted(&self, local: IpAddr, names: &[Host]) -> Option<InstanceName> {
         let name = match self {
             // A page cannot have an address for its name, unless it came from there.
             Host::Address(address) if self.is_local() || address.to_canonical() == local.to_canonical() => {
-                return Some(Wanted::Only);
+                return Some(InstanceName::Only);
             }
-            _ if names.contains(self) => return Some(Wanted::Only),
-            Host::Name(name) if name == LOCAL => return Some(Wanted::Only),
+            _ if names.contains(self) => return Some(InstanceName::Only),
+            Host::Name(name) if name == LOCAL => return Some(InstanceName::Only),
             Host::Name(name) => name,
             Host::Address(_) => return None,
         };
@@ -110,16 +110,16 @@ fn below<'a>(name: &'a str, domain: &str) -> Option<&'a str> {
     name.strip_suffix(domain)?.strip_suffix('.')
 }
 
-fn by_label(label: &str) -> Wanted {
+fn by_label(label: &str) -> InstanceName {
     // An application may give names of its own to parts of itself: the last label is the instance's.
     let label = label.rsplit('.').next().unwrap_or(label);
     let short = |name: &str| name.chars().take(LONGEST_NAME).collect::<String>();
     if let Some((port, handle)) = label.split_once("--")
         && let Ok(port) = port.parse()
     {
-        return Wanted::HandlePort(short(handle), port);
+        return InstanceName::HandlePort(short(handle), port);
     }
-    Wanted::Handle(short(label))
+    InstanceName::Handle(short(label))
 }
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn wanted(host: &str) -> Option<Wanted> {
+    fn wanted(host: &str) -> Option<InstanceName> {
         let names = ["sandbox.example", "deep.sandbox.example", "10.9.9.9"].map(|name| parse(name).unwrap());
         parse(host).unwrap_or_else(|| panic!("{host}")).wanted(LOOPBACK, &names)
     }
@@ -138,23 +138,23 @@ mod tests {
     #[test]
     fn an_address_is_one_with_the_dot_of_the_root_too() {
         assert_eq!(parse("10.9.9.9.:80"), parse("10.9.9.9"));
-        assert_eq!(wanted("127.0.0.1."), Some(Wanted::Only));
+        assert_eq!(wanted("127.0.0.1."), Some(InstanceName::Only));
         assert_eq!(wanted("10.9.9.8."), None);
     }
 
     #[test]
     fn a_host_names_an_instance_and_perhaps_its_port() {
-        let handle = |name: &str| Some(Wanted::Handle(name.into()));
+        let handle = |name: &str| Some(InstanceName::Handle(name.into()));
         for (host, expected) in [
             ("web.localhost:8099", handle("web")),
             ("WEB.localhost", handle("web")),
             ("web.localhost.:8099", handle("web")),
             ("web.localhost:", handle("web")),
-            ("9000--web.localhost:8099", Some(Wanted::HandlePort("web".into(), 9000))),
+            ("9000--web.localhost:8099", Some(InstanceName::HandlePort("web".into(), 9000))),
             ("x--web.localhost", handle("x--web")),
             ("api.web.localhost", handle("web")),
             ("web.sandbox.example:8099", handle("web")),
-            ("80--web.deep.sandbox.example", Some(Wanted::HandlePort("web".into(), 80))),
+            ("80--web.deep.sandbox.example", Some(InstanceName::HandlePort("web".into(), 80))),
         ] {
             assert_eq!(wanted(host), expected, "{host}");
         }
@@ -169,7 +169,7 @@ mod tests {
             "deep.sandbox.example:80",
             "10.9.9.9:8099",
         ] {
-            assert_eq!(wanted(host), Some(Wanted::Only), "{host}");
+            assert_eq!(wanted(host), Some(InstanceName::Only), "{host}");
         }
     }
 
@@ -195,7 +195,7 @@ mod tests {
             assert_eq!(wanted(host), None, "{host}");
         }
         let there: IpAddr = "10.0.0.1".parse().unwrap();
-        assert_eq!(parse("10.0.0.1:8099").unwrap().wanted(there, &[]), Some(Wanted::Only));
+        assert_eq!(parse("10.0.0.1:8099").unwrap().wanted(there, &[]), Some(InstanceName::Only));
         assert_eq!(parse("10.0.0.2:8099").unwrap().wanted(there, &[]), None);
     }
 

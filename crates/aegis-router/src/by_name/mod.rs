@@ -2,11 +2,11 @@
 
 mod admission;
 mod body;
+mod connection_limits;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod host;
 mod name_router;
-mod places;
 mod pool;
 mod proxy;
 mod request;
@@ -14,4 +14,4 @@ mod responses;
 mod shared;
 
 pub use admission::Admission;
-pub use name_router::Names;
+pub use name_router::NameRouter;

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, Peer};
 use super::body::Held;
-use super::places::{self, Place, Places};
+use super::connection_limits::{self, ConnectionLimits, ConnectionPermit};
 use super::pool::Pool;
 use super::proxy;
 use super::shared::Shared;
@@ -35,35 +35,35 @@ const REST: Duration = Duration::from_millis(50);
 
 /// The name router. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct NameRouter {
     shared: Arc<Shared>,
     address: SocketAddr,
 }
 
-impl Names {
+impl NameRouter {
     /// Opens the port, and serves whoever names this machine until it is shut down. Must be called within a runtime.
     ///
     /// # Errors
     /// The system's, if the port is taken or cannot be opened.
-    pub fn open(address: SocketAddr, backends: Arc<dyn Backends>) -> io::Result<Names> {
-        Names::open_to(address, backends, Admission::default())
+    pub fn open(address: SocketAddr, backends: Arc<dyn Backends>) -> io::Result<NameRouter> {
+        NameRouter::open_to(address, backends, Admission::default())
     }
 
     /// The same, for those who are let in.
     ///
     /// # Errors
-    /// As [`Names::open`].
+    /// As [`NameRouter::open`].
     pub fn open_to(
         address: SocketAddr,
         backends: Arc<dyn Backends>,
         admission: Admission,
-    ) -> io::Result<Names> {
+    ) -> io::Result<NameRouter> {
         let listener = crate::listeners::listen(address)?;
         let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
         let pool = Pool::new(tasks.clone(), ending.clone());
         let address = listener.local_addr()?;
-        let shared = Shared { backends, admission, places: Places::default(), pool, tasks, ending };
-        let names = Names { shared: Arc::new(shared), address };
+        let shared = Shared { backends, admission, places: ConnectionLimits::default(), pool, tasks, ending };
+        let names = NameRouter { shared: Arc::new(shared), address };
         names.shared.tasks.spawn(names.clone().accept(listener));
         Ok(names)
     }
@@ -107,7 +107,7 @@ impl Names {
         }
     }
 
-    async fn serve(self, client: TcpStream, from: SocketAddr, place: Arc<Place>) {
+    async fn serve(self, client: TcpStream, from: SocketAddr, place: Arc<ConnectionPermit>) {
         // An old kernel delays small writes; nothing else suffers.
         let _delays = client.set_nodelay(true);
         let local = client.local_addr().map_or(self.address.ip(), |address| address.ip());
@@ -149,7 +149,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(places::HEAD_TIMEOUT)
+        .header_read_timeout(connection_limits::HEAD_TIMEOUT)
         .max_buf_size(LONGEST_HEAD.into())
         // Whoever has said all may still listen.
         .half_close(true)

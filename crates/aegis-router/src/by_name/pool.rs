@@ -1,4 +1,4 @@
-//! Connections to guests that are kept for the next request.
+//! The pool of HTTP connections to guests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,20 +19,20 @@ const KEPT: Duration = Duration::from_secs(30);
 const MOST_IDLE: usize = 64;
 
 /// One request at a time.
-pub(super) type One = http1::SendRequest<Body>;
+pub(super) type Http1Sender = http1::SendRequest<Body>;
 /// Many at a time.
-pub(super) type Many = http2::SendRequest<Body>;
+pub(super) type Http2Sender = http2::SendRequest<Body>;
 
 #[derive(Debug, Default)]
-struct Kept {
-    idle: HashMap<Target, Vec<(Instant, One)>>,
-    shared: HashMap<Target, Many>,
+struct IdleConnections {
+    idle: HashMap<Target, Vec<(Instant, Http1Sender)>>,
+    shared: HashMap<Target, Http2Sender>,
 }
 
 /// The connections. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<IdleConnections>>,
     tasks: TaskTracker,
     ending: CancellationToken,
 }
@@ -46,12 +46,12 @@ impl Pool {
         Pool { kept: Arc::default(), tasks, ending }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, IdleConnections> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection that is ready for a request, if one was kept.
-    pub(super) fn take(&self, target: &Target) -> Option<One> {
+    pub(super) fn take(&self, target: &Target) -> Option<Http1Sender> {
         let mut kept = self.lock();
         let idle = kept.idle.get_mut(target)?;
         while let Some((since, connection)) = idle.pop() {
@@ -63,7 +63,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request. Those that nobody wanted for a while are dropped.
-    pub(super) fn put(&self, target: &Target, connection: One) {
+    pub(super) fn put(&self, target: &Target, connection: Http1Sender) {
         let mut kept = self.lock();
         kept.idle.retain(|_, idle| {
             idle.retain(|(since, one)| !one.is_closed() && since.elapsed() < KEPT);
@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// A new connection for one request at a time.
-    pub(super) async fn open(&self, stream: Stream) -> Result<One, Refusal> {
+    pub(super) async fn open(&self, stream: Stream) -> Result<Http1Sender, Refusal> {
         let opened = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
         let (one, connection) = opened.map_err(|error| broken(&error))?;
         self.drive(connection.with_upgrades());
@@ -95,7 +95,11 @@ impl Pool {
     }
 
     /// The connection for all HTTP/2 requests.
-    pub(super) async fn many(&self, target: &Target, upstream: &dyn Upstream) -> Result<Many, Refusal> {
+    pub(super) async fn many(
+        &self,
+        target: &Target,
+        upstream: &dyn Upstream,
+    ) -> Result<Http2Sender, Refusal> {
         let shared = self.lock().shared.get(target).cloned().filter(|many| !many.is_closed());
         if let Some(many) = shared {
             return Ok(many);

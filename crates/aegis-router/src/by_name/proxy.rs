@@ -1,4 +1,4 @@
-//! One request, passed on.
+//! The reverse proxy: passes one request on.
 
 use std::sync::Arc;
 
@@ -10,28 +10,29 @@ use tokio::time::timeout;
 
 use super::admission::{self, Admitted, Denied, Peer};
 use super::body::{Body, Broken, Counted, whole};
-use super::pool::{Many, One};
+use super::pool::{Http1Sender, Http2Sender};
 use super::request::{forwarded, is_navigation, strip, wants_upgrade};
 use super::responses::{failed, not_found, refused, waiting};
 use super::shared::Shared;
 use crate::backend::{Refusal, Target, Upstream};
-use crate::serve::PATIENCE;
+use crate::port_connection::PATIENCE;
 use crate::splice::splice;
 
 /// A connection that takes a request.
 enum Sender {
-    One(One),
-    Many(Many),
+    Http1Sender(Http1Sender),
+    Http2Sender(Http2Sender),
 }
 
 /// Answers a request.
 pub(super) async fn answer(shared: &Shared, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let page = is_navigation(&request);
-    let admitted =
-        match admission::admit(&shared.admission, peer, &request, |port| shared.backends.port_owner(port)) {
-            Ok(admitted) => admitted,
-            Err(denied) => return refused(page, denied),
-        };
+    let admitted = match admission::admit(&shared.admission, peer, &request, |port| {
+        shared.backends.instance_of_port(port)
+    }) {
+        Ok(admitted) => admitted,
+        Err(denied) => return refused(page, denied),
+    };
     let target = match shared.backends.resolve(&admitted.wanted) {
         Ok(target) => target,
         Err(mut unresolved) => {
@@ -79,12 +80,12 @@ async fn pass(
         sender.await?
     };
     match sender {
-        Sender::Many(mut many) => {
+        Sender::Http2Sender(mut many) => {
             let request = request.map(|body| Counted::to_guest(body, &upstream, broken));
             let response = many.send_request(request).await;
             Ok(finish(response.map_err(|error| no_reply(&error))?, &upstream))
         }
-        Sender::One(one) => {
+        Sender::Http1Sender(one) => {
             let request = origin_form(request, host.as_deref());
             if upgrade {
                 return switch(shared, one, request, upstream, broken).await;
@@ -107,12 +108,12 @@ async fn ready(
         upstream.wake().await?;
     }
     if many {
-        return shared.pool.many(target, upstream).await.map(Sender::Many);
+        return shared.pool.many(target, upstream).await.map(Sender::Http2Sender);
     }
     let kept = if fresh { None } else { shared.pool.take(target) };
     match kept {
-        Some(one) => Ok(Sender::One(one)),
-        None => shared.pool.open(upstream.connect().await?).await.map(Sender::One),
+        Some(one) => Ok(Sender::Http1Sender(one)),
+        None => shared.pool.open(upstream.connect().await?).await.map(Sender::Http1Sender),
     }
 }
 
@@ -133,7 +134,7 @@ fn origin_form(mut request: Request<Incoming>, host: Option<&str>) -> Request<In
 async fn exchange(
     shared: &Shared,
     target: &Target,
-    mut one: One,
+    mut one: Http1Sender,
     request: Request<Body>,
     upstream: &Arc<dyn Upstream>,
 ) -> Result<Response<Body>, Refusal> {
@@ -167,7 +168,7 @@ async fn exchange(
 /// Passes a change of protocol on, and then the bytes.
 async fn switch(
     shared: &Shared,
-    mut one: One,
+    mut one: Http1Sender,
     mut request: Request<Incoming>,
     upstream: Arc<dyn Upstream>,
     broken: &Broken,

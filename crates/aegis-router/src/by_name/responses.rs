@@ -6,7 +6,7 @@ use hyper::{Response, StatusCode};
 use super::admission::Denied;
 use super::body::{Body, whole};
 use crate::backend::{Refusal, Target, Unresolved};
-use crate::manners;
+use crate::protocol_replies;
 
 fn reply(status: u16, kind: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(whole(body));
@@ -23,9 +23,9 @@ const JSON: &str = "application/json";
 
 pub(super) fn not_found(page: bool, Unresolved { message, names }: &Unresolved) -> Response<Body> {
     if page {
-        reply(404, HTML, manners::names_page(message, names))
+        reply(404, HTML, protocol_replies::names_page(message, names))
     } else {
-        reply(404, JSON, manners::error_json("no_such_instance", message, Some(names)))
+        reply(404, JSON, protocol_replies::error_json("no_such_instance", message, Some(names)))
     }
 }
 
@@ -51,9 +51,9 @@ pub(super) fn refused(page: bool, denied: Denied) -> Response<Body> {
         Denied::Tunnel => (501, "not_implemented", "this is no proxy for other hosts"),
     };
     let mut response = if page {
-        reply(status, HTML, manners::refusal_page(message))
+        reply(status, HTML, protocol_replies::refusal_page(message))
     } else {
-        reply(status, JSON, manners::error_json(code, message, None))
+        reply(status, JSON, protocol_replies::error_json(code, message, None))
     };
     let headers = response.headers_mut();
     // Of some of them it is not known where they end, and the others had better not come again.
@@ -65,19 +65,19 @@ pub(super) fn refused(page: bool, denied: Denied) -> Response<Body> {
 }
 
 pub(super) fn waiting(target: &Target, state: &str) -> Response<Body> {
-    let mut response = reply(503, HTML, manners::waiting_page(target, state));
+    let mut response = reply(503, HTML, protocol_replies::waiting_page(target, state));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
 pub(super) fn failed(page: bool, target: &Target, refusal: &Refusal) -> Response<Body> {
     tracing::debug!(instance = %target.name, %refusal, "request refused");
-    let status = manners::status(refusal);
+    let status = protocol_replies::status(refusal);
     let mut response = if page {
-        reply(status, HTML, manners::failure_page(target, refusal))
+        reply(status, HTML, protocol_replies::failure_page(target, refusal))
     } else {
-        reply(status, JSON, manners::error_json(refusal.code(), &refusal.to_string(), None))
+        reply(status, JSON, protocol_replies::error_json(refusal.code(), &refusal.to_string(), None))
     };
-    response.headers_mut().insert(header::RETRY_AFTER, manners::retry_after(refusal).into());
+    response.headers_mut().insert(header::RETRY_AFTER, protocol_replies::retry_after(refusal).into());
     response
 }

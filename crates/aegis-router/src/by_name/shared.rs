@@ -1,4 +1,4 @@
-//! What all connections of the router share.
+//! State that all connections of the router share.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
-use super::places::Places;
+use super::connection_limits::ConnectionLimits;
 use super::pool::Pool;
 use crate::backend::Backends;
 
@@ -14,7 +14,7 @@ use crate::backend::Backends;
 pub(super) struct Shared {
     pub(super) backends: Arc<dyn Backends>,
     pub(super) admission: Admission,
-    pub(super) places: Places,
+    pub(super) places: ConnectionLimits,
     pub(super) pool: Pool,
     pub(super) tasks: TaskTracker,
     pub(super) ending: CancellationToken,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aegis_router::{Backends, Protocol, Refusal, Stream, Target, Unresolved, Upstream, Wanted};
+use aegis_router::{Backends, InstanceName, Protocol, Refusal, Stream, Target, Unresolved, Upstream};
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -55,7 +55,7 @@ impl Host {
 pub(crate) struct Only(pub(crate) Arc<Host>);
 
 impl Backends for Only {
-    fn port_owner(&self, _public_port: u16) -> Option<aegis_router::PortOwner> {
+    fn instance_of_port(&self, _public_port: u16) -> Option<aegis_router::InstanceIdentity> {
         None
     }
 
@@ -64,10 +64,10 @@ impl Backends for Only {
         Ok(Arc::new(OnHost { host: Arc::clone(&self.0), port: target.guest_port }))
     }
 
-    fn resolve(&self, wanted: &Wanted) -> Result<Target, Unresolved> {
+    fn resolve(&self, wanted: &InstanceName) -> Result<Target, Unresolved> {
         match wanted {
-            Wanted::Handle(name) if name == "web" => Ok(self.0.target(Protocol::Http)),
-            Wanted::Only => Ok(self.0.target(Protocol::Http)),
+            InstanceName::Handle(name) if name == "web" => Ok(self.0.target(Protocol::Http)),
+            InstanceName::Only => Ok(self.0.target(Protocol::Http)),
             _ => Err(Unresolved { message: "no such instance".into(), names: vec!["web".into()] }),
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! All functions block; asynchronous callers run them on a blocking thread.
 
-mod furniture;
+mod skeleton;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::room::{Pace, check_for};
-use crate::sweep::PARTIAL;
+use crate::free_space::{SpaceCheck, check_for};
+use crate::orphans::PARTIAL;
 
 /// The smallest disk, in bytes: the journal alone takes 16 MiB.
 pub const MIN_DISK_BYTES: u64 = 64 * 1024 * 1024;
@@ -170,7 +170,7 @@ impl DiskMaker {
         // Under the lock these names are ours; what a crash left under them is replaced.
         let made = Partial::create(with_suffix(&path, ".mkfs"))?;
         self.make_file_system(&made, size)?;
-        if let Err(error) = furniture::put(&self.mkfs, &made.path) {
+        if let Err(error) = skeleton::put(&self.mkfs, &made.path) {
             tracing::debug!(%error, "each guest prepares its new disk itself");
             self.make_file_system(&made, size)?;
         }
@@ -337,7 +337,7 @@ fn reflink(_source: &File, _target: &File) -> bool {
 fn copy_sparse(source: &File, target: &File, size: u64) -> io::Result<()> {
     check_for(target, source.metadata()?.blocks().saturating_mul(512))?;
     target.set_len(size)?;
-    let (mut buffer, mut pace) = (vec![0; BUFFER], Pace::default());
+    let (mut buffer, mut pace) = (vec![0; BUFFER], SpaceCheck::default());
     let mut position = 0;
     while let Some((start, end)) = next_data(source, position, size)? {
         position = start;

@@ -57,7 +57,7 @@ pub(crate) struct Acceleration {
 
 /// How a machine's life begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Beginning {
+pub(crate) enum StartMode {
     /// With its kernel, in memory that is its own.
     Boot,
     /// As a machine that was saved, with that one's memory until it writes to it; it goes on at once.
@@ -142,14 +142,14 @@ pub(crate) fn arguments(
     spec: &MachineSpec,
     guest: Architecture,
     with: Acceleration,
-    beginning: Beginning,
+    beginning: StartMode,
 ) -> Vec<OsString> {
     let (accel, cpu) = accelerator(with.accelerator, guest);
     let (share, machine) = match beginning {
-        Beginning::Boot => ("on", guest.machine().to_owned()),
+        StartMode::Boot => ("on", guest.machine().to_owned()),
         // What was saved is not described, see `save`.
-        Beginning::Clone => ("off", format!("{},suppress-vmdesc=on", guest.machine())),
-        Beginning::Wake => ("on", format!("{},suppress-vmdesc=on", guest.machine())),
+        StartMode::Clone => ("off", format!("{},suppress-vmdesc=on", guest.machine())),
+        StartMode::Wake => ("on", format!("{},suppress-vmdesc=on", guest.machine())),
     };
     let size = spec.memory_mib;
     let memory =
@@ -197,8 +197,8 @@ pub(crate) fn arguments(
         add("-device", &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={}", card.mtu));
     }
     match beginning {
-        Beginning::Boot => add("-append", &kernel_arguments(guest, with)),
-        Beginning::Clone | Beginning::Wake => {
+        StartMode::Boot => add("-append", &kernel_arguments(guest, with)),
+        StartMode::Clone | StartMode::Wake => {
             add("-global", "migration.send-configuration=off");
             // QEMU 7.2 announces a card that arrived somewhere, also to nobody, and dies of that.
             add("-global", "migration.announce-rounds=0");
@@ -206,10 +206,10 @@ pub(crate) fn arguments(
         }
     }
     all.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
-    if beginning == Beginning::Wake {
+    if beginning == StartMode::Wake {
         all.push("-S".into());
     }
-    if beginning == Beginning::Boot {
+    if beginning == StartMode::Boot {
         let (kernel, initramfs) = (spec.kernel.clone().into(), spec.initramfs.clone().into());
         all.extend(["-kernel".into(), kernel, "-initrd".into(), initramfs]);
     }
@@ -245,10 +245,10 @@ mod tests {
     }
 
     fn words_of(guest: Architecture, accelerator: Accelerator) -> Vec<String> {
-        words_with(guest, accelerator, Beginning::Boot)
+        words_with(guest, accelerator, StartMode::Boot)
     }
 
-    fn words_with(guest: Architecture, accelerator: Accelerator, beginning: Beginning) -> Vec<String> {
+    fn words_with(guest: Architecture, accelerator: Accelerator, beginning: StartMode) -> Vec<String> {
         let spec = MachineSpec {
             name: "inst-x".into(),
             run_dir: "/r".into(),
@@ -284,7 +284,7 @@ mod tests {
         let memory = |words: &[String]| words.iter().find(|word| word.starts_with("memory-backend")).cloned();
         for guest in Architecture::ALL {
             let booted = words_of(guest, Accelerator::Tcg);
-            let restored = words_with(guest, Accelerator::Tcg, Beginning::Clone);
+            let restored = words_with(guest, Accelerator::Tcg, StartMode::Clone);
             assert!(memory(&booted).unwrap().ends_with(",share=on"));
             assert!(memory(&restored).unwrap().ends_with(",share=off"));
             assert!(![booted, restored].concat().iter().any(|word| word.contains("balloon")));

@@ -2,12 +2,12 @@
 
 mod accelerator_choice;
 mod arguments;
+mod device_state;
+mod guest_memory;
 mod jail;
-mod joined;
 pub(crate) mod qmp;
-mod ram;
-mod saved;
-mod words;
+mod stderr_log;
+mod vmdk;
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::accelerator::Accelerator;
-use crate::memory::Draft;
+use crate::memory::MemoryBuilder;
 use crate::process::{Process, Wall, find_program};
 use crate::{
     Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
@@ -31,8 +31,8 @@ use crate::{
 };
 pub use accelerator_choice::AcceleratorChoice;
 use arguments::{
-    Acceleration, BULK_FD, Beginning, CARD_FD, CONSOLE_FD, CONTROL_FD, DEVICES_FD, FILES_FD, MEMORY_FD,
-    QMP_FD,
+    Acceleration, BULK_FD, CARD_FD, CONSOLE_FD, CONTROL_FD, DEVICES_FD, FILES_FD, MEMORY_FD, QMP_FD,
+    StartMode,
 };
 
 /// Name of this backend.
@@ -44,7 +44,7 @@ pub struct Qemu {
     guest: Architecture,
     choice: AcceleratorChoice,
     ticks: Option<u32>,
-    /// What the host's processor is, see [`saved::compatibility_key`].
+    /// What the host's processor is, see [`device_state::compatibility_key`].
     processor: String,
 }
 
@@ -56,7 +56,7 @@ impl Qemu {
         let choice = accelerator_choice::choose(wanted, &accelerator_choice::probe_host(), guest);
         let reads_it = guest == Architecture::X86_64 && choice.accelerator == Accelerator::Tcg;
         let ticks = reads_it.then(aegis_sys::ticks::per_millisecond).flatten();
-        Qemu { guest, choice, ticks, processor: saved::processor() }
+        Qemu { guest, choice, ticks, processor: device_state::processor() }
     }
 
     fn executable(&self) -> Result<PathBuf, VmmError> {
@@ -104,10 +104,10 @@ impl Vmm for Qemu {
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        let memory = Draft::new(u64::from(spec.memory_mib) << 20)
+        let memory = MemoryBuilder::new(u64::from(spec.memory_mib) << 20)
             .and_then(|memory| memory.as_fd().try_clone_to_owned());
         let memory = memory.map_err(VmmError::io("make the machine's memory"))?;
-        let machine: Arc<dyn Machine> = self.spawn(spec, Beginning::Boot, vec![(memory, MEMORY_FD)]).await?;
+        let machine: Arc<dyn Machine> = self.spawn(spec, StartMode::Boot, vec![(memory, MEMORY_FD)]).await?;
         Ok(machine)
     }
 
@@ -118,14 +118,14 @@ impl Vmm for Qemu {
         memory: Origin<'_>,
     ) -> Result<Arc<dyn Machine>, VmmError> {
         let (beginning, memory) = match memory {
-            Origin::Common(memory) => (Beginning::Clone, memory.as_fd()),
-            Origin::Own(memory) => (Beginning::Wake, memory.as_fd()),
+            Origin::Common(memory) => (StartMode::Clone, memory.as_fd()),
+            Origin::Own(memory) => (StartMode::Wake, memory.as_fd()),
         };
         let memory = memory.try_clone_to_owned().map_err(VmmError::io("pass the machine's memory"))?;
-        let devices = saved::as_file(devices).map_err(VmmError::io("pass the machine's devices"))?;
+        let devices = device_state::as_file(devices).map_err(VmmError::io("pass the machine's devices"))?;
         let fds = vec![(memory, MEMORY_FD), (devices, DEVICES_FD)];
         let machine = self.spawn(spec, beginning, fds).await?;
-        if beginning == Beginning::Clone
+        if beginning == StartMode::Clone
             && let Err(error) = machine.take_up().await
         {
             machine.process.kill().await;
@@ -136,7 +136,13 @@ impl Vmm for Qemu {
 
     fn compatibility_key(&self, spec: &MachineSpec) -> Option<String> {
         let executable = self.executable().ok().filter(|_| self.capabilities().save)?;
-        saved::compatibility_key(&executable, &self.processor, spec, self.guest, self.choice.accelerator)
+        device_state::compatibility_key(
+            &executable,
+            &self.processor,
+            spec,
+            self.guest,
+            self.choice.accelerator,
+        )
     }
 
     async fn end_strays(&self, disks: &Path, known: &[i32]) -> Vec<String> {
@@ -170,17 +176,16 @@ impl Qemu {
     async fn spawn(
         &self,
         spec: &MachineSpec,
-        beginning: Beginning,
+        beginning: StartMode,
         fds: Vec<(OwnedFd, i32)>,
     ) -> Result<Arc<QemuMachine>, VmmError> {
         let executable = self.executable()?;
-        let log = words::file().map_err(VmmError::io("make QEMU's log"))?;
+        let log = stderr_log::file().map_err(VmmError::io("make QEMU's log"))?;
         let [output, errors] =
             [log.try_clone(), log.try_clone()].map(|log| log.map_err(VmmError::io("make QEMU's log")));
         let parts = arguments::root_parts(spec);
         if parts.len() > 1 {
-            joined::write(&arguments::joined_root(spec), &parts)
-                .map_err(VmmError::io("join the root disk"))?;
+            vmdk::write(&arguments::joined_root(spec), &parts).map_err(VmmError::io("join the root disk"))?;
         }
         let jail = jail::of(&executable, spec, self.choice.accelerator);
         let jail = jail.map_err(|error| VmmError::io("confine QEMU")(error.into()))?;
@@ -320,14 +325,14 @@ impl Machine for QemuMachine {
         self.command("resume the machine", "cont").await.map(drop)
     }
 
-    async fn reserve(&self, memory_mib: u32) -> Result<Draft, VmmError> {
+    async fn reserve(&self, memory_mib: u32) -> Result<MemoryBuilder, VmmError> {
         let (pid, bytes) = (self.process.id().pid, u64::from(memory_mib) << 20);
-        let reserved = tokio::task::spawn_blocking(move || ram::reserve(pid, bytes)).await;
+        let reserved = tokio::task::spawn_blocking(move || guest_memory::reserve(pid, bytes)).await;
         let reserved = reserved.map_err(io::Error::other).and_then(std::convert::identity);
         reserved.map_err(VmmError::io("find room for the machine's memory"))
     }
 
-    async fn save(&self, memory: Draft) -> Result<Saved, VmmError> {
+    async fn save(&self, memory: MemoryBuilder) -> Result<Saved, VmmError> {
         if !self.process.id().is_current() {
             // What it says of its devices would be taken for the words of the version that is there now.
             let message = "QEMU has been replaced since the machine was started".to_owned();
@@ -336,11 +341,11 @@ impl Machine for QemuMachine {
         self.continue_process()?;
         self.command("stop the machine", "stop").await?;
         let (devices, into) =
-            saved::empty_file().map_err(VmmError::io("make room for the machine's devices"))?;
+            device_state::empty_file().map_err(VmmError::io("make room for the machine's devices"))?;
         self.commands("save the machine's devices", &arguments::save_devices(into.as_fd())).await?;
         let pid = self.process.id().pid;
         let saved = tokio::task::spawn_blocking(move || {
-            Ok(Saved { devices: saved::read(devices)?, memory: ram::copy(pid, memory)? })
+            Ok(Saved { devices: device_state::read(devices)?, memory: guest_memory::copy(pid, memory)? })
         });
         let saved = saved.await.map_err(io::Error::other).and_then(std::convert::identity);
         saved.map_err(VmmError::io("read the machine's memory"))
@@ -369,7 +374,7 @@ impl Machine for QemuMachine {
                 // The console's end tells more than the process's.
                 End::Exited(0, _) | End::Gone => self.console.panicked().await,
                 End::Exited(code, _) => {
-                    let words = self.log.as_ref().map(|log| words::last(log, MONITOR_LINES)).unwrap_or_default();
+                    let words = self.log.as_ref().map(|log| stderr_log::last(log, MONITOR_LINES)).unwrap_or_default();
                     return End::Exited(code, words.join("; "));
                 }
                 other => return other,

@@ -8,17 +8,17 @@ use rustix::fs::FileType;
 use rustix::fs::inotify::ReadFlags;
 
 use super::{Export, place};
-use crate::nodes::Place;
-use crate::tree::News;
+use crate::fd_cache::SideEffects;
+use crate::fuse_request::{Operation, Request, check_name};
+use crate::inode_table::Place;
 use crate::watcher::Event;
-use crate::wire::{Operation, Request, check_name};
 
 /// The halves of a rename are told one after the other, and only another processor's events come between.
 const NEAR: usize = 64;
 
 /// What has happened to a name in one export, or to two of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Happening {
+pub(crate) enum HostChange {
     /// One name.
     Here(Place, ReadFlags),
     /// What was at the first is at the second. Whether it is a directory.
@@ -26,7 +26,7 @@ pub(crate) enum Happening {
 }
 
 /// Joins the halves of what has been moved within export `number`; one whose other half was not seen has come or gone.
-pub(crate) fn happenings(events: &[Event], number: usize) -> Vec<Happening> {
+pub(crate) fn happenings(events: &[Event], number: usize) -> Vec<HostChange> {
     let mut half_used = vec![false; events.len()];
     let mut all = Vec::new();
     for (index, event) in events.iter().enumerate() {
@@ -46,9 +46,9 @@ pub(crate) fn happenings(events: &[Event], number: usize) -> Vec<Happening> {
                     if let Some(used) = half_used.get_mut(at) {
                         *used = true;
                     }
-                    all.push(Happening::Moved(place, to, event.what.contains(ReadFlags::ISDIR)));
+                    all.push(HostChange::Moved(place, to, event.what.contains(ReadFlags::ISDIR)));
                 }
-                None => all.push(Happening::Here(place, event.what)),
+                None => all.push(HostChange::Here(place, event.what)),
             }
         }
     }
@@ -62,7 +62,7 @@ fn places_of(event: &Event, number: usize) -> impl Iterator<Item = Place> {
 
 impl Export {
     /// What the last request has led to beside its answer.
-    pub(crate) fn take_news(&mut self) -> News {
+    pub(crate) fn take_news(&mut self) -> SideEffects {
         self.tree.take_news()
     }
 
@@ -120,10 +120,10 @@ impl Export {
     }
 
     /// Makes what has happened known here, and says what the guest is to be told.
-    pub(crate) fn learn(&mut self, happening: Happening) -> Option<Change> {
+    pub(crate) fn learn(&mut self, happening: HostChange) -> Option<Change> {
         let change = match happening {
-            Happening::Moved(from, to, directory) => self.learn_move(from, to, directory),
-            Happening::Here(at, what) => self.learn_here(&at, what),
+            HostChange::Moved(from, to, directory) => self.learn_move(from, to, directory),
+            HostChange::Here(at, what) => self.learn_here(&at, what),
         };
         // Without a journal there is just nobody who could go on from it.
         let _unwritten = self.journal.note(&mut self.tree.nodes);

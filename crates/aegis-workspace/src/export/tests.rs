@@ -6,7 +6,7 @@ use aegis_guest_protocol::changes::Change as HostChange;
 use aegis_guest_protocol::frame::HEADER_LEN;
 
 use super::*;
-use crate::telling::Telling;
+use crate::notifier::Notifier;
 use crate::watcher::Watcher;
 
 const MIB: u64 = 1 << 20;
@@ -68,7 +68,7 @@ fn told(
     std::fs::write(w.join("f"), "x").unwrap();
     std::fs::write(w.join("g"), "y").unwrap();
     let mut exports = [export(&dir, false)];
-    let mut telling = Telling::new(Some(Watcher::new().unwrap()));
+    let mut telling = Notifier::new(Some(Watcher::new().unwrap()));
     telling.begin(64, &mut exports);
     let (node, operation) = operation(look_up(&mut exports[0], "f"));
     let request = Request { unique: 1, node, operation };
@@ -106,7 +106,7 @@ fn another_server_watches_what_the_guest_knows() {
     look_up(&mut before, "d");
     drop(before);
     let mut exports = [export(&dir, false)];
-    let mut telling = Telling::new(Some(Watcher::new().unwrap()));
+    let mut telling = Notifier::new(Some(Watcher::new().unwrap()));
     telling.begin(64, &mut exports);
     std::fs::create_dir(dir.path().join("w/d/e")).unwrap();
     telling.notice(&mut exports);

@@ -5,6 +5,7 @@
 
 #![cfg(target_arch = "x86_64")]
 
+mod attempts;
 mod process;
 
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
+use attempts::{HERE, Try, attempt, kernel, number, open, programs};
 use nix::libc;
 use process::{Argument, Outcome, Taken};
 
@@ -54,30 +56,6 @@ fn find(kind: Kind, id: &str) -> i32 {
         (kind.is(&words) && words.iter().any(|word| word == id)).then_some(pid)
     });
     found.unwrap_or_else(|| panic!("no {} of {id}", kind.name()))
-}
-
-/// A try to get out, and what it asks for.
-struct Try {
-    what: String,
-    number: i64,
-    arguments: Vec<Argument>,
-    /// A gateway may: it is what it is for.
-    of_gateways: bool,
-}
-
-fn attempt(what: impl Into<String>, number: i64, arguments: impl IntoIterator<Item = Argument>) -> Try {
-    Try { what: what.into(), number, arguments: arguments.into_iter().collect(), of_gateways: false }
-}
-
-const HERE: i64 = libc::AT_FDCWD as i64;
-
-fn open(what: &str, path: &Path, flags: i32) -> Try {
-    let arguments = [HERE.into(), path.to_str().unwrap().into(), i64::from(flags).into(), 0o600.into()];
-    attempt(what, libc::SYS_openat, arguments)
-}
-
-fn number(value: i32) -> Argument {
-    i64::from(value).into()
 }
 
 /// A place on the host with what a guest is after.
@@ -243,61 +221,6 @@ impl Host {
         ]
     }
 
-    /// The host's kernel.
-    fn kernel() -> Vec<Try> {
-        let room = [0u8; 128];
-        let calls = [
-            ("make namespaces", libc::SYS_unshare, i64::from(libc::CLONE_NEWUSER)),
-            ("enter a namespace", libc::SYS_setns, 3),
-            ("io_uring", libc::SYS_io_uring_setup, 8),
-            ("load a program into the kernel", libc::SYS_bpf, 0),
-            ("the kernel's keyring", libc::SYS_keyctl, 0),
-            ("count the kernel's events", libc::SYS_perf_event_open, 0),
-            ("handle page faults", libc::SYS_userfaultfd, 0),
-            ("mount", libc::SYS_mount, 0),
-            ("change the root", libc::SYS_chroot, 0),
-            ("load a kernel module", libc::SYS_finit_module, 3),
-            ("a file without a name to execute", libc::SYS_memfd_create, 0),
-            ("set the clock", libc::SYS_clock_settime, 0),
-        ];
-        let pair = [i64::from(libc::AF_UNIX), i64::from(libc::SOCK_DGRAM), 0].map(Into::into);
-        let [family, kind, protocol] = pair;
-        calls
-            .into_iter()
-            .map(|(what, call, first)| attempt(what, call, [first.into(), room.as_slice().into(), 0.into()]))
-            .chain([
-                attempt(
-                    "a socket for datagrams, to be connected to a path",
-                    libc::SYS_socketpair,
-                    [family, kind, protocol, room.as_slice().into()],
-                ),
-                attempt(
-                    "a socket of MPTCP, which no rule for TCP binds",
-                    libc::SYS_socket,
-                    [
-                        number(libc::AF_INET),
-                        i64::from(libc::SOCK_STREAM).into(),
-                        i64::from(libc::IPPROTO_MPTCP).into(),
-                    ],
-                ),
-            ])
-            .collect()
-    }
-
-    /// Programs. The last of all: QEMU's own filter ends it for that.
-    fn programs() -> Vec<Try> {
-        let nobody = [0u8; 8];
-        vec![
-            attempt("start a process", libc::SYS_clone, [i64::from(libc::SIGCHLD).into(), 0.into()]),
-            attempt("be another user", libc::SYS_setuid, [65_534.into()]),
-            attempt(
-                "execute a program",
-                libc::SYS_execve,
-                ["/bin/true".into(), nobody.as_slice().into(), nobody.as_slice().into()],
-            ),
-        ]
-    }
-
     /// Sockets: what can be connected to, by an address in the form of the kernel.
     fn sockets(&self) -> Vec<(String, i32, Vec<u8>, bool)> {
         let unix = |path: &Path| {
@@ -366,8 +289,8 @@ fn break_out(host: &Host, kind: Kind) -> Vec<(String, Outcome, bool)> {
         .into_iter()
         .chain(host.above(kind))
         .chain(host.processes())
-        .chain(Host::kernel())
-        .chain(Host::programs());
+        .chain(kernel())
+        .chain(programs());
     for Try { what, number, arguments, of_gateways } in tries {
         let outcome = taken.call(number, &arguments);
         if outcome == Outcome::Killed {

@@ -1,14 +1,14 @@
 //! Requests of HTTP/1, one after the other, and their answers (RFC 9112). Only heads and lengths are understood.
 
-mod answers;
 mod framing;
-mod head;
+mod request_head;
+mod responses;
 
-use answers::{Answers, Granted};
 use framing::Framing;
 pub(super) use framing::{content_length, is_critical};
-use head::Wish;
-pub(super) use head::host;
+use request_head::UpgradeRequest;
+pub(super) use request_head::host;
+use responses::{Granted, ResponseTracker};
 
 use super::claim::{Claim, Refusal, Wait, pass_on};
 
@@ -18,7 +18,7 @@ enum Next {
     /// A request's head, of which so many bytes are whole lines.
     Head(usize),
     /// Its body.
-    Body(Framing, Wish),
+    Body(Framing, UpgradeRequest),
     /// What the server makes of a wish.
     Answer,
 }
@@ -36,12 +36,12 @@ pub(super) enum Agreed {
 #[derive(Debug)]
 pub(super) struct Requests {
     next: Next,
-    answers: Answers,
+    answers: ResponseTracker,
 }
 
 impl Requests {
     pub(super) fn new() -> Requests {
-        Requests { next: Next::Head(0), answers: Answers::default() }
+        Requests { next: Next::Head(0), answers: ResponseTracker::default() }
     }
 
     /// Lets pass what may. What stays in `held` waits for more.
@@ -68,13 +68,13 @@ impl Requests {
             Next::Head(lines) => {
                 let Some(length) = head_length(rest, lines)? else { return Ok(None) };
                 let bytes = rest.get(..length).unwrap_or_default();
-                self.begin(head::read(bytes)?, approve)?;
+                self.begin(request_head::read(bytes)?, approve)?;
                 Ok(Some(length))
             }
-            Next::Body(framing, wish) => {
+            Next::Body(framing, upgrade_request) => {
                 let count = framing.advance(rest).map_err(Refusal::Malformed)?;
                 if *framing == Framing::NOTHING {
-                    self.next = after(*wish);
+                    self.next = after(*upgrade_request);
                 }
                 Ok(count)
             }
@@ -82,18 +82,23 @@ impl Requests {
     }
 
     /// Judges a request.
-    fn begin(&mut self, head: head::Head, approve: &mut dyn FnMut(Claim) -> bool) -> Result<(), Refusal> {
-        let head::Head { claims, wish, body } = head;
+    fn begin(
+        &mut self,
+        head: request_head::Head,
+        approve: &mut dyn FnMut(Claim) -> bool,
+    ) -> Result<(), Refusal> {
+        let request_head::Head { claims, upgrade_request, body } = head;
         if !claims.iter().cloned().all(approve) {
             return Err(Refusal::Judged);
         }
         if claims.windows(2).any(|two| two.first() != two.last()) {
             return Err(Refusal::Malformed("two hosts"));
         }
-        if !self.answers.expect(wish) {
+        if !self.answers.expect(upgrade_request) {
             return Err(Refusal::Malformed("too many requests without an answer"));
         }
-        self.next = if body == Framing::NOTHING { after(wish) } else { Next::Body(body, wish) };
+        self.next =
+            if body == Framing::NOTHING { after(upgrade_request) } else { Next::Body(body, upgrade_request) };
         Ok(())
     }
 
@@ -123,8 +128,12 @@ impl Requests {
     }
 }
 
-fn after(wish: Wish) -> Next {
-    if matches!(wish, Wish::Upgrade | Wish::Tunnel) { Next::Answer } else { Next::Head(0) }
+fn after(upgrade_request: UpgradeRequest) -> Next {
+    if matches!(upgrade_request, UpgradeRequest::Upgrade | UpgradeRequest::Tunnel) {
+        Next::Answer
+    } else {
+        Next::Head(0)
+    }
 }
 
 /// How long the head at the front is, of which so many bytes were seen to be whole lines; `None` if it is not whole.
@@ -133,7 +142,9 @@ fn head_length(rest: &[u8], lines: &mut usize) -> Result<Option<usize>, Refusal>
         let unseen = rest.get(*lines..).unwrap_or_default();
         let is_first = *lines == 0;
         if is_first
-            && !head::may_begin(unseen.split_inclusive(|byte| *byte == b'\n').next().unwrap_or(unseen))
+            && !request_head::may_begin(
+                unseen.split_inclusive(|byte| *byte == b'\n').next().unwrap_or(unseen),
+            )
         {
             return Err(Refusal::Unrecognised);
         }
@@ -141,7 +152,7 @@ fn head_length(rest: &[u8], lines: &mut usize) -> Result<Option<usize>, Refusal>
             return Ok(None);
         };
         if is_first {
-            head::check_first_line(line)?;
+            request_head::check_first_line(line)?;
         }
         *lines += length;
         if line.is_empty() {

@@ -1,6 +1,0 @@
-//! What identifies a TCP connection of the guest.
-
-use std::net::SocketAddr;
-
-/// Which connection: the guest's end, and the other as the guest wrote it.
-pub(crate) type Key = (SocketAddr, SocketAddr);
