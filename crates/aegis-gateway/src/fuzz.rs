@@ -181,7 +181,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("gateway-question", question),
     ("gateway-answer", answer),
     ("gateway-proxy", proxy),
-    ("gateway-petition", connect_request),
+    ("gateway-connect", connect_request),
     ("gateway-datagram", datagram),
 ];
 
