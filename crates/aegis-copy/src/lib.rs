@@ -33,6 +33,6 @@ pub use target::Target;
 pub use unpack::{Owner, unpack};
 
 #[cfg(test)]
-mod living_tests;
+mod concurrent_change_tests;
 #[cfg(test)]
 mod tests;

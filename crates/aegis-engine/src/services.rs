@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aegis_images::{Digest, Images};
-use aegis_machines::root_disks::RootDisks;
+use aegis_machines::image_disks::ImageDiskProvider;
 use aegis_machines::secret_values::SecretValues;
 use aegis_spec::instance::ALL_SECRETS;
 use aegis_store::secrets::Secrets;
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 #[derive(Debug)]
 pub struct ImageDisks(pub Images);
 
-impl RootDisks for ImageDisks {
+impl ImageDiskProvider for ImageDisks {
     fn parts(&self, digest: &str) -> Result<Vec<PathBuf>, String> {
         let parsed = digest.parse::<Digest>();
         parsed.and_then(|digest| self.0.parts(&digest)).map_err(|error| error.to_string())

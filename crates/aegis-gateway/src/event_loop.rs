@@ -11,9 +11,9 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use thiserror::Error;
 
-use crate::confine;
 use crate::control::Client;
 use crate::gateway::{Gateway, Kind, Machine, of_token, token};
+use crate::jail_profile;
 
 /// Sockets that belong to the process as a whole.
 const MACHINE: usize = 0;
@@ -52,7 +52,7 @@ pub fn serve(machine: OwnedFd, control: OwnedFd) -> Result<(), GatewayError> {
     };
     server.poll.registry().register(&mut server.machine, token(Kind::Fixed, MACHINE), Interest::READABLE)?;
     server.poll.registry().register(&mut server.control, token(Kind::Fixed, LISTENER), Interest::READABLE)?;
-    confine::confine()?;
+    jail_profile::confine()?;
     server.run()
 }
 

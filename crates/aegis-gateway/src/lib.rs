@@ -6,7 +6,6 @@
 //! privilege and makes no system call that it does not need. The daemon may come and go meanwhile.
 
 pub mod addressing;
-mod confine;
 pub mod control;
 mod decision_log;
 mod event_loop;
@@ -19,6 +18,7 @@ mod gateway;
 mod groups;
 mod host_addresses;
 mod inspect;
+mod jail_profile;
 mod limit_events;
 mod packet;
 mod policy_engine;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use aegis_copy::{ABSENT, CopyError, Limits, NO_ROOM, Owner, Target, VOLATILE};
-use aegis_guest_protocol::rest::{self, AtRest};
+use aegis_guest_protocol::offline::{self, AtRest};
 use aegis_harness::identity;
 
 use crate::interruptible_stdin::Input;
@@ -53,7 +53,7 @@ impl From<OfflineCopyError> for Refusal {
 /// Does what the arguments say: `pack PATH`, `place TARGET USER`, or `unpack DESTINATION NAME USER` with an empty name for
 /// none. Paths are of any bytes. The exit code of `pack` tells whether something was left out.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
-    let rest = std::env::var(rest::VARIABLE).ok().and_then(|value| AtRest::of_value(&value));
+    let rest = std::env::var(offline::VARIABLE).ok().and_then(|value| AtRest::of_value(&value));
     let rest = rest.as_ref();
     let words: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
     let of = |user: &OsStr| user.to_string_lossy().into_owned();

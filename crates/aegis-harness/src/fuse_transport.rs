@@ -9,28 +9,22 @@
 //! if the server is gone, a new one is sent all that are open, and programs in the guest wait meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
-use std::sync::{Arc, Mutex, mpsc};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aegis_guest_protocol::changes::{Change, Hello, WINDOW};
+use aegis_guest_protocol::changes::Change;
 use aegis_guest_protocol::frame::{
     Decoder, Frame, GUEST_MARKER, HEADER_LEN, HOST_MARKER, Item, Kind, Nonce, greeting, header,
 };
-use aegis_guest_protocol::messages::{Share, code};
-use aegis_guest_protocol::rpc::RpcError;
 use aegis_harness::virtio_port::HANG_UP;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, OpenTreeFlags, mount, mount_remount, open_tree};
 
-use crate::fuse_notify::{self, ChangeNotification, MountedExport, Shared};
+use crate::fuse_notify::{ChangeNotification, Shared};
 use crate::fuse_replay::Step;
-use crate::rootfs_paths;
 use crate::sync::lock;
 
 /// Number of the port for files.
@@ -45,10 +39,6 @@ const LARGE: usize = 16 << 10;
 const MOST_SPARE: usize = 4;
 /// A thread here has next to nothing on its stack, and all of it is locked in memory.
 const STACK: usize = 64 << 10;
-/// How long what is not yet written may take to be, at the end.
-const LAST_WRITES: Duration = Duration::from_secs(3);
-/// Where the kernel lets go of a mount whose server does not answer.
-const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// Operations that are not answered (`FUSE_FORGET`, `FUSE_BATCH_FORGET`).
 const UNANSWERED: [u32; 2] = [2, 42];
@@ -159,16 +149,18 @@ struct PortWriter {
 
 /// What the threads share. `waiting` is never locked for longer than a moment, so that answers are always taken.
 #[derive(Debug)]
-struct Traffic {
+pub(crate) struct Traffic {
     outlet: Mutex<PortWriter>,
     /// Requests that are not answered, as sent, by mount and number.
     waiting: Mutex<BTreeMap<(u32, u64), Arc<Sent>>>,
     /// Buffers of large requests, to be used again: fresh memory is dear.
     spare: Mutex<Vec<Vec<u8>>>,
-    mounts: Vec<OwnedFd>,
+    /// The device of each mount.
+    pub(crate) mounts: Vec<OwnedFd>,
     /// Said to each new server: whom the files belong to here, and how much it may tell.
     hello: Vec<u8>,
-    changes: Shared,
+    /// What the server tells of changes on the host.
+    pub(crate) changes: Shared,
 }
 
 /// Operation and number of a message.
@@ -179,7 +171,7 @@ fn head(message: &[u8]) -> Option<(u32, u64)> {
 
 impl Traffic {
     /// Carries one mount's requests until it is no more.
-    fn carry(&self, index: u32, mount: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn carry(&self, index: u32, mount: &OwnedFd) -> io::Result<()> {
         let mut buffer = vec![0; WHOLE];
         loop {
             let room = buffer.get_mut(HEADER_LEN..).unwrap_or_default();
@@ -286,7 +278,7 @@ impl Traffic {
     }
 
     /// Changes that a server has told of have been dealt with: it may tell more.
-    fn taken(&self, server: u64, count: u64) -> io::Result<()> {
+    pub(crate) fn taken(&self, server: u64, count: u64) -> io::Result<()> {
         let mut outlet = lock(&self.outlet);
         if outlet.server != server || !outlet.open {
             return Ok(());
@@ -312,10 +304,6 @@ impl Traffic {
     }
 }
 
-fn failed(what: impl std::fmt::Display) -> impl Fn(io::Error) -> RpcError {
-    move |error| RpcError::new(code::SHARE, format!("{what}: {error}"))
-}
-
 /// Puts a message in the place of the one that was read. Returns how long it is with its frame's header.
 fn put(buffer: &mut [u8], index: u32, message: &[u8]) -> usize {
     let len = HEADER_LEN + message.len();
@@ -325,50 +313,8 @@ fn put(buffer: &mut [u8], index: u32, message: &[u8]) -> usize {
     len
 }
 
-/// Mounts directories of the host. Whoever uses them waits until the server is there.
-pub(crate) fn mount_all(shares: &[Share], (uid, gid): (u32, u32)) -> Result<(), RpcError> {
-    if shares.is_empty() {
-        return Ok(());
-    }
-    let hello = serde_json::to_vec(&Hello { uid, gid, changes: WINDOW });
-    let hello = hello.map_err(|error| failed("serve files")(error.into()))?;
-    let traffic = start(shares.len(), hello).map_err(failed("serve files"))?;
-    let mut own = Vec::new();
-    for (index, (share, mount)) in (0u32..).zip(shares.iter().zip(&traffic.mounts)) {
-        let failed = failed(format!("mount {}", share.at));
-        // It may be in one that was mounted just now, and then the server makes it.
-        rootfs_paths::reach(Path::new(&share.at)).map_err(&failed)?;
-        let root = mount_one(share, mount).map_err(&failed)?;
-        own.push(MountedExport { device: mount.try_clone().map_err(&failed)?, root });
-        let (traffic, mount) = (Arc::clone(&traffic), mount.try_clone().map_err(&failed)?);
-        spawn("requests", move || traffic.carry(index, &mount)).map_err(&failed)?;
-    }
-    spawn("changes", move || {
-        fuse_notify::repeat(&traffic.changes, own, |server, count| traffic.taken(server, count))
-    })
-    .map_err(failed("serve files"))
-}
-
-/// Mounts a directory where it is wanted. Returns a mount of the same, for reference, that nobody sees, and that may be
-/// written: nothing is written to the host through it.
-fn mount_one(share: &Share, device: &OwnedFd) -> io::Result<OwnedFd> {
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-        device.as_raw_fd()
-    );
-    let options = std::ffi::CString::new(options)?;
-    let (at, flags) = (share.at.as_str(), MountFlags::NOSUID | MountFlags::NODEV);
-    mount("aegis", at, "fuse.aegis", flags, Some(options.as_c_str()))?;
-    let own = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let root = open_tree(rustix::fs::CWD, at, own)?;
-    if share.read_only {
-        mount_remount(at, flags | MountFlags::BIND | MountFlags::RDONLY, "")?;
-    }
-    Ok(root)
-}
-
 /// Opens what it takes, and begins to hand out answers.
-fn start(mounts: usize, hello: Vec<u8>) -> io::Result<Arc<Traffic>> {
+pub(crate) fn start(mounts: usize, hello: Vec<u8>) -> io::Result<Arc<Traffic>> {
     let port = Arc::new(crate::port_device::open_port(FILES)?);
     let outlet =
         PortWriter { pipe: Pipe::new(&port, epoll::EventFlags::OUT)?, open: false, server: 0, taken: 0 };
@@ -388,7 +334,11 @@ fn start(mounts: usize, hello: Vec<u8>) -> io::Result<Arc<Traffic>> {
     Ok(traffic)
 }
 
-fn spawn(name: &'static str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+/// A thread of its own, whose end is told on the console.
+pub(crate) fn spawn(
+    name: &'static str,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
     let run = move || {
         if let Err(error) = work() {
@@ -397,28 +347,4 @@ fn spawn(name: &'static str, work: impl FnOnce() -> io::Result<()> + Send + 'sta
     };
     // It ends with its mount, or with the machine.
     thread.spawn(run).map(drop)
-}
-
-/// Writes what is not yet written. A server that does not answer is given up.
-pub(crate) fn settle() {
-    let (done, when_done) = mpsc::channel();
-    let written = spawn("sync", move || {
-        rustix::fs::sync();
-        // Nobody may wait any more.
-        let _late = done.send(());
-        Ok(())
-    });
-    if written.is_err() || when_done.recv_timeout(LAST_WRITES).is_err() {
-        abandon();
-    }
-}
-
-/// Fails whatever waits for the server, now and later.
-pub(crate) fn abandon() {
-    let control = Path::new(CONNECTIONS);
-    // It may be mounted already; if it cannot be, nothing more can be done from here.
-    let _mounted = mount("fusectl", control, "fusectl", MountFlags::empty(), None);
-    for connection in fs::read_dir(control).into_iter().flatten().flatten() {
-        let _gone = fs::write(connection.path().join("abort"), "1");
-    }
 }

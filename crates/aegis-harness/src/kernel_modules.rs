@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aegis_harness::module_index::ModuleIndex;
-use aegis_sys::loops;
+use aegis_sys::loop_device;
 use rustix::fs::{FileType, Mode, mknodat};
 use rustix::mount::{MountFlags, mount};
 
@@ -63,9 +63,9 @@ pub(crate) fn mount_from(disk: &Path) -> io::Result<()> {
 
 /// This part of the disk, beginning and length, as a block device; `None` if somebody was faster.
 fn loop_device(control: &File, disk: &File, part: (u64, u64)) -> io::Result<Option<(PathBuf, File)>> {
-    let path = PathBuf::from(format!("/dev/loop{}", loops::free(control)?));
+    let path = PathBuf::from(format!("/dev/loop{}", loop_device::free(control)?));
     let device = File::open(&path)?;
-    match loops::show(&device, disk, part) {
+    match loop_device::show(&device, disk, part) {
         Ok(()) => Ok(Some((path, device))),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
         Err(error) => Err(error),

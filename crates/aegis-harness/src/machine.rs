@@ -21,15 +21,15 @@ use crate::disk_reserve;
 use crate::disks::{self, DiskReport};
 use crate::ephemeral_directories::{self, SHARED};
 use crate::freezer::CgroupFreezer;
-use crate::fuse_transport;
 use crate::hostname;
 use crate::kernel_modules;
 use crate::managed_files::{self, ManagedFiles};
 use crate::mount_namespace;
-use crate::mount_points::{self, Wanted};
+use crate::mount_point_layer::{self, Wanted};
 use crate::network_interface;
 use crate::overlay_storage::{self, OverlayStorage};
 use crate::rootfs_paths;
+use crate::share_mounts;
 use crate::sysctl;
 
 /// Number of the control port: the host's `nr=`.
@@ -167,7 +167,7 @@ fn lay_mount_points() -> io::Result<()> {
     let store = |at| Wanted { at: Path::new(at), mode: overlay_storage::PRIVATE.bits(), with_parents: false };
     let wanted: Vec<Wanted<'_>> =
         own.into_iter().chain(overlay_storage::STORES.into_iter().map(store)).collect();
-    mount_points::lay(Path::new(LOWER), Path::new(POINTS), &wanted)
+    mount_point_layer::lay(Path::new(LOWER), Path::new(POINTS), &wanted)
 }
 
 impl Guest {
@@ -323,7 +323,7 @@ impl Platform for Guest {
         if owner.0 != 0 && all.iter().all(|share| share.at != WORKSPACE) {
             network_interface::told(WORKSPACE, own(WORKSPACE, owner));
         }
-        fuse_transport::mount_all(all, owner)?;
+        share_mounts::mount_all(all, owner)?;
         // Here, where everything is in its place. What a full disk has no room for is kept another time.
         let _less = self.mounts.borrow().last().map(disk_reserve::keep);
         Ok(())
@@ -331,7 +331,7 @@ impl Platform for Guest {
 
     fn abandon_shares(&self) {
         if self.shares.get() {
-            fuse_transport::abandon();
+            share_mounts::abandon();
         }
     }
 
@@ -407,7 +407,7 @@ impl Platform for Guest {
 
     fn release_root(&self) -> bool {
         if self.shares.get() {
-            fuse_transport::settle();
+            share_mounts::settle();
         }
         rustix::fs::sync();
         let mounts = self.mounts.take();

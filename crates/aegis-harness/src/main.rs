@@ -17,12 +17,13 @@ mod kernel_modules;
 mod machine;
 mod managed_files;
 mod mount_namespace;
-mod mount_points;
+mod mount_point_layer;
 mod network_interface;
 mod offline_copy;
 mod overlay_storage;
 mod port_device;
 mod rootfs_paths;
+mod share_mounts;
 mod sync;
 mod sysctl;
 

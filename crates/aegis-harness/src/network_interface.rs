@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use aegis_guest_protocol::messages::{AUTHORITIES, Network};
-use aegis_sys::card::Card;
+use aegis_sys::network_interface::Card;
 
 use crate::console_log;
 use crate::managed_files::ManagedFiles;

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aegis_copy::Target;
-use aegis_guest_protocol::rest::AtRest;
+use aegis_guest_protocol::offline::AtRest;
 use thiserror::Error;
 
 use crate::ephemeral_directories::EMPTIED;

@@ -18,7 +18,7 @@ use aegis_lifecycle::effect::Effect;
 use aegis_lifecycle::event::{Boot, Event, Reply, Request, State, Waiter};
 use aegis_lifecycle::restart_policy::RunEnd;
 use aegis_lifecycle::stop_reason::StopReason;
-use aegis_machines::checkpoint::take::CheckpointSource;
+use aegis_machines::checkpoint::capture::CheckpointSource;
 use aegis_machines::clock::now_ms;
 use aegis_machines::disk_lock::DiskLock;
 use aegis_machines::machine_run::{MachineRun, adopt_guest};

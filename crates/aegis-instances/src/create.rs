@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aegis_lifecycle::state_machine::Lifecycle;
-use aegis_machines::checkpoint::take::{Checkpoint, CheckpointSource};
+use aegis_machines::checkpoint::capture::{Checkpoint, CheckpointSource};
 use aegis_machines::clock::now_ms;
 use aegis_machines::host_memory::host_memory_mib;
 use aegis_spec::instance::InstanceSpec;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use aegis_guest_protocol::messages::Cause;
 use aegis_lifecycle::event::Request;
-use aegis_machines::checkpoint::take::{self, Checkpoint, TakeOptions};
+use aegis_machines::checkpoint::capture::{self, Checkpoint, TakeOptions};
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::disk;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::caller::Caller;
+use crate::cancellation::Caller;
 use crate::error::InstanceError;
 use crate::handle::InstanceHandle;
 use crate::instances::Instances;
@@ -168,7 +168,7 @@ impl Instances {
     ) -> Result<(Checkpoint, Duration), InstanceError> {
         let (_usage, _session) = caller.unless_gone(of.awake()).await??;
         let run = of.run().ok_or(InstanceError::Stopped)?;
-        let taken = take::take(self.machines().layout(), &view.id, &view.spec, &run, options).await;
+        let taken = capture::take(self.machines().layout(), &view.id, &view.spec, &run, options).await;
         taken.map_err(InstanceError::Refused)
     }
 

@@ -24,7 +24,7 @@ use crate::error::InstanceError;
 use crate::message::{InstanceRef, Message, Replacement};
 use crate::metrics::Metrics;
 use crate::ports::PortRequest;
-use crate::revision::Revision;
+use crate::spec_update::Revision;
 use crate::usage::{MOST_CONNECTIONS, Usage, UsageGuard};
 use crate::view::View;
 

@@ -11,7 +11,7 @@
 //! and performs the effects with the help of [`aegis_machines`]. What takes time runs in tasks that report back by message.
 
 mod actor;
-mod caller;
+mod cancellation;
 pub mod connection;
 mod create;
 mod deps;
@@ -27,13 +27,13 @@ pub mod maintenance_exec;
 mod message;
 pub mod metrics;
 pub mod network_access;
-pub mod open;
 mod orphans;
 pub mod ports;
 mod record;
 mod recovery;
-mod revision;
 pub mod snapshots;
+mod spec_update;
+pub mod startup;
 mod table;
 pub mod usage;
 pub mod view;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aegis_lifecycle::event::{Boot, Event, Reply, Request};
 use aegis_lifecycle::idle_policy::Lease;
 use aegis_machines::boot_timings::Timings;
-use aegis_machines::checkpoint::take::{Checkpoint, CheckpointSource};
+use aegis_machines::checkpoint::capture::{Checkpoint, CheckpointSource};
 use aegis_machines::disk_lock::DiskLock;
 use aegis_machines::environment::EnvironmentSources;
 use aegis_machines::machine_run::MachineRun;
@@ -13,11 +13,11 @@ use aegis_machines::output::Output;
 use aegis_spec::network::NetworkChange;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::caller::Caller;
+use crate::cancellation::Caller;
 use crate::error::InstanceError;
 use crate::metrics::Metrics;
 use crate::ports::PortRequest;
-use crate::revision::Revision;
+use crate::spec_update::Revision;
 use crate::usage::Usage;
 use crate::view::View;
 

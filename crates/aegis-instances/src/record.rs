@@ -11,7 +11,7 @@ use aegis_lifecycle::restart_policy::Attempts;
 use aegis_lifecycle::state_machine::Lifecycle;
 use aegis_lifecycle::stop_reason::StopReason;
 use aegis_machines::boot_timings::Timings;
-use aegis_machines::checkpoint::take::CheckpointSource;
+use aegis_machines::checkpoint::capture::CheckpointSource;
 use aegis_machines::clock::now_ms;
 use aegis_machines::output::Ending;
 use aegis_spec::instance::InstanceSpec;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use aegis_guest_protocol::messages::Cause;
 use aegis_lifecycle::event::State;
+use aegis_machines::checkpoint::capture::{Checkpoint, TakeOptions};
 use aegis_machines::checkpoint::snapshot_store::{Note, Snapshot};
-use aegis_machines::checkpoint::take::{Checkpoint, TakeOptions};
 
-use crate::caller::Caller;
+use crate::cancellation::Caller;
 use crate::error::InstanceError;
 use crate::fork::Sharing;
 use crate::handle::InstanceHandle;

@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::privilege::may_make_namespaces;
 use crate::profile::{Access, FileRule, Isolation, Limits, Profile, Served};
 use crate::support::Support;
-use crate::{cgroup, files, filter, root};
+use crate::{cgroup, files, root, seccomp};
 
 /// A process cannot be confined.
 #[derive(Debug, Error)]
@@ -78,7 +78,7 @@ impl Jail {
     /// # Errors
     /// If its calls make no filter.
     pub fn new(profile: Profile) -> Result<Jail, JailError> {
-        let filters = filter::programs(&profile.calls)?;
+        let filters = seccomp::programs(&profile.calls)?;
         Ok(Jail { profile, filters })
     }
 
@@ -119,7 +119,7 @@ impl Jail {
                     (number(resource), bounded(resource, bound).current.unwrap_or(bound))
                 })
                 .collect(),
-            own_process: filter::OWN_PROCESS,
+            own_process: seccomp::OWN_PROCESS,
             capabilities: self.profile.capabilities,
         };
         aegis_sys::confine::confine(command, confinement)?;
@@ -139,7 +139,7 @@ impl Jail {
         files::ruleset(&self.profile)?.restrict_self()?;
         let own = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
         for mut filter in self.filters {
-            for instruction in filter.iter_mut().filter(|one| one.k == filter::OWN_PROCESS) {
+            for instruction in filter.iter_mut().filter(|one| one.k == seccomp::OWN_PROCESS) {
                 instruction.k = own;
             }
             seccompiler::apply_filter(&filter)?;

@@ -15,20 +15,20 @@
 
 mod cgroup;
 mod files;
-mod filter;
 mod jail;
 mod privilege;
 mod probe_program;
 mod profile;
 mod root;
+mod seccomp;
 mod support;
 
 pub use aegis_sys::namespace::ProgramPid;
 pub use cgroup::{Controllers, GroupBounds, claim, controllers, remove_empty_groups, remove_group};
-pub use filter::{Argument, Call, THREADS_ONLY};
 pub use jail::{Isolated, Jail, JailError, isolate};
 pub use profile::{
     Access, CAP_DAC_OVERRIDE, CAP_FOWNER, FileRule, Group, Isolation, Limits, Profile, Served, instance_user,
     program,
 };
+pub use seccomp::{Argument, Call, THREADS_ONLY};
 pub use support::{Layer, Support};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cgroup::GroupBounds;
-use crate::filter::Call;
+use crate::seccomp::Call;
 
 /// To act as the owner of files needs no ownership (`CAP_FOWNER` of `linux/capability.h`).
 pub const CAP_FOWNER: u64 = 1 << 3;

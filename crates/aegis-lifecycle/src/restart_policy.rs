@@ -1,4 +1,4 @@
-//! Whether and when a command that has ended is executed again: a pure function of how it ended.
+//! Whether and when an instance runs again whose command, guest or monitor has ended: a pure function of how it ended.
 
 use serde::{Deserialize, Serialize};
 

@@ -16,8 +16,8 @@ use crate::guest_calls::refused;
 use crate::helpers::Helpers;
 use crate::kit_provisioning;
 use crate::kits::Kits;
+use crate::machine_factory::{MachineFactory, NewMachine};
 use crate::machine_layout::boot_failed;
-use crate::machine_maker::{MachineMaker, NewMachine};
 use crate::machine_run::{CONSOLE_LINES, DEATH_REPORT_TIMEOUT};
 use crate::network::interface;
 use crate::network::resolvers::Resolvers;
@@ -28,7 +28,7 @@ use crate::template_builder::TemplateBuilder;
 #[derive(Debug)]
 pub struct Booter {
     /// Makes the machines.
-    pub maker: MachineMaker,
+    pub factory: MachineFactory,
     /// Starts their helpers.
     pub helpers: Helpers,
     /// Makes templates of those that have booted.
@@ -49,10 +49,10 @@ impl Booter {
     /// # Errors
     /// Why the command does not run.
     pub async fn boot(&self, order: &BootOrder) -> Result<(), StopReason> {
-        let _starting = self.maker.warm_pool.starting();
+        let _starting = self.factory.warm_pool.starting();
         let mut made = self.start_machine(order).await?;
         let machine = Arc::clone(&made.machine);
-        let (cold, pattern) = (made.boots(), made.pattern.take());
+        let (cold, template_key) = (made.boots(), made.template_key.take());
         tokio::select! {
             biased;
             () = order.run.cancelled() => Err(StopReason::stopped()),
@@ -64,9 +64,9 @@ impl Booter {
                     Err(end.map_or(reason, |end| self.died_at_boot(order, &end)))
                 }
                 Ok(result) => {
-                    match pattern.filter(|_| result.is_ok()) {
-                        Some(pattern) if cold => self.template_builder.build_later(pattern),
-                        Some(pattern) => self.maker.warm_pool.want(Some(pattern)),
+                    match template_key.filter(|_| result.is_ok()) {
+                        Some(template_key) if cold => self.template_builder.build_later(template_key),
+                        Some(template_key) => self.factory.warm_pool.want(Some(template_key)),
                         None => {}
                     }
                     result
@@ -77,7 +77,7 @@ impl Booter {
     }
 
     fn console(&self, id: &str) -> Vec<String> {
-        console_tail(&self.maker.layout.home.console(id), CONSOLE_LINES)
+        console_tail(&self.factory.layout.home.console(id), CONSOLE_LINES)
     }
 
     fn died_at_boot(&self, order: &BootOrder, end: &End) -> StopReason {
@@ -95,7 +95,7 @@ impl Booter {
     async fn start_machine(&self, order: &BootOrder) -> Result<NewMachine, StopReason> {
         order.take_disk().await?;
         let unwanted = order.run.cancel_token();
-        let made = self.maker.make(&order.id, &order.spec, &order.watch, unwanted).await?;
+        let made = self.factory.make(&order.id, &order.spec, &order.watch, unwanted).await?;
         let machine = Arc::clone(&made.machine);
         order.run.set_machine(Arc::clone(&machine));
         // Stored before anything depends on it: a daemon that dies now finds the machine again.
@@ -116,14 +116,14 @@ impl Booter {
         let values = self.environment.values(&order.spec);
         let mut values = values.map_err(|error| StopReason::new("secret_missing", error))?;
         if let Some(kit) = &order.spec.kit {
-            let home = &self.maker.layout.home;
+            let home = &self.factory.layout.home;
             values.rendered =
                 kit_provisioning::equip(&*self.kits, home, order, kit, &session, &values).await?;
         }
         let process = order.spec.process(&values);
         let checked = check_process(&process.command, &process.env, &process.workdir);
         checked.map_err(|error| boot_failed("the command cannot be executed", &error))?;
-        let has_interface = self.maker.layout.vmm.capabilities().network;
+        let has_interface = self.factory.layout.vmm.capabilities().network;
         let network = has_interface
             .then(|| interface::guest_network(&order.spec.network, &self.resolvers.borrow()))
             .transpose()

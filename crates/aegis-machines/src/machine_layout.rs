@@ -10,8 +10,8 @@ use aegis_store::home::Home;
 use aegis_vmm::{Machine, MachineSpec, Vmm};
 
 use crate::error_chain::chain;
+use crate::image_disks::ImageDiskProvider;
 use crate::network::interface;
-use crate::root_disks::RootDisks;
 
 /// What the specifications of all machines are made from. Clones share it.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub struct MachineLayout {
     /// The monitors.
     pub vmm: Arc<dyn Vmm>,
     /// The root disks of images.
-    pub roots: Arc<dyn RootDisks>,
+    pub roots: Arc<dyn ImageDiskProvider>,
 }
 
 /// A boot that failed, and in which part.

@@ -15,25 +15,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::boot::Booter;
 use crate::boot_order::BootOrder;
+use crate::checkpoint::capture::{self, CheckpointSource};
 use crate::checkpoint::clone_start::start_clone;
 use crate::checkpoint::hibernation::{self, Hibernation};
 use crate::checkpoint::snapshot_store::SnapshotStore;
-use crate::checkpoint::take::{self, CheckpointSource};
 use crate::checkpoint::template_store::{self, Template, TemplateStore};
 use crate::disk_space::{DiskSettings, DiskSpace};
 use crate::environment::EnvironmentSources;
 use crate::helpers::Helpers;
 use crate::ids::IdReservations;
+use crate::image_disks::ImageDiskProvider;
 use crate::kits::Kits;
+use crate::machine_factory::MachineFactory;
 use crate::machine_layout::MachineLayout;
-use crate::machine_maker::MachineMaker;
 use crate::machine_run::MachineRun;
 use crate::maintenance::Maintenance;
 use crate::network::gateway_process::GatewayConfig;
 use crate::network::group_broker::GroupMembers;
 use crate::network::groups::Directory;
 use crate::network::resolvers::Resolvers;
-use crate::root_disks::RootDisks;
 use crate::secret_values::SecretValues;
 use crate::teardown;
 use crate::template_builder::TemplateBuilder;
@@ -67,7 +67,7 @@ impl Default for MachineConfig {
 #[derive(Debug, Clone)]
 pub struct MachineServices {
     /// For the root disks of images.
-    pub roots: Arc<dyn RootDisks>,
+    pub roots: Arc<dyn ImageDiskProvider>,
     /// For the values of secrets.
     pub secrets: Arc<dyn SecretValues>,
     /// For what kits bring along.
@@ -102,7 +102,7 @@ impl Machines {
         config: &MachineConfig,
     ) -> Machines {
         let MachineServices { roots, secrets, kits, file_server, gateway, resolvers } = services;
-        take::sweep(&home.snapshots());
+        capture::sweep(&home.snapshots());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let ids = IdReservations::default();
         let layout = MachineLayout { home: home.clone(), vmm, roots };
@@ -129,16 +129,16 @@ impl Machines {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         });
-        let maker = MachineMaker { layout: layout.clone(), disk_space, templates, warm_pool };
+        let factory = MachineFactory { layout: layout.clone(), disk_space, templates, warm_pool };
         let network = layout.vmm.capabilities().network;
         let gateway = GatewayConfig { program: gateway, resolvers: resolvers.clone(), groups, members };
         let helpers = Helpers { home: home.clone(), file_server, gateway: network.then_some(gateway) };
         let timeout = config.boot_timeout;
         Machines {
             layout,
-            hibernation: Hibernation { maker: maker.clone(), helpers: helpers.clone() },
+            hibernation: Hibernation { factory: factory.clone(), helpers: helpers.clone() },
             maintenance: Maintenance {
-                maker: maker.clone(),
+                factory: factory.clone(),
                 helpers: helpers.clone(),
                 timeout,
                 tasks,
@@ -147,7 +147,7 @@ impl Machines {
             snapshots: SnapshotStore::new(home, Arc::clone(&secrets)),
             ids,
             booter: Booter {
-                maker,
+                factory,
                 helpers,
                 template_builder,
                 environment: EnvironmentSources::new(secrets, resolvers.clone()),
@@ -171,7 +171,7 @@ impl Machines {
     /// # Errors
     /// As of [`start_clone`].
     pub async fn start_clone(&self, order: &BootOrder, source: &CheckpointSource) -> Result<(), String> {
-        start_clone(&self.booter.maker, &self.booter.helpers, order, source).await
+        start_clone(&self.booter.factory, &self.booter.helpers, order, source).await
     }
 
     /// Ends a machine, and returns when nothing of it is left but the log and the disk.
@@ -212,7 +212,7 @@ impl Machines {
     /// The host's disk.
     #[must_use]
     pub fn disk_space(&self) -> &Arc<DiskSpace> {
-        &self.booter.maker.disk_space
+        &self.booter.factory.disk_space
     }
 
     /// Ids whose files belong to nobody yet.
@@ -230,9 +230,9 @@ impl Machines {
     /// All templates, by name. Blocks.
     #[must_use]
     pub fn templates(&self) -> Vec<Template> {
-        let maker = &self.booter.maker;
-        let ready = maker.warm_pool.ready().map(|key| template_store::name_of(&key));
-        let mut all = maker.templates.list();
+        let factory = &self.booter.factory;
+        let ready = factory.warm_pool.ready().map(|key| template_store::name_of(&key));
+        let mut all = factory.templates.list();
         for template in &mut all {
             template.warm = ready.as_ref() == Some(&template.name);
         }
@@ -242,9 +242,14 @@ impl Machines {
     /// Removes all templates, and returns them. A warm machine goes with them. Blocks.
     #[must_use]
     pub fn prune_templates(&self) -> Vec<Template> {
-        let maker = &self.booter.maker;
-        maker.warm_pool.want(None);
-        maker.templates.list().into_iter().filter(|template| maker.templates.remove(&template.name)).collect()
+        let factory = &self.booter.factory;
+        factory.warm_pool.want(None);
+        factory
+            .templates
+            .list()
+            .into_iter()
+            .filter(|template| factory.templates.remove(&template.name))
+            .collect()
     }
 
     /// Ends machines of this home that no record knows: those whose process is not one of these. Returns their names.

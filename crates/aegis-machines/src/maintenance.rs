@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aegis_guest_link::Events;
 use aegis_guest_protocol::messages::Process;
-use aegis_guest_protocol::rest::{self, AtRest};
+use aegis_guest_protocol::offline::{self, AtRest};
 use aegis_lifecycle::stop_reason::StopReason;
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::home::Home;
@@ -23,7 +23,7 @@ use crate::disk_lock::DiskGuard;
 use crate::guest_calls::preparation;
 use crate::helpers::Helpers;
 use crate::host_directory;
-use crate::machine_maker::{MachineMaker, NewMachine};
+use crate::machine_factory::{MachineFactory, NewMachine};
 use crate::session::Session;
 use crate::stop_reasons;
 use crate::teardown;
@@ -48,7 +48,7 @@ pub struct StoppedInstance {
 #[derive(Debug, Clone)]
 pub struct Maintenance {
     /// Makes the machines.
-    pub maker: MachineMaker,
+    pub factory: MachineFactory,
     /// Starts their helpers.
     pub helpers: Helpers,
     /// How long a guest may take to come up.
@@ -89,7 +89,7 @@ pub fn available(home: &Home, of: &InstanceSpec, mut process: Process) -> (Insta
         // Its own may be in what is absent.
         "/".clone_into(&mut process.workdir);
     }
-    process.env.insert(rest::VARIABLE.to_owned(), rest.to_value());
+    process.env.insert(offline::VARIABLE.to_owned(), rest.to_value());
     (spec, process)
 }
 
@@ -140,7 +140,7 @@ impl Maintenance {
         over: &CancellationToken,
         end: impl Future<Output = ()>,
     ) -> Result<Held, StopReason> {
-        let mut made = self.maker.make(&of.id, &of.spec, &Stopwatch::start(), over).await?;
+        let mut made = self.factory.make(&of.id, &of.spec, &Stopwatch::start(), over).await?;
         let machine = Arc::clone(&made.machine);
         let (files, opened) = match self.helpers.start_file_server(&of.id, &of.spec, &machine).await {
             Err(reason) => (None, Err(reason)),

@@ -13,8 +13,8 @@ use crate::disk_space::DiskSpace;
 use crate::error_chain::chain;
 use crate::ids::IdReservations;
 use crate::machine_layout::MachineLayout;
-use crate::machine_pattern::MachinePattern;
 use crate::scratch_machine;
+use crate::template_key::TemplateKey;
 use crate::warm_pool::WarmPool;
 
 /// What such a machine has for a disk while it boots, bytes. Nobody looks at it.
@@ -41,25 +41,25 @@ pub struct TemplateBuilder {
 
 impl TemplateBuilder {
     /// Makes the template for machines like one that has just booted, unless there is one or it is being made.
-    pub fn build_later(self: &Arc<Self>, pattern: MachinePattern) {
+    pub fn build_later(self: &Arc<Self>, template_key: TemplateKey) {
         if self.disk_space.refusal().is_some() {
             return;
         }
-        let Some(being_made) = self.store.begin(&pattern.compatibility_key) else { return };
+        let Some(being_made) = self.store.begin(&template_key.compatibility_key) else { return };
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let name = being_made.name();
-            match this.build(pattern, name).await {
+            match this.build(template_key, name).await {
                 Ok(bytes) => tracing::info!(name, bytes, "a template was made"),
                 Err(error) => tracing::warn!(name, error, "no template was made"),
             }
         });
     }
 
-    async fn build(&self, pattern: MachinePattern, name: &str) -> Result<u64, String> {
+    async fn build(&self, template_key: TemplateKey, name: &str) -> Result<u64, String> {
         let id = format!("inst-template{name}");
         let _reserved = self.ids.reserve(&id);
-        let spec = self.spec(&pattern.spec, &id).map_err(|error| error.to_string())?;
+        let spec = self.spec(&template_key.spec, &id).map_err(|error| error.to_string())?;
         let saved = match self.layout.vmm.start(&spec).await {
             Err(error) => Err(chain(&error)),
             Ok(machine) => {
@@ -72,11 +72,11 @@ impl TemplateBuilder {
         scratch_machine::remove_files(&self.layout.home, &id);
         let (saved, store) = (saved?, Arc::clone(&self.store));
         let writing = tokio::task::spawn_blocking(move || {
-            let written = store.write(&pattern, saved).map_err(|error| chain(&error))?;
-            Ok::<_, String>((written, pattern))
+            let written = store.write(&template_key, saved).map_err(|error| chain(&error))?;
+            Ok::<_, String>((written, template_key))
         });
-        let (written, pattern) = writing.await.map_err(|error| error.to_string())??;
-        self.warm_pool.want(Some(pattern));
+        let (written, template_key) = writing.await.map_err(|error| error.to_string())??;
+        self.warm_pool.want(Some(template_key));
         Ok(written)
     }
 

@@ -22,10 +22,10 @@ use crate::error_chain::chain;
 use crate::host_memory;
 use crate::ids::IdReservations;
 use crate::machine_layout::MachineLayout;
-use crate::machine_pattern::MachinePattern;
 use crate::network::interface;
 use crate::network::resolvers::Resolvers;
 use crate::scratch_machine;
+use crate::template_key::TemplateKey;
 
 /// How long a warm machine waits after the last start, unless set otherwise.
 pub const DEFAULT_KEEP: Duration = Duration::from_secs(300);
@@ -39,7 +39,7 @@ const PLENTY_MIB: u64 = 1024;
 #[derive(Debug)]
 pub struct WarmMachine {
     id: String,
-    pattern: Arc<MachinePattern>,
+    template_key: Arc<TemplateKey>,
     machine: Arc<dyn Machine>,
     /// Dropped when somebody takes it.
     _kept: oneshot::Sender<()>,
@@ -71,7 +71,7 @@ pub struct WarmPool {
     /// How many instances are being started.
     starting: watch::Sender<usize>,
     /// Of which kind one is wanted.
-    wanted: watch::Sender<Option<Arc<MachinePattern>>>,
+    wanted: watch::Sender<Option<Arc<TemplateKey>>>,
 }
 
 /// A start that is under way.
@@ -100,8 +100,8 @@ impl WarmPool {
     }
 
     /// Notes that the next start may well be one of this kind; or that none is to be expected.
-    pub fn want(&self, pattern: Option<MachinePattern>) {
-        self.wanted.send_replace(pattern.map(Arc::new));
+    pub fn want(&self, template_key: Option<TemplateKey>) {
+        self.wanted.send_replace(template_key.map(Arc::new));
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<WarmMachine>> {
@@ -110,14 +110,14 @@ impl WarmPool {
 
     /// The warm machine of this kind, if it is ready.
     #[must_use]
-    pub fn take(&self, pattern: &MachinePattern) -> Option<WarmMachine> {
-        self.slot().take_if(|warm| warm.pattern.fits(pattern))
+    pub fn take(&self, template_key: &TemplateKey) -> Option<WarmMachine> {
+        self.slot().take_if(|warm| warm.template_key.fits(template_key))
     }
 
     /// The compatibility key of the one that is ready.
     #[must_use]
     pub fn ready(&self) -> Option<String> {
-        self.slot().as_ref().map(|warm| warm.pattern.compatibility_key.clone())
+        self.slot().as_ref().map(|warm| warm.template_key.compatibility_key.clone())
     }
 
     /// Makes a warm machine that of an instance, whose guest goes on.
@@ -169,22 +169,22 @@ impl WarmPool {
             return;
         }
         let mut wanted = self.wanted.subscribe();
-        let mut hopeless: Option<Arc<MachinePattern>> = None;
-        while let Some(pattern) = self.next_wanted(&mut wanted).await {
-            if hopeless.as_ref().is_some_and(|one| one.fits(&pattern))
-                || !has_plenty(&pattern)
+        let mut hopeless: Option<Arc<TemplateKey>> = None;
+        while let Some(template_key) = self.next_wanted(&mut wanted).await {
+            if hopeless.as_ref().is_some_and(|one| one.fits(&template_key))
+                || !has_plenty(&template_key)
                 || self.deps.disk_space.refusal().is_some()
             {
                 continue;
             }
             let id = format!("inst-spare{:x}", now_ms());
             let _reserved = self.deps.ids.reserve(&id);
-            match self.make(&pattern, &id).await {
+            match self.make(&template_key, &id).await {
                 Ok(None) => {}
-                Ok(Some(machine)) => self.stand_by(&mut wanted, &pattern, &id, machine).await,
+                Ok(Some(machine)) => self.stand_by(&mut wanted, &template_key, &id, machine).await,
                 Err(error) => {
                     tracing::warn!(id, error, "no warm machine was made");
-                    hopeless = Some(pattern);
+                    hopeless = Some(template_key);
                 }
             }
         }
@@ -194,14 +194,14 @@ impl WarmPool {
     /// daemon's end.
     async fn next_wanted(
         &self,
-        wanted: &mut watch::Receiver<Option<Arc<MachinePattern>>>,
-    ) -> Option<Arc<MachinePattern>> {
+        wanted: &mut watch::Receiver<Option<Arc<TemplateKey>>>,
+    ) -> Option<Arc<TemplateKey>> {
         let next = async {
             loop {
                 wanted.changed().await.ok()?;
                 self.quiet().await;
-                if let Some(pattern) = wanted.borrow_and_update().clone() {
-                    return Some(pattern);
+                if let Some(template_key) = wanted.borrow_and_update().clone() {
+                    return Some(template_key);
                 }
             }
         };
@@ -215,14 +215,15 @@ impl WarmPool {
     /// ends.
     async fn stand_by(
         &self,
-        wanted: &mut watch::Receiver<Option<Arc<MachinePattern>>>,
-        pattern: &Arc<MachinePattern>,
+        wanted: &mut watch::Receiver<Option<Arc<TemplateKey>>>,
+        template_key: &Arc<TemplateKey>,
         id: &str,
         machine: Arc<dyn Machine>,
     ) {
         let (kept, mut taken) = oneshot::channel();
         let watched = Arc::downgrade(&machine);
-        let warm = WarmMachine { id: id.to_owned(), pattern: Arc::clone(pattern), machine, _kept: kept };
+        let warm =
+            WarmMachine { id: id.to_owned(), template_key: Arc::clone(template_key), machine, _kept: kept };
         *self.slot() = Some(warm);
         tracing::debug!(id, "a warm machine is ready");
         loop {
@@ -237,7 +238,7 @@ impl WarmPool {
                 _dropped = &mut taken => return,
                 // The sender lives in the pool.
                 _changed = wanted.changed() => {
-                    if wanted.borrow_and_update().as_ref().is_some_and(|one| one.fits(pattern)) {
+                    if wanted.borrow_and_update().as_ref().is_some_and(|one| one.fits(template_key)) {
                         continue;
                     }
                     // To be looked at again.
@@ -257,11 +258,11 @@ impl WarmPool {
     }
 
     /// Makes a warm machine; `None` if there is no template to make it from. If that fails nothing of it is left.
-    async fn make(&self, pattern: &MachinePattern, id: &str) -> Result<Option<Arc<dyn Machine>>, String> {
-        let Some(template) = self.deps.templates.find(&pattern.compatibility_key).await else {
+    async fn make(&self, template_key: &TemplateKey, id: &str) -> Result<Option<Arc<dyn Machine>>, String> {
+        let Some(template) = self.deps.templates.find(&template_key.compatibility_key).await else {
             return Ok(None);
         };
-        let made = self.clone_and_prewarm(pattern, id, &template).await;
+        let made = self.clone_and_prewarm(template_key, id, &template).await;
         if made.is_err() {
             scratch_machine::remove_files(&self.deps.layout.home, id);
         }
@@ -270,14 +271,14 @@ impl WarmPool {
 
     async fn clone_and_prewarm(
         &self,
-        pattern: &MachinePattern,
+        template_key: &TemplateKey,
         id: &str,
         template: &Saved,
     ) -> Result<Arc<dyn Machine>, String> {
         let layout = &self.deps.layout;
-        let spec = scratch_machine::spec_like(&layout.home, &pattern.spec, id);
+        let spec = scratch_machine::spec_like(&layout.home, &template_key.spec, id);
         let spec = spec.map_err(|error| error.to_string())?;
-        layout.make_disk(id, pattern.disk_mib).await.map_err(|reason| reason.message)?;
+        layout.make_disk(id, template_key.disk_mib).await.map_err(|reason| reason.message)?;
         let memory = Origin::Common(&template.memory);
         let machine = layout.vmm.restore(&spec, &template.devices, memory).await;
         let machine = machine.map_err(|error| chain(&error))?;
@@ -317,7 +318,7 @@ impl WarmPool {
 }
 
 /// Whether the host has so much memory that a machine may wait in it.
-fn has_plenty(pattern: &MachinePattern) -> bool {
-    let plenty = host_memory::needed_mib(pattern.spec.memory_mib) + PLENTY_MIB;
+fn has_plenty(template_key: &TemplateKey) -> bool {
+    let plenty = host_memory::needed_mib(template_key.spec.memory_mib) + PLENTY_MIB;
     host_memory::available_memory_mib().is_none_or(|mib| mib >= plenty)
 }

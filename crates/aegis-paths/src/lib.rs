@@ -12,14 +12,14 @@ mod lookup;
 mod mounts;
 mod owner;
 mod remove;
-mod trail;
+mod symlink_trace;
 
 pub use beneath::Dir;
 pub use identity::{Identity, Unopened, open_unchanged, resolve};
 pub use mounts::{Location, Mounts, is_kernel_interface};
 pub use owner::{foreign_link, foreign_owner};
 pub use remove::remove_tree;
-pub use trail::{Link, Trail, trail};
+pub use symlink_trace::{Link, Trail, trail};
 
 #[cfg(test)]
 mod tests;

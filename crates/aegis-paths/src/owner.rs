@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::trail::trail;
+use crate::symlink_trace::trail;
 
 /// The owner of a file, if that is neither this user nor root.
 #[must_use]

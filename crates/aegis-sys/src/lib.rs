@@ -4,17 +4,17 @@
 
 use std::io;
 
-pub mod card;
 pub mod child;
 pub mod confine;
 pub mod ext4;
 pub mod guest;
 pub mod heap;
 pub mod listening;
-pub mod loops;
+pub mod loop_device;
 pub mod namespace;
+pub mod network_interface;
 pub mod ready;
-pub mod ticks;
+pub mod tsc;
 
 /// Turns the C convention (-1 and errno) into a result.
 fn check(result: libc::c_int) -> io::Result<()> {

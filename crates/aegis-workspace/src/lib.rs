@@ -17,7 +17,6 @@
 //! Files belong to the guest's user in the guest and to this process's user on the host, whatever the guest asks for:
 //! changes of ownership are taken and have no effect, and set-user-id bits and devices are never made.
 
-mod confine;
 mod export;
 mod fd_cache;
 pub mod fuse_reply;
@@ -26,6 +25,7 @@ pub mod fuse_request;
 pub mod fuzz;
 mod inode_journal;
 pub mod inode_table;
+mod jail_profile;
 pub mod notification_queue;
 mod notifier;
 mod quota;

@@ -10,10 +10,10 @@ use aegis_guest_protocol::frame::{
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::confine::confine;
 use crate::export::{Answer, Export};
 use crate::fuse_reply::{self, OUT_HEADER, Owner};
 use crate::fuse_request::{self, Request};
+use crate::jail_profile::confine;
 use crate::notifier::Notifier;
 use crate::watcher::Watcher;
 use crate::{ExportSpec, ServerError};

@@ -27,9 +27,9 @@ use tokio_util::task::TaskTracker;
 use crate::confinement::{check_confinement, unconfined};
 use crate::environment::Environment;
 use crate::error::DaemonError;
-use crate::ingress::{Guests, PublicPorts};
 use crate::keyring::SessionKeyring;
 use crate::programs::GATEWAY;
+use crate::router_backends::{Guests, PublicPorts};
 use crate::runtime::{allow_many_descriptors, runtime};
 use crate::{log, resolvers, socket};
 

@@ -14,7 +14,7 @@ use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
 use aegis_vmm::qemu::Qemu;
 use aegis_vmm::{Architecture, Vmm};
 
-use crate::authorities;
+use crate::ca_certificates;
 use crate::environment::Environment;
 use aegis_http::system::disk_info;
 
@@ -141,7 +141,7 @@ fn filesystem_tools(home: &Home) -> Finding {
 
 /// Authorities of the host's own are no fault, and the usual cause of TLS errors in instances.
 fn certificates(environment: &Environment) -> Finding {
-    let Some(names) = authorities::of_host() else {
+    let Some(names) = ca_certificates::of_host() else {
         return finding("certificates", Ok("none of this host's own in the usual places".to_owned()));
     };
     if environment.network.trust_host_cas {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aegis_engine::network_choice::NetworkDefaults;
 use aegis_images::Settings;
-use aegis_instances::open::Config;
+use aegis_instances::startup::Config;
 use aegis_jail::Layer;
 
 use aegis_router::Admission;

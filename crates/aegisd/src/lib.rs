@@ -1,6 +1,6 @@
 //! The daemon: configuration, wiring, sockets.
 
-mod authorities;
+mod ca_certificates;
 pub mod config;
 mod confinement;
 mod daemon;
@@ -8,11 +8,11 @@ pub mod doctor;
 pub mod environment;
 mod error;
 mod file_server;
-mod ingress;
 mod keyring;
 mod log;
 mod programs;
 pub mod resolvers;
+mod router_backends;
 mod runtime;
 mod socket;
 

@@ -10,7 +10,7 @@ use aegis_spec::network::{Membership, NetworkChange};
 use super::Actor;
 use crate::error::InstanceError;
 use crate::events::{Detail, event};
-use crate::revision::Revision;
+use crate::spec_update::Revision;
 
 impl Actor {
     /// Stores that something happened to the network.

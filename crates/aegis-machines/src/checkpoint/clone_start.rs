@@ -11,11 +11,11 @@ use aegis_vmm::{Machine, Origin as Memory};
 
 use crate::boot_order::BootOrder;
 use crate::boot_timings::StartKind;
+use crate::checkpoint::capture::{CheckpointSource, SavedMachine};
 use crate::checkpoint::machine_file::FileVersion;
-use crate::checkpoint::take::{CheckpointSource, SavedMachine};
 use crate::error_chain::chain;
 use crate::helpers::Helpers;
-use crate::machine_maker::MachineMaker;
+use crate::machine_factory::MachineFactory;
 use crate::network::interface;
 use crate::session::Session;
 use crate::stop_reasons;
@@ -29,18 +29,18 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// Why it does not go on from there.
 pub async fn start_clone(
-    maker: &MachineMaker,
+    factory: &MachineFactory,
     helpers: &Helpers,
     order: &BootOrder,
     source: &CheckpointSource,
 ) -> Result<(), String> {
     let from = &*source.machine;
     let run = &order.run;
-    maker.check_host(&order.spec).await.map_err(|reason| reason.message)?;
+    factory.check_host(&order.spec).await.map_err(|reason| reason.message)?;
     order.take_disk().await.map_err(|reason| reason.message)?;
-    let spec = maker.layout.saved_spec(&order.id, &order.spec, from.modules.as_deref());
+    let spec = factory.layout.saved_spec(&order.id, &order.spec, from.modules.as_deref());
     let spec = spec.map_err(|reason| reason.message)?;
-    if maker.layout.vmm.compatibility_key(&spec).as_ref() != Some(&from.compatibility_key) {
+    if factory.layout.vmm.compatibility_key(&spec).as_ref() != Some(&from.compatibility_key) {
         return Err("it was taken by another version, or of another kind of machine".to_owned());
     }
     if FileVersion::of(&spec.data_disk).ok().as_ref() != Some(&source.disk) {
@@ -50,7 +50,7 @@ pub async fn start_clone(
     let _absent = std::fs::remove_file(&spec.console_log);
     order.watch.lap("disk");
     let memory = Memory::Common(&from.saved.memory);
-    let machine = maker.layout.vmm.restore(&spec, &from.saved.devices, memory).await;
+    let machine = factory.layout.vmm.restore(&spec, &from.saved.devices, memory).await;
     let machine = machine.map_err(|error| chain(&error))?;
     order.watch.lap("machine");
     let begun = tokio::select! {

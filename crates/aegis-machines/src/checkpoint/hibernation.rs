@@ -24,8 +24,8 @@ use crate::checkpoint::machine_file::{self, FileVersion};
 use crate::error_chain::chain;
 use crate::exports;
 use crate::helpers::Helpers;
+use crate::machine_factory::MachineFactory;
 use crate::machine_layout::modules_of;
-use crate::machine_maker::MachineMaker;
 use crate::machine_run::{MachineRun, resume};
 use crate::network::interface;
 use crate::stop_reasons;
@@ -78,7 +78,7 @@ pub fn forget(home: &Home, id: &str) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Hibernation {
     /// Checks the host, and knows what machines are made from.
-    pub maker: MachineMaker,
+    pub factory: MachineFactory,
     /// Starts the helpers of machines that are woken.
     pub helpers: Helpers,
 }
@@ -87,7 +87,7 @@ impl Hibernation {
     /// Why the memory of such an instance's machine is never on disk.
     #[must_use]
     pub fn refusal(&self, of: &InstanceSpec) -> Option<&'static str> {
-        if !self.maker.layout.vmm.capabilities().save {
+        if !self.factory.layout.vmm.capabilities().save {
             return Some("this host's machines cannot be put on disk");
         }
         let secrets = !of.secrets.is_empty();
@@ -102,7 +102,7 @@ impl Hibernation {
         if let Some(reason) = self.refusal(of) {
             return Err(reason.to_owned());
         }
-        if let Some(text) = self.maker.disk_space.refusal() {
+        if let Some(text) = self.factory.disk_space.refusal() {
             return Err(text);
         }
         let machine = run.machine().ok_or("there is no machine")?;
@@ -114,7 +114,7 @@ impl Hibernation {
         let written = self.write(id, of, run, &*machine).await;
         let written = if run.is_cancelled() { Err(UNWANTED.to_owned()) } else { written };
         if let Err(error) = written {
-            let forgotten = forget(&self.maker.layout.home, id).map_err(|error| error.to_string());
+            let forgotten = forget(&self.factory.layout.home, id).map_err(|error| error.to_string());
             let paused = machine.pause().await.map_err(|error| chain(&error));
             return Err([Err(error), forgotten, paused]
                 .into_iter()
@@ -137,7 +137,7 @@ impl Hibernation {
         run: &MachineRun,
         machine: &dyn Machine,
     ) -> Result<(), String> {
-        let layout = &self.maker.layout;
+        let layout = &self.factory.layout;
         let modules = modules_of(machine);
         let spec = layout.saved_spec(id, of, modules.as_deref()).map_err(|reason| reason.message)?;
         let compatibility_key = layout.compatibility_key(&spec)?;
@@ -167,7 +167,7 @@ impl Hibernation {
     /// # Errors
     /// Why it is gone.
     pub async fn wake(&self, order: &BootOrder) -> Result<(), String> {
-        let (run, home) = (&order.run, &self.maker.layout.home);
+        let (run, home) = (&order.run, &self.factory.layout.home);
         let woken = tokio::select! {
             woken = self.restore(order) => woken,
             () = run.hurried() => Err("it is not wanted any more".to_owned()),
@@ -188,8 +188,8 @@ impl Hibernation {
     }
 
     async fn restore(&self, order: &BootOrder) -> Result<(), String> {
-        let (run, id, layout) = (&order.run, &order.id, &self.maker.layout);
-        self.maker.check_host(&order.spec).await.map_err(|reason| reason.message)?;
+        let (run, id, layout) = (&order.run, &order.id, &self.factory.layout);
+        self.factory.check_host(&order.spec).await.map_err(|reason| reason.message)?;
         let tables = exports::tables(&order.spec.mounts, &layout.home.run_dir_path(id));
         if tables.iter().any(|table| !table.exists()) {
             return Err("the tables of its open files are gone".to_owned());
@@ -224,7 +224,7 @@ impl Hibernation {
 
     /// Starts the helpers of a machine that has come back, and lets its guest go on.
     async fn go_on(&self, order: &BootOrder, machine: &Arc<dyn Machine>) -> Result<(), String> {
-        let (run, home, id) = (&order.run, self.maker.layout.home.clone(), order.id.clone());
+        let (run, home, id) = (&order.run, self.factory.layout.home.clone(), order.id.clone());
         let gone = tokio::task::spawn_blocking(move || forget(&home, &id));
         let addresses = interface::group_addresses(&order.spec.network);
         if !addresses.is_empty() {

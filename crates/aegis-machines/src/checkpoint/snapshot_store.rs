@@ -22,8 +22,8 @@ use aegis_store::machine_state::{Key, MachineStateError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::checkpoint::capture::{self, Checkpoint, SavedMachine};
 use crate::checkpoint::machine_file;
-use crate::checkpoint::take::{self, Checkpoint, SavedMachine};
 use crate::clock::now_ms;
 use crate::error_chain::chain;
 use crate::secret_values::SecretValues;
@@ -288,7 +288,7 @@ impl SnapshotStore {
         let failed =
             |error: io::Error| SnapshotError::Failed(format!("the snapshot cannot be removed: {error}"));
         // Gone at once, whole; what is left of it then, a later daemon removes.
-        let aside = take::directory(&self.home).map_err(failed)?;
+        let aside = capture::directory(&self.home).map_err(failed)?;
         std::fs::rename(&dir, &aside).map_err(failed)?;
         std::fs::remove_dir_all(&aside).map_err(failed)
     }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::machine_file;
 use crate::clock::{now_ms, unix_ms};
-use crate::machine_pattern::MachinePattern;
+use crate::template_key::TemplateKey;
 
 /// Most that templates take on disk, unless set otherwise, bytes.
 pub const DEFAULT_BUDGET: u64 = 2 << 30;
@@ -183,12 +183,12 @@ impl TemplateStore {
 
     /// The kind of such a machine, if it may be started from a template.
     #[must_use]
-    pub fn pattern(&self, of: &InstanceSpec, spec: &MachineSpec, vmm: &dyn Vmm) -> Option<MachinePattern> {
+    pub fn template_key(&self, of: &InstanceSpec, spec: &MachineSpec, vmm: &dyn Vmm) -> Option<TemplateKey> {
         if of.no_template || self.budget == 0 {
             return None;
         }
         let compatibility_key = vmm.compatibility_key(spec)?;
-        Some(MachinePattern { compatibility_key, spec: spec.clone(), disk_mib: of.disk_mib })
+        Some(TemplateKey { compatibility_key, spec: spec.clone(), disk_mib: of.disk_mib })
     }
 
     /// Notes that the template for machines with this key is being made, until what is returned is dropped; `None` if there is
@@ -204,7 +204,7 @@ impl TemplateStore {
     ///
     /// # Errors
     /// As of [`machine_file::write`].
-    pub fn write(&self, of: &MachinePattern, saved: Saved) -> Result<u64, MachineStateError> {
+    pub fn write(&self, of: &TemplateKey, saved: Saved) -> Result<u64, MachineStateError> {
         let name = name_of(&of.compatibility_key);
         let note = Note {
             compatibility_key: of.compatibility_key.clone(),

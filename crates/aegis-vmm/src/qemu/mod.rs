@@ -4,7 +4,7 @@ mod accelerator_choice;
 mod arguments;
 mod device_state;
 mod guest_memory;
-mod jail;
+mod jail_profile;
 pub(crate) mod qmp;
 mod stderr_log;
 mod vmdk;
@@ -55,7 +55,7 @@ impl Qemu {
     pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
         let choice = accelerator_choice::choose(wanted, &accelerator_choice::probe_host(), guest);
         let reads_it = guest == Architecture::X86_64 && choice.accelerator == Accelerator::Tcg;
-        let ticks = reads_it.then(aegis_sys::ticks::per_millisecond).flatten();
+        let ticks = reads_it.then(aegis_sys::tsc::per_millisecond).flatten();
         Qemu { guest, choice, ticks, processor: device_state::processor() }
     }
 
@@ -187,7 +187,7 @@ impl Qemu {
         if parts.len() > 1 {
             vmdk::write(&arguments::joined_root(spec), &parts).map_err(VmmError::io("join the root disk"))?;
         }
-        let jail = jail::of(&executable, spec, self.choice.accelerator);
+        let jail = jail_profile::of(&executable, spec, self.choice.accelerator);
         let jail = jail.map_err(|error| VmmError::io("confine QEMU")(error.into()))?;
         let mut command = Command::new(executable);
         let with = Acceleration { accelerator: self.choice.accelerator, ticks: self.ticks };

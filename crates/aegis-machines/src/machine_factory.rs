@@ -16,10 +16,10 @@ use crate::error_chain::chain;
 use crate::file_server;
 use crate::host_memory;
 use crate::machine_layout::{MachineLayout, boot_failed};
-use crate::machine_pattern::MachinePattern;
 use crate::machine_run::{CONSOLE_LINES, DEATH_REPORT_TIMEOUT};
 use crate::session::Session;
 use crate::stop_reasons;
+use crate::template_key::TemplateKey;
 use crate::warm_pool::WarmPool;
 
 /// How long a guest that was started from a template may take to say that it is well; else its machine is replaced by
@@ -48,7 +48,7 @@ pub struct NewMachine {
     /// The session with its guest, where that has been opened already.
     session: Option<(Arc<Session>, Events)>,
     /// Its kind, where there may be templates of such machines.
-    pub pattern: Option<MachinePattern>,
+    pub template_key: Option<TemplateKey>,
 }
 
 impl NewMachine {
@@ -79,7 +79,7 @@ impl NewMachine {
 
 /// Makes machines. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct MachineMaker {
+pub struct MachineFactory {
     /// What machines are made from.
     pub layout: MachineLayout,
     /// The host's disk.
@@ -92,7 +92,7 @@ pub struct MachineMaker {
 
 type Cloned = (Arc<dyn Machine>, (Arc<Session>, Events));
 
-impl MachineMaker {
+impl MachineFactory {
     /// Makes the machine of an instance, and its disk if it has none yet.
     ///
     /// # Errors
@@ -113,23 +113,23 @@ impl MachineMaker {
         // The console begins anew with each boot.
         let _absent = std::fs::remove_file(&spec.console_log);
         watch.lap("disk");
-        let pattern = self.templates.pattern(of, &spec, &*self.layout.vmm);
-        if let Some(kind) = &pattern {
+        let template_key = self.templates.template_key(of, &spec, &*self.layout.vmm);
+        if let Some(kind) = &template_key {
             if let Some((machine, opened)) = self.take_warm(kind, watch, unwanted).await? {
                 watch.note(StartKind::Warm);
-                return Ok(NewMachine { machine, boots: false, session: Some(opened), pattern });
+                return Ok(NewMachine { machine, boots: false, session: Some(opened), template_key });
             }
             if let Some((machine, opened)) = self.clone_template(kind, watch, unwanted).await? {
                 watch.note(StartKind::Template);
-                return Ok(NewMachine { machine, boots: false, session: Some(opened), pattern });
+                return Ok(NewMachine { machine, boots: false, session: Some(opened), template_key });
             }
         }
         if of.vcpus > 1 && self.layout.vmm.capabilities().accelerator == EMULATION {
             let (machine, opened) = self.boot_emulated(&spec, watch, unwanted).await?;
-            return Ok(NewMachine { machine, boots: true, session: Some(opened), pattern });
+            return Ok(NewMachine { machine, boots: true, session: Some(opened), template_key });
         }
         let machine = self.start(&spec, watch).await?;
-        Ok(NewMachine { machine, boots: true, session: None, pattern })
+        Ok(NewMachine { machine, boots: true, session: None, template_key })
     }
 
     async fn start(&self, spec: &MachineSpec, watch: &Stopwatch) -> Result<Arc<dyn Machine>, StopReason> {
@@ -206,12 +206,12 @@ impl MachineMaker {
     /// Makes the warm machine that of an instance; `None` if there is none of its kind, or it is of no use.
     async fn take_warm(
         &self,
-        pattern: &MachinePattern,
+        template_key: &TemplateKey,
         watch: &Stopwatch,
         unwanted: &CancellationToken,
     ) -> Result<Option<Cloned>, StopReason> {
-        let Some(warm) = self.warm_pool.take(pattern) else { return Ok(None) };
-        let why = match self.warm_pool.assign(warm, &pattern.spec).await {
+        let Some(warm) = self.warm_pool.take(template_key) else { return Ok(None) };
+        let why = match self.warm_pool.assign(warm, &template_key.spec).await {
             Ok(machine) => {
                 watch.lap("machine");
                 match come_up(&machine, watch, unwanted).await? {
@@ -221,20 +221,20 @@ impl MachineMaker {
             }
             Err(why) => why,
         };
-        tracing::warn!(id = pattern.spec.name, why, "the warm machine was of no use");
+        tracing::warn!(id = template_key.spec.name, why, "the warm machine was of no use");
         Ok(None)
     }
 
     /// Starts a machine from a template; `None` if there is none, or the guest did not say that it is well.
     async fn clone_template(
         &self,
-        pattern: &MachinePattern,
+        template_key: &TemplateKey,
         watch: &Stopwatch,
         unwanted: &CancellationToken,
     ) -> Result<Option<Cloned>, StopReason> {
-        let key = &pattern.compatibility_key;
+        let key = &template_key.compatibility_key;
         let Some(template) = self.templates.find(key).await else { return Ok(None) };
-        let spec = &pattern.spec;
+        let spec = &template_key.spec;
         watch.lap("template");
         let restored =
             self.layout.vmm.restore(spec, &template.devices, Origin::Common(&template.memory)).await;

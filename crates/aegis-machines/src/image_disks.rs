@@ -1,10 +1,10 @@
-//! The root disks of instances.
+//! Which files make up the root disk of an image.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-/// Whoever keeps images.
-pub trait RootDisks: Debug + Send + Sync {
+/// Knows the disks of images.
+pub trait ImageDiskProvider: Debug + Send + Sync {
     /// Files that make up the root disk of the image with this digest, one after the other.
     ///
     /// # Errors
