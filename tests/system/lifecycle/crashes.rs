@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aegis_tests::{DEADLINE, Daemon, eventually};
+use aegis_tests::{DEADLINE, Daemon, Done, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
@@ -167,4 +167,44 @@ fn a_disable_that_a_crash_cut_short_is_carried_out_by_the_next_daemon() {
     daemon.up();
     eventually("it is done", DEADLINE, || daemon.state("box") == "stopped");
     assert_eq!(daemon.info("box").unwrap()["enabled"], false);
+}
+
+/// Processor time that QEMU has used when its guest boots, and is far from up; clock ticks (`proc_pid_stat(5)`).
+const INTO_THE_BOOT: u64 = 30;
+
+fn cpu_ticks(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+/// A guest with two emulated processors whose monitor is killed while it boots, so many times. Returns the killed ones.
+fn boot_with_deaths(daemon: &Daemon, deaths: usize) -> (Done, Vec<i32>) {
+    let child = daemon.spawn(&["run", "--no-template", "--cpus", "2", "--", "echo", "fine"]);
+    let mut killed = Vec::new();
+    while killed.len() < deaths {
+        eventually("another machine boots", DEADLINE, || {
+            let is_next = |pid: &i32| !killed.contains(pid) && cpu_ticks(*pid) >= INTO_THE_BOOT;
+            let next = daemon.machines().into_iter().find(is_next);
+            killed.extend(next);
+            next.is_some_and(|pid| kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).is_ok())
+        });
+    }
+    (aegis_tests::wait(child, None), killed)
+}
+
+#[test]
+fn a_guest_with_several_emulated_processors_that_is_lost_as_it_boots_is_booted_again_but_not_for_ever() {
+    let daemon = Daemon::start();
+    if !daemon.ok(&["status"]).contains("accelerator: tcg") {
+        eprintln!(
+            "not with hardware virtualisation: there a machine that dies is not lost to a fault of emulation"
+        );
+        return;
+    }
+    let (done, _) = boot_with_deaths(&daemon, 1);
+    assert_eq!((done.code, done.out().as_str()), (0, "fine\n"), "{}", done.err());
+    let (done, killed) = boot_with_deaths(&daemon, 3);
+    assert!(done.code != 0 && done.err().contains("while booting"), "{killed:?}: {}", done.err());
+    assert!(daemon.machines().is_empty(), "a fourth was booted");
 }
