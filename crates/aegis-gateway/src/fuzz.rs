@@ -4,7 +4,7 @@ use aegis_fuzz::Target;
 use aegis_policy::{Name, Policy, Preset};
 use mio::Poll;
 
-use crate::flow::connect_proxy::ConnectRequest;
+use crate::flow::connect_request::ConnectRequest;
 use crate::flow::udp::is_quic;
 use crate::gateway::Gateway;
 use crate::inspect::{Claim, Inspector, PREFACE};
@@ -161,7 +161,7 @@ pub fn connect_request(bytes: &[u8]) {
     let mut request = ConnectRequest::new();
     let Ok(length) = request.read(bytes) else { return };
     let mut steps = 0;
-    while length > 0 && !matches!(request.step(), crate::flow::connect_proxy::Step::Deny(_)) {
+    while length > 0 && !matches!(request.step(), crate::flow::connect_request::Step::Deny(_)) {
         request.found(bytes.get(length..).unwrap_or_default());
         steps += 1;
         assert!(steps < 1 << 16, "it comes to no end");

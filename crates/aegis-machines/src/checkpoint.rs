@@ -3,6 +3,6 @@
 pub mod capture;
 pub mod clone_start;
 pub mod hibernation;
-pub mod machine_file;
+pub mod memory_file;
 pub mod snapshot_store;
 pub mod template_store;

@@ -12,6 +12,7 @@ mod by_name;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod listeners;
+mod loading_page;
 mod port_allocator;
 mod port_connection;
 mod port_owner;

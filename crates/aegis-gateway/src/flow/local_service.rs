@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::State;
 
-use super::connect_proxy::{ConnectRequest, Denial, MOST_HEAD, Step};
+use super::connect_request::{ConnectRequest, Denial, MOST_HEAD, Step};
 use super::connection_key::ConnectionKey;
 use super::guest_socket::{Clock, GuestSocket};
 use super::pending_tunnel::PendingTunnel;

@@ -1,6 +1,6 @@
 //! Flows of the guest: one socket of the host each.
 
-pub(crate) mod connect_proxy;
+pub(crate) mod connect_request;
 pub(crate) mod connection_key;
 pub(crate) mod guest_socket;
 pub(crate) mod host_stream;

@@ -1,6 +1,6 @@
 //! A guest that has asked the offered proxy for a tunnel, and waits for it.
 
-use super::connect_proxy::ConnectRequest;
+use super::connect_request::ConnectRequest;
 use super::guest_socket::GuestSocket;
 
 /// A guest that waits for its tunnel.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aegis_policy::{InspectionLevel, Reason, Verdict};
 use smoltcp::socket::tcp::State;
 
-use super::connect_proxy::GRANTED;
+use super::connect_request::GRANTED;
 use super::connection_key::ConnectionKey;
 use super::guest_socket::{Clock, GuestSocket};
 use super::host_stream::Stream;

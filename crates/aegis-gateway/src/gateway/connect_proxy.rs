@@ -11,7 +11,7 @@ use aegis_policy::{Name, Protocol};
 use super::Gateway;
 use crate::addressing::{PROXY_PORT, is_gateway};
 use crate::decision_log::EntryKind;
-use crate::flow::connect_proxy::{Denial, Step};
+use crate::flow::connect_request::{Denial, Step};
 use crate::flow::local_service::LocalFlow;
 use crate::flow::tcp::{TcpFlow, Waiting};
 use crate::resolver::QuerySource;

@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use super::{Gateway, Kind, buffers, token};
 use crate::addressing::is_gateway;
 use crate::decision_log::EntryKind;
-use crate::flow::connect_proxy::ConnectRequest;
+use crate::flow::connect_request::ConnectRequest;
 use crate::flow::connection_key::ConnectionKey;
 use crate::flow::host_stream::Stream;
 use crate::flow::local_service::{BUFFER, LocalFlow, Service};

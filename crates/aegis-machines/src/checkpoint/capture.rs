@@ -16,7 +16,7 @@ use aegis_store::home::Home;
 use aegis_vmm::{Machine, MemoryBuilder, Saved};
 
 use crate::boot_timings::Stopwatch;
-use crate::checkpoint::machine_file::FileVersion;
+use crate::checkpoint::memory_file::FileVersion;
 use crate::error_chain::chain;
 use crate::exports;
 use crate::machine_layout::{MachineLayout, modules_of};

@@ -12,7 +12,7 @@ use aegis_vmm::{Machine, Origin as Memory};
 use crate::boot_order::BootOrder;
 use crate::boot_timings::StartKind;
 use crate::checkpoint::capture::{CheckpointSource, SavedMachine};
-use crate::checkpoint::machine_file::FileVersion;
+use crate::checkpoint::memory_file::FileVersion;
 use crate::error_chain::chain;
 use crate::helpers::Helpers;
 use crate::machine_factory::MachineFactory;

@@ -20,7 +20,7 @@ use aegis_vmm::{Machine, MemoryBuilder, Origin};
 use serde::{Deserialize, Serialize};
 
 use crate::boot_order::BootOrder;
-use crate::checkpoint::machine_file::{self, FileVersion};
+use crate::checkpoint::memory_file::{self, FileVersion};
 use crate::error_chain::chain;
 use crate::exports;
 use crate::helpers::Helpers;
@@ -58,7 +58,7 @@ fn file(home: &Home, id: &str) -> PathBuf {
 /// Whether the machine of this boot is on disk, as far as can be seen without reading all of it.
 #[must_use]
 pub fn is_there(home: &Home, id: &str, boot: Boot) -> bool {
-    machine_file::open::<Note>(&file(home, id)).is_ok_and(|(note, _)| note.boot == boot)
+    memory_file::open::<Note>(&file(home, id)).is_ok_and(|(note, _)| note.boot == boot)
 }
 
 /// Removes what is on disk of a machine, if anything is. On return it stays removed, also if the host crashes.
@@ -156,7 +156,7 @@ impl Hibernation {
             // If the host crashes later, the memory is not to be newer than the disk.
             File::open(&disk)?.sync_all()?;
             let note = Note { boot, compatibility_key, modules, disk: FileVersion::of(&disk)? };
-            machine_file::write(&path, &note, &saved, None)
+            memory_file::write(&path, &note, &saved, None)
         });
         let written = writing.await.map_err(|error| error.to_string())?;
         written.map(drop).map_err(|error| chain(&error))
@@ -248,7 +248,7 @@ fn open(
     boot: Boot,
     disk: &Path,
 ) -> Result<(Note, machine_state::MachineState<io::BufReader<File>>), MachineStateError> {
-    let (note, file) = machine_file::open::<Note>(path)?;
+    let (note, file) = memory_file::open::<Note>(path)?;
     if note.boot != boot {
         return Err(MachineStateError::Damaged("it was written of another machine"));
     }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::checkpoint::capture::{self, Checkpoint, SavedMachine};
-use crate::checkpoint::machine_file;
+use crate::checkpoint::memory_file;
 use crate::clock::now_ms;
 use crate::error_chain::chain;
 use crate::secret_values::SecretValues;
@@ -157,7 +157,7 @@ fn keep(
             let of = (note.instance.clone(), note.created_ms);
             let (compatibility_key, modules) = (saved.compatibility_key.clone(), saved.modules.clone());
             let machine = MachineNote { compatibility_key, modules, key: sealed, of };
-            machine_file::write(&dir.join(MACHINE), &machine, &saved.saved, key.as_ref())?;
+            memory_file::write(&dir.join(MACHINE), &machine, &saved.saved, key.as_ref())?;
         }
         std::fs::write(dir.join(NOTE), serde_json::to_vec_pretty(note).map_err(io::Error::from)?)?;
         File::open(dir.join(NOTE))?.sync_all()?;
@@ -187,7 +187,7 @@ fn keep(
 
 /// The machine of a snapshot, if it is whole and of this one. Blocks.
 fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<SavedMachine, MachineStateError> {
-    let (machine, mut file) = machine_file::open::<MachineNote>(&dir.join(MACHINE))?;
+    let (machine, mut file) = memory_file::open::<MachineNote>(&dir.join(MACHINE))?;
     if machine.of != (note.instance.clone(), note.created_ms) {
         return Err(MachineStateError::Damaged("it belongs to another snapshot"));
     }
@@ -199,7 +199,7 @@ fn load(dir: &Path, note: &Note, secrets: &dyn SecretValues) -> Result<SavedMach
     Ok(SavedMachine {
         compatibility_key: machine.compatibility_key,
         modules: machine.modules,
-        saved: machine_file::load(file)?,
+        saved: memory_file::load(file)?,
         cause: Cause::Snapshot,
     })
 }

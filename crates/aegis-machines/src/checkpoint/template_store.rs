@@ -16,7 +16,7 @@ use aegis_vmm::{MachineSpec, Saved, Vmm};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::machine_file;
+use crate::checkpoint::memory_file;
 use crate::clock::{now_ms, unix_ms};
 use crate::template_key::TemplateKey;
 
@@ -203,7 +203,7 @@ impl TemplateStore {
     /// Writes a template, and keeps it ready for use. What is too much goes. Returns its length, bytes. Blocks.
     ///
     /// # Errors
-    /// As of [`machine_file::write`].
+    /// As of [`memory_file::write`].
     pub fn write(&self, of: &TemplateKey, saved: Saved) -> Result<u64, MachineStateError> {
         let name = name_of(&of.compatibility_key);
         let note = Note {
@@ -212,7 +212,7 @@ impl TemplateStore {
             vcpus: of.spec.vcpus,
             created_ms: now_ms(),
         };
-        let written = machine_file::write(&self.file(&name), &note, &saved, None)?;
+        let written = memory_file::write(&self.file(&name), &note, &saved, None)?;
         self.keep(&name, Arc::new(saved));
         self.trim();
         Ok(written)
@@ -260,16 +260,16 @@ fn sweep(dir: &Path) {
 }
 
 fn read(path: &Path, compatibility_key: &str) -> Result<Saved, MachineStateError> {
-    let (note, file) = machine_file::open::<Note>(path)?;
+    let (note, file) = memory_file::open::<Note>(path)?;
     if note.compatibility_key != compatibility_key {
         return Err(MachineStateError::Damaged("it was made by another version"));
     }
-    machine_file::load(file)
+    memory_file::load(file)
 }
 
 fn describe(path: &Path) -> Option<Template> {
     let meta = path.metadata().ok()?;
-    let (note, _) = machine_file::open::<Note>(path).ok()?;
+    let (note, _) = memory_file::open::<Note>(path).ok()?;
     Some(Template {
         name: path.file_stem()?.to_str()?.to_owned(),
         memory_mib: note.memory_mib,
@@ -304,13 +304,13 @@ mod tests {
         };
         let note = Note { compatibility_key: "this".into(), memory_mib: 1, vcpus: 1, created_ms: 5 };
         let path = templates.file(&name_of("this"));
-        machine_file::write(&path, &note, &saved(), None).unwrap();
+        memory_file::write(&path, &note, &saved(), None).unwrap();
         assert_eq!(templates.list().len(), 1);
         let loaded = templates.load(&name_of("this"), "this").unwrap();
         assert_eq!((loaded.devices.as_slice(), loaded.memory.bytes()), ([1, 2].as_slice(), 1 << 20));
         assert!(templates.load(&name_of("this"), "that").is_none());
         assert!(!path.exists() && templates.recall(&name_of("this")).is_none());
-        machine_file::write(&path, &note, &saved(), None).unwrap();
+        memory_file::write(&path, &note, &saved(), None).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 100;
         bytes[last] ^= 1;

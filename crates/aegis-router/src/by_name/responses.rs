@@ -6,7 +6,7 @@ use hyper::{Response, StatusCode};
 use super::admission::Denied;
 use super::body::{Body, whole};
 use crate::backend::{Refusal, Target, Unresolved};
-use crate::protocol_replies;
+use crate::{loading_page, protocol_replies};
 
 fn reply(status: u16, kind: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(whole(body));
@@ -23,7 +23,7 @@ const JSON: &str = "application/json";
 
 pub(super) fn not_found(page: bool, Unresolved { message, names }: &Unresolved) -> Response<Body> {
     if page {
-        reply(404, HTML, protocol_replies::names_page(message, names))
+        reply(404, HTML, loading_page::names_page(message, names))
     } else {
         reply(404, JSON, protocol_replies::error_json("no_such_instance", message, Some(names)))
     }
@@ -51,7 +51,7 @@ pub(super) fn refused(page: bool, denied: Denied) -> Response<Body> {
         Denied::Tunnel => (501, "not_implemented", "this is no proxy for other hosts"),
     };
     let mut response = if page {
-        reply(status, HTML, protocol_replies::refusal_page(message))
+        reply(status, HTML, loading_page::refusal_page(message))
     } else {
         reply(status, JSON, protocol_replies::error_json(code, message, None))
     };
@@ -65,7 +65,7 @@ pub(super) fn refused(page: bool, denied: Denied) -> Response<Body> {
 }
 
 pub(super) fn waiting(target: &Target, state: &str) -> Response<Body> {
-    let mut response = reply(503, HTML, protocol_replies::waiting_page(target, state));
+    let mut response = reply(503, HTML, loading_page::waiting_page(target, state));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
@@ -74,7 +74,7 @@ pub(super) fn failed(page: bool, target: &Target, refusal: &Refusal) -> Response
     tracing::debug!(instance = %target.name, %refusal, "request refused");
     let status = protocol_replies::status(refusal);
     let mut response = if page {
-        reply(status, HTML, protocol_replies::failure_page(target, refusal))
+        reply(status, HTML, loading_page::failure_page(target, refusal))
     } else {
         reply(status, JSON, protocol_replies::error_json(refusal.code(), &refusal.to_string(), None))
     };

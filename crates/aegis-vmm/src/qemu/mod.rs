@@ -3,8 +3,8 @@
 mod accelerator_choice;
 mod arguments;
 mod device_state;
-mod guest_memory;
 mod jail_profile;
+mod memory_reader;
 pub(crate) mod qmp;
 mod stderr_log;
 mod vmdk;
@@ -327,7 +327,7 @@ impl Machine for QemuMachine {
 
     async fn reserve(&self, memory_mib: u32) -> Result<MemoryBuilder, VmmError> {
         let (pid, bytes) = (self.process.id().pid, u64::from(memory_mib) << 20);
-        let reserved = tokio::task::spawn_blocking(move || guest_memory::reserve(pid, bytes)).await;
+        let reserved = tokio::task::spawn_blocking(move || memory_reader::reserve(pid, bytes)).await;
         let reserved = reserved.map_err(io::Error::other).and_then(std::convert::identity);
         reserved.map_err(VmmError::io("find room for the machine's memory"))
     }
@@ -345,7 +345,7 @@ impl Machine for QemuMachine {
         self.commands("save the machine's devices", &arguments::save_devices(into.as_fd())).await?;
         let pid = self.process.id().pid;
         let saved = tokio::task::spawn_blocking(move || {
-            Ok(Saved { devices: device_state::read(devices)?, memory: guest_memory::copy(pid, memory)? })
+            Ok(Saved { devices: device_state::read(devices)?, memory: memory_reader::copy(pid, memory)? })
         });
         let saved = saved.await.map_err(io::Error::other).and_then(std::convert::identity);
         saved.map_err(VmmError::io("read the machine's memory"))
