@@ -235,23 +235,17 @@ impl PolicyEngine {
             Some(member) => vec![member.clone()],
             None => self.pins.names(address, now),
         };
-        let verdict = Verdict::deny(Reason::Floor(zone));
-        let direction = Direction::Out;
-        let scrutiny = InspectionLevel::Strict;
-        let mut decision = FlowDecision {
-            direction,
+        self.decide(FlowDecision {
+            direction: Direction::Out,
             protocol,
             address,
             zone,
             port,
             pinned,
             claimed: None,
-            verdict,
-            scrutiny,
-        };
-        self.again(&mut decision);
-        decision.scrutiny = self.scrutiny(&decision);
-        decision
+            verdict: Verdict::deny(Reason::Floor(zone)),
+            scrutiny: InspectionLevel::Strict,
+        })
     }
 
     /// Decides about a flow that a member of one of the guest's groups begins, to this port of the guest.
@@ -259,20 +253,21 @@ impl PolicyEngine {
         let address = IpAddr::V4(from);
         let pinned: Vec<Name> = self.groups.other(address).cloned().into_iter().collect();
         let zone = if pinned.is_empty() { Zone::Instances } else { Zone::Group };
-        let verdict = Verdict::deny(Reason::Floor(zone));
-        let direction = Direction::In;
-        let scrutiny = InspectionLevel::Strict;
-        let mut decision = FlowDecision {
-            direction,
+        self.decide(FlowDecision {
+            direction: Direction::In,
             protocol,
             address,
             zone,
             port,
             pinned,
             claimed: None,
-            verdict,
-            scrutiny,
-        };
+            verdict: Verdict::deny(Reason::Floor(zone)),
+            scrutiny: InspectionLevel::Strict,
+        })
+    }
+
+    /// The first verdict on a flow, and how closely what passes is looked at.
+    fn decide(&self, mut decision: FlowDecision) -> FlowDecision {
         self.again(&mut decision);
         decision.scrutiny = self.scrutiny(&decision);
         decision
