@@ -17,7 +17,7 @@ mod symlink_trace;
 pub use beneath::Dir;
 pub use identity::{Identity, Unopened, open_unchanged, resolve};
 pub use mounts::{Location, Mounts, is_kernel_interface};
-pub use owner::{foreign_link, foreign_owner};
+pub use owner::{foreign_link, foreign_owner, foreign_part};
 pub use remove::remove_tree;
 pub use symlink_trace::{Link, Trail, trail};
 

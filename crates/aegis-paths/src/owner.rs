@@ -1,6 +1,8 @@
 //! Whose a file is: who owns it can change what is in it.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::symlink_trace::trail;
@@ -22,9 +24,21 @@ pub fn foreign_link(path: &Path) -> io::Result<Option<(PathBuf, u32)>> {
     Ok(foreign.next())
 }
 
+/// The first link on the way to `path` that somebody else has put there, or else `path` itself, if it is there and somebody
+/// else's; and whose.
+///
+/// # Errors
+/// The system's, on the way.
+pub fn foreign_part(path: &Path) -> io::Result<Option<(PathBuf, u32)>> {
+    if let Some(link) = foreign_link(path)? {
+        return Ok(Some(link));
+    }
+    let owner = fs::metadata(path).ok().and_then(|meta| foreign_owner(meta.uid()));
+    Ok(owner.map(|uid| (path.to_owned(), uid)))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::{lchown, symlink};
 
     use super::*;

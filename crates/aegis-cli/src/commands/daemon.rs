@@ -1,7 +1,7 @@
 //! `aegis up`, `down`, `status`, `doctor`.
 
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -83,18 +83,13 @@ fn warn(status: &Status) {
 
 /// Refuses a home that is somebody else's, before anything is made there: the daemon would refuse it, too, but only then.
 fn check_home(data: &Path) -> std::io::Result<()> {
-    let denied = |path: &Path, uid: u32| {
-        let text = format!("{} belongs to another user (uid {uid})", path.display());
-        Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text))
+    let foreign = match (aegis_paths::foreign_link(data)?, data.parent()) {
+        (None, Some(home)) => aegis_paths::foreign_part(home)?,
+        (link, _) => link,
     };
-    if let Some((path, uid)) = aegis_paths::foreign_link(data)? {
-        return denied(&path, uid);
-    }
-    let Some(home) = data.parent() else { return Ok(()) };
-    match std::fs::metadata(home).ok().and_then(|meta| aegis_paths::foreign_owner(meta.uid())) {
-        Some(uid) => denied(home, uid),
-        None => Ok(()),
-    }
+    let Some((path, uid)) = foreign else { return Ok(()) };
+    let text = format!("{} belongs to another user (uid {uid})", path.display());
+    Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text))
 }
 
 fn spawn(log: &Path) -> std::io::Result<Child> {

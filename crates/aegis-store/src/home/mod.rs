@@ -373,8 +373,11 @@ fn make_private_dir(path: &Path) -> Result<(), HomeError> {
 
 /// Refuses a way that leads over links of others.
 fn check_way(path: &Path) -> Result<(), HomeError> {
-    let found = aegis_paths::foreign_link(path);
-    match found.map_err(|source| HomeError::Create { path: path.to_owned(), source })? {
+    refuse(path, aegis_paths::foreign_link(path))
+}
+
+fn refuse(path: &Path, foreign: io::Result<Option<(PathBuf, u32)>>) -> Result<(), HomeError> {
+    match foreign.map_err(|source| HomeError::Create { path: path.to_owned(), source })? {
         Some((path, uid)) => Err(HomeError::ForeignPart { path, uid }),
         None => Ok(()),
     }
@@ -385,11 +388,7 @@ fn check_way(path: &Path) -> Result<(), HomeError> {
 /// # Errors
 /// [`HomeError::ForeignPart`].
 pub fn check_trusted(path: &Path) -> Result<(), HomeError> {
-    check_way(path)?;
-    match fs::metadata(path).ok().and_then(|meta| aegis_paths::foreign_owner(meta.uid())) {
-        Some(uid) => Err(HomeError::ForeignPart { path: path.to_owned(), uid }),
-        None => Ok(()),
-    }
+    refuse(path, aegis_paths::foreign_part(path))
 }
 
 /// Refuses a directory that belongs to another user.
