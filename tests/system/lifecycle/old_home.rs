@@ -9,6 +9,13 @@ use std::process::Command;
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
 
+/// Waits until a file in an instance reads so. The instances' commands write these files again at each boot, so that a
+/// reader may find one of them empty for a moment.
+fn eventually_reads(daemon: &Daemon, name: &str, path: &str, content: &str) {
+    let reads = || daemon.ok(&["exec", name, "--", "sh", "-c", &format!("cat {path} || true")]) == content;
+    eventually(&format!("{path} in {name}"), DEADLINE, reads);
+}
+
 /// A daemon, not yet started, whose home is the old one.
 fn old_home() -> Daemon {
     let daemon = Daemon::none();
@@ -33,26 +40,24 @@ fn a_home_of_the_version_before_opens_and_everything_in_it_works() {
 
     // What was stopped starts with its disk, its environment and its secret.
     drop(daemon.ok(&["instance", "start", "--name", "kept"]));
-    // Its command writes it once more.
-    let is_written = || daemon.ok(&["exec", "kept", "--", "cat", "/kept"]) == "written before\n";
-    eventually("what the command writes", DEADLINE, is_written);
+    eventually_reads(&daemon, "kept", "/kept", "written before\n");
     let said = daemon.ok(&["exec", "kept", "--", "sh", "-c", "echo $COLOUR $TOKEN"]);
     assert_eq!(said, "blue s3cret\n");
     drop(daemon.ok(&["exec", "kept", "--", "sh", "-c", "echo later > /later; sync"]));
 
     // What was hibernated goes on, or boots, from its disk.
-    assert_eq!(daemon.ok(&["exec", "slept", "--", "cat", "/slept"]), "slept\n");
+    eventually_reads(&daemon, "slept", "/slept", "slept\n");
 
     // What was disabled waits for an explicit start, and sees its workspace.
     assert_ne!(daemon.aegis(&["exec", "shared", "--", "true"]).code, 0);
     drop(daemon.ok(&["instance", "start", "--name", "shared"]));
-    assert_eq!(daemon.ok(&["exec", "shared", "--", "cat", "/workspace/note"]), "from the guest\n");
+    eventually_reads(&daemon, "shared", "/workspace/note", "from the guest\n");
 
     // A snapshot of then is restored now, and started from.
     drop(daemon.ok(&["snapshot", "restore", "before"]));
     drop(daemon.ok(&["instance", "start", "--name", "kept"]));
     assert_ne!(daemon.aegis(&["exec", "kept", "--", "cat", "/later"]).code, 0);
-    eventually("what the command writes", DEADLINE, is_written);
+    eventually_reads(&daemon, "kept", "/kept", "written before\n");
     drop(daemon.ok(&["instance", "hibernate", "shared"]));
     assert_eq!(daemon.ok(&["exec", "shared", "--", "cat", "/workspace/note"]), "from the guest\n");
     drop(daemon.ok(&["instance", "delete", "kept"]));
