@@ -3,6 +3,7 @@
 //! JSON over HTTP/1.1 on a unix socket. Times are RFC 3339 in UTC. `{id}` in a path is an instance's id or handle.
 //! Byte streams (`exec`, `attach`) are connections upgraded to the protocol of [`stream`].
 
+pub mod command_encoding;
 pub mod duration;
 pub mod error;
 pub mod events;
@@ -19,7 +20,6 @@ pub mod snapshot;
 pub mod status;
 pub mod stream;
 pub mod template;
-pub mod words;
 pub mod workspace;
 
 /// Version of this API, the first segment of every path.

@@ -10,7 +10,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pieces::{self, PIECE, Piece};
+use crate::chunks::{self, CHUNK, Chunk};
 use crate::wire::{Entry, GREETING, Kind, Record};
 
 const MIB: u64 = 1 << 20;
@@ -85,11 +85,11 @@ fn what_goes_or_becomes_something_else_is_left_out_and_the_rest_comes() {
 
 #[test]
 fn a_file_that_grows_or_shrinks_meanwhile_leaves_the_next_one_as_it_is() {
-    let size = 3 * PIECE as u64;
+    let size = 3 * CHUNK as u64;
     for new_size in [0, 5, size - 1, size + 1, 3 * size] {
         let (from, to) = (dir(), dir());
         let log = File::create(from.path().join("log")).unwrap();
-        log.write_all_at(&vec![7; 3 * PIECE], 0).unwrap();
+        log.write_all_at(&vec![7; 3 * CHUNK], 0).unwrap();
         fs::write(from.path().join("next"), "next").unwrap();
         // The head of the file is out when its contents are read.
         let (_, stream) = pack_while(&from.path().join("log"), || log.set_len(new_size).unwrap());
@@ -148,12 +148,12 @@ fn entry(path: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A stream of one file with these pieces; data are `x`.
-fn one_file(all: &[Piece]) -> Vec<u8> {
+/// A stream of one file with these chunks; data are `x`.
+fn one_file(all: &[Chunk]) -> Vec<u8> {
     let mut bytes = [&GREETING[..], &entry(b"")].concat();
-    for piece in all {
-        pieces::write(*piece, &mut bytes).unwrap();
-        if let Piece::Data(count) = piece {
+    for chunk in all {
+        chunks::write(*chunk, &mut bytes).unwrap();
+        if let Chunk::Data(count) = chunk {
             bytes.resize(bytes.len() + count, b'x');
         }
     }
@@ -170,21 +170,21 @@ fn a_copy_that_is_broken_off_leaves_what_was_there_and_nothing_else() {
         assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "nothing half done is left");
     };
     fs::write(&file, "precious").unwrap();
-    let whole = one_file(&[Piece::Data(1000), Piece::Hole(5000), Piece::Data(3), Piece::End(6003)]);
+    let whole = one_file(&[Chunk::Data(1000), Chunk::Hole(5000), Chunk::Data(3), Chunk::End(6003)]);
     let end = wire_end();
     for len in 0..whole.len() - end {
         assert!(put(&file, &whole[..len]).is_err(), "{len}");
         kept();
     }
     // What cannot be read further is not kept, and what makes no sense neither.
-    put(&file, &one_file(&[Piece::Data(10), Piece::Cut])).unwrap();
+    put(&file, &one_file(&[Chunk::Data(10), Chunk::Cut])).unwrap();
     kept();
     for nonsense in [
-        &[Piece::Data(10), Piece::End(9)][..],
-        &[Piece::Hole(u64::MAX), Piece::Hole(2), Piece::End(1)],
-        &[Piece::Hole(1 << 60), Piece::End(1 << 60)],
-        &[Piece::Data(10), Piece::Hole(u64::MAX - 9), Piece::End(0)],
-        &[Piece::Data(PIECE + 1), Piece::End(PIECE as u64 + 1)],
+        &[Chunk::Data(10), Chunk::End(9)][..],
+        &[Chunk::Hole(u64::MAX), Chunk::Hole(2), Chunk::End(1)],
+        &[Chunk::Hole(1 << 60), Chunk::End(1 << 60)],
+        &[Chunk::Data(10), Chunk::Hole(u64::MAX - 9), Chunk::End(0)],
+        &[Chunk::Data(CHUNK + 1), Chunk::End(CHUNK as u64 + 1)],
     ] {
         assert!(put(&file, &one_file(nonsense)).is_err(), "{nonsense:?}");
         kept();
@@ -316,7 +316,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_pieces_never_panic_and_never_leave_anything(bytes in prop::collection::vec(any::<u8>(), 0..200), kinds in "[dhec]{0,6}") {
+    fn arbitrary_chunks_never_panic_and_never_leave_anything(bytes in prop::collection::vec(any::<u8>(), 0..200), kinds in "[dhec]{0,6}") {
         let to = dir();
         let file = to.path().join("f");
         let mut stream = [&GREETING[..], &entry(b"")].concat();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aegis_fuzz::{Fence, Target};
 
-use crate::pieces::{self, Piece};
+use crate::chunks::{self, Chunk};
 use crate::wire::{self, GREETING, Kind};
 use crate::{Limits, Target as Place, pack, unpack};
 
@@ -56,7 +56,7 @@ fn same_again(packed: &[u8]) {
     assert_eq!(essence(packed), essence(&again));
 }
 
-/// What a stream says but for times of directories, and for how contents are cut into pieces: what is a hole in one file
+/// What a stream says but for times of directories, and for how contents are cut into chunks: what is a hole in one file
 /// system may be zeros in another.
 fn essence(stream: &[u8]) -> Vec<(Vec<u8>, u16, Kind, u64, u64)> {
     let (mut rest, mut all) = (stream.get(GREETING.len()..).unwrap_or_default(), Vec::new());
@@ -71,31 +71,31 @@ fn essence(stream: &[u8]) -> Vec<(Vec<u8>, u16, Kind, u64, u64)> {
 fn digest(from: &mut &[u8]) -> (u64, u64) {
     let (mut size, mut contents) = (0, std::hash::DefaultHasher::new());
     loop {
-        match pieces::read(from) {
-            Ok(Piece::Data(count)) => {
+        match chunks::read(from) {
+            Ok(Chunk::Data(count)) => {
                 let (data, others) = from.split_at_checked(count).unwrap_or_default();
                 (size..).zip(data).filter(|(_, byte)| **byte != 0).for_each(|one| one.hash(&mut contents));
                 size += count as u64;
                 *from = others;
             }
-            Ok(Piece::Hole(count)) => size += count,
+            Ok(Chunk::Hole(count)) => size += count,
             _ => return (size, contents.finish()),
         }
     }
 }
 
-/// Pieces of a file, one after the other.
+/// Chunks of a file, one after the other.
 ///
 /// # Panics
 /// If one is written otherwise than it is read, or has more data than it may have.
 pub fn contents(bytes: &[u8]) {
     let mut rest = bytes;
-    while let Ok(piece) = pieces::read(&mut rest) {
+    while let Ok(chunk) = chunks::read(&mut rest) {
         let mut written = Vec::new();
-        let _vectors_take_all = pieces::write(piece, &mut written);
-        assert_eq!(pieces::read(&mut written.as_slice()).ok(), Some(piece));
-        if let Piece::Data(count) = piece {
-            assert!((1..=pieces::PIECE).contains(&count));
+        let _vectors_take_all = chunks::write(chunk, &mut written);
+        assert_eq!(chunks::read(&mut written.as_slice()).ok(), Some(chunk));
+        if let Chunk::Data(count) = chunk {
+            assert!((1..=chunks::CHUNK).contains(&count));
             rest = rest.get(count..).unwrap_or_default();
         }
     }

@@ -9,15 +9,15 @@
 //! A tree may live while it is copied: what goes or cannot be read is left out, and told ([`LeftOut`]). What is written has
 //! another name until it is complete, so that whatever happens nothing is lost that was there.
 
+mod chunks;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod left_out;
 mod limits;
 mod pack;
-mod pieces;
 mod receive;
 mod send;
+mod skipped;
 mod source_name;
 mod target;
 mod temporary;
@@ -25,9 +25,9 @@ mod unpack;
 mod wire;
 
 pub use error::CopyError;
-pub use left_out::{ABSENT, LeftOut, NO_ROOM, Omissions, PARTIAL, VANISHED, VOLATILE};
 pub use limits::Limits;
 pub use pack::{Packed, pack, pack_beneath};
+pub use skipped::{ABSENT, LeftOut, NO_ROOM, Omissions, PARTIAL, VANISHED, VOLATILE};
 pub use source_name::name_of;
 pub use target::Target;
 pub use unpack::{Owner, unpack};

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use aegis_paths::{Dir, Mounts, is_kernel_interface};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use crate::left_out::Cause;
-use crate::pieces::{self, Piece};
+use crate::chunks::{self, Chunk};
 use crate::send::{Broken, Sender};
+use crate::skipped::Cause;
 use crate::target::At;
 use crate::wire::{self, Entry, GREETING, Kind, MOST_TEXT, Record};
 use crate::{CopyError, LeftOut, Target};
@@ -267,7 +267,7 @@ impl Walk {
             Err(Broken::Writing(error)) => return Err(CopyError::stream(error)),
             Err(Broken::Reading(error)) => CopyError::file(&self.source.shown(path))(error),
         };
-        pieces::write(Piece::Cut, to).map_err(CopyError::stream)?;
+        chunks::write(Chunk::Cut, to).map_err(CopyError::stream)?;
         Err(error)
     }
 

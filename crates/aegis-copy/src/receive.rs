@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use crate::pieces::{self, PIECE, Piece};
+use crate::chunks::{self, CHUNK, Chunk};
 use crate::{CopyError, Limits};
 
 /// What came of a file.
@@ -27,7 +27,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new(limits: Limits) -> Receiver {
-        Receiver { limits, left: limits.bytes, buffer: vec![0; PIECE] }
+        Receiver { limits, left: limits.bytes, buffer: vec![0; CHUNK] }
     }
 
     /// Writes to `file`, which is new, what comes. Nothing is written where a hole is.
@@ -39,8 +39,8 @@ impl Receiver {
     ) -> Result<Received, CopyError> {
         let (mut at, mut written) = (0, 0);
         loop {
-            match pieces::read(from)? {
-                Piece::Data(count) => {
+            match chunks::read(from)? {
+                Chunk::Data(count) => {
                     let end = self.advance(at, count as u64)?;
                     self.spend(count as u64)?;
                     let bytes = self.buffer.get_mut(..count).unwrap_or_default();
@@ -48,17 +48,17 @@ impl Receiver {
                     file.write_all_at(bytes, at).map_err(&failed)?;
                     (at, written) = (end, end);
                 }
-                Piece::Hole(count) => at = self.advance(at, count)?,
-                Piece::End(total) if total != at => {
+                Chunk::Hole(count) => at = self.advance(at, count)?,
+                Chunk::End(total) if total != at => {
                     return Err(CopyError::Stream(format!("{at} bytes of a file of {total}")));
                 }
-                Piece::End(_) => {
+                Chunk::End(_) => {
                     if at > written {
                         file.set_len(at).map_err(&failed)?;
                     }
                     return Ok(Received::Complete);
                 }
-                Piece::Cut => return Ok(Received::Cut),
+                Chunk::Cut => return Ok(Received::Cut),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::pieces::{self, HEAD, PIECE, Piece};
+use crate::chunks::{self, CHUNK, Chunk, HEAD};
 
 /// Most that is read of what the kernel makes up, bytes: some of it has no end.
 pub(crate) const MOST_MADE_UP: u64 = 64 << 20;
@@ -20,7 +20,7 @@ pub(crate) enum Broken {
 
 /// Sends contents of files.
 pub(crate) struct Sender {
-    /// A piece with its head. One for all files: under emulation fresh memory is dear.
+    /// A chunk with its head. One for all files: under emulation fresh memory is dear.
     buffer: Vec<u8>,
 }
 
@@ -39,10 +39,10 @@ fn extent(file: &File, at: u64, size: u64, seeks: &mut bool) -> rustix::io::Resu
     }
     match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(data) if data > at => Ok(Extent::Hole(data.min(size))),
-        // Whoever says that a hole begins where data do has changed it between the two: a piece at a time then.
+        // Whoever says that a hole begins where data do has changed it between the two: a chunk at a time then.
         Ok(_) => match rustix::fs::seek(file, SeekFrom::Hole(at)) {
             Ok(hole) if hole > at => Ok(Extent::Data(hole.min(size))),
-            _ => Ok(Extent::Data(size.min(at.saturating_add(PIECE as u64)))),
+            _ => Ok(Extent::Data(size.min(at.saturating_add(CHUNK as u64)))),
         },
         // A hole up to the end, or the file has become shorter.
         Err(Errno::NXIO) => {
@@ -58,12 +58,12 @@ fn extent(file: &File, at: u64, size: u64, seeks: &mut bool) -> rustix::io::Resu
 
 impl Sender {
     pub(crate) fn new() -> Sender {
-        Sender { buffer: vec![0; HEAD + PIECE] }
+        Sender { buffer: vec![0; HEAD + CHUNK] }
     }
 
     /// Sends up to `size` bytes of a file: what is appended meanwhile belongs to the next copy, and what is cut off is not
     /// there any more. With `sparse` the file takes less than its size, and its holes are looked for; where the file
-    /// system does not tell them, pieces of zeros are taken for them.
+    /// system does not tell them, chunks of zeros are taken for them.
     pub(crate) fn send(
         &mut self,
         file: &File,
@@ -77,7 +77,7 @@ impl Sender {
             match told.map_err(|error| Broken::Reading(error.into()))? {
                 Extent::End => break,
                 Extent::Hole(end) => {
-                    pieces::write(Piece::Hole(end - at), to).map_err(Broken::Writing)?;
+                    chunks::write(Chunk::Hole(end - at), to).map_err(Broken::Writing)?;
                     at = end;
                 }
                 Extent::Data(end) => {
@@ -89,7 +89,7 @@ impl Sender {
                 }
             }
         }
-        pieces::write(Piece::End(at), to).map_err(Broken::Writing)
+        chunks::write(Chunk::End(at), to).map_err(Broken::Writing)
     }
 
     /// Sends data from one place to another, or to the end of the file, and returns how many that were.
@@ -102,14 +102,14 @@ impl Sender {
     ) -> Result<u64, Broken> {
         let mut at = from;
         while at < end {
-            let most = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            let most = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let count = self.fill(most, |room| rustix::io::pread(file, room, at))?;
             if count == 0 {
                 break;
             }
             let bytes = self.buffer.get(HEAD..HEAD + count).unwrap_or_default();
             if sparse && bytes.iter().all(|byte| *byte == 0) {
-                pieces::write(Piece::Hole(count as u64), to).map_err(Broken::Writing)?;
+                chunks::write(Chunk::Hole(count as u64), to).map_err(Broken::Writing)?;
             } else {
                 self.pass(count, to)?;
             }
@@ -123,13 +123,13 @@ impl Sender {
     pub(crate) fn send_made_up(&mut self, file: &File, to: &mut impl Write) -> Result<bool, Broken> {
         let mut total = 0;
         loop {
-            let count = self.fill(PIECE, |room| match rustix::io::read(file, room) {
+            let count = self.fill(CHUNK, |room| match rustix::io::read(file, room) {
                 // What waits for something to happen has nothing now.
                 Err(Errno::AGAIN) => Ok(0),
                 done => done,
             })?;
             if count == 0 {
-                pieces::write(Piece::End(total), to).map_err(Broken::Writing)?;
+                chunks::write(Chunk::End(total), to).map_err(Broken::Writing)?;
                 return Ok(true);
             }
             total += count as u64;
@@ -156,10 +156,10 @@ impl Sender {
 
     /// Head and data at once.
     fn pass(&mut self, count: usize, to: &mut impl Write) -> Result<(), Broken> {
-        let piece = self.buffer.get_mut(..HEAD + count).unwrap_or_default();
-        for (place, byte) in piece.iter_mut().zip(Piece::Data(count).head()) {
+        let chunk = self.buffer.get_mut(..HEAD + count).unwrap_or_default();
+        for (place, byte) in chunk.iter_mut().zip(Chunk::Data(count).head()) {
             *place = byte;
         }
-        to.write_all(piece).map_err(Broken::Writing)
+        to.write_all(chunk).map_err(Broken::Writing)
     }
 }

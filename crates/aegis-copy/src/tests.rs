@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pieces::{self, Piece};
+use crate::chunks::{self, Chunk};
 use crate::target::At;
 use crate::wire::{Entry, GREETING, Kind, Record};
 
@@ -95,9 +95,9 @@ fn stream(entries: &[(&[u8], Kind)]) -> Vec<u8> {
         let entry = Entry { path: path.to_vec(), kind: kind.clone(), mode: 0o4777, mtime: (0, 0) };
         wire::write(&Record::Entry(entry), &mut bytes).unwrap();
         if *kind == Kind::File {
-            pieces::write(Piece::Data(4), &mut bytes).unwrap();
+            chunks::write(Chunk::Data(4), &mut bytes).unwrap();
             bytes.extend(b"xxxx");
-            pieces::write(Piece::End(4), &mut bytes).unwrap();
+            chunks::write(Chunk::End(4), &mut bytes).unwrap();
         }
     }
     wire::write(&Record::End(entries.len() as u64), &mut bytes).unwrap();

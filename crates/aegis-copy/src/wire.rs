@@ -3,7 +3,7 @@
 //! ```text
 //! greeting  8 bytes
 //! record    kind u8, 0, path length u16, target length u16, mode u16, nanoseconds u32, seconds i64, number u64
-//!           path, target, then for a file its contents in pieces
+//!           path, target, then for a file its contents in chunks
 //! ```
 //!
 //! Numbers are little-endian. Paths are relative to the root of the tree, whose own path is empty; it comes first.
@@ -29,7 +29,7 @@ const FAILURE: u8 = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Directory,
-    /// Its contents follow, see [`crate::pieces`].
+    /// Its contents follow, see [`crate::chunks`].
     File,
     /// With its target.
     Symlink(Vec<u8>),

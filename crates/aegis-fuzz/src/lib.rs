@@ -4,13 +4,13 @@
 //! by name. `fuzz/` drives these functions with libFuzzer; `cargo test` feeds them the committed seeds, see [`replay`].
 
 mod archive;
-mod fence;
+mod containment;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use archive::mend_archive;
-pub use fence::Fence;
+pub use containment::Fence;
 
 /// A function that takes any bytes, and panics if an invariant does not hold.
 pub type Target = fn(&[u8]);

@@ -7,8 +7,8 @@ use mio::Poll;
 use crate::flow::connect_request::ConnectRequest;
 use crate::flow::udp::is_quic;
 use crate::gateway::Gateway;
+use crate::host_proxy;
 use crate::inspect::{Claim, Inspector, PREFACE};
-use crate::proxy;
 use crate::resolver::message::{self, Query};
 use crate::settings::Settings;
 
@@ -153,7 +153,7 @@ pub fn answer(bytes: &[u8]) {
 
 /// The answer of the host's proxy.
 pub fn proxy(bytes: &[u8]) {
-    let _rest = proxy::answer(bytes);
+    let _rest = host_proxy::answer(bytes);
 }
 
 /// What a guest asks of the proxy that it is offered, and the first answer of a name server to that.

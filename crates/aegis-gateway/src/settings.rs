@@ -6,7 +6,7 @@ use aegis_policy::{Limits, Policy};
 use serde::{Deserialize, Serialize};
 
 use crate::groups::Group;
-use crate::proxy::Proxy;
+use crate::host_proxy::Proxy;
 
 /// All that a gateway needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -32,7 +32,7 @@ pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod messages;
-pub mod offline;
 pub mod outbox;
 pub mod replay;
 pub mod rpc;
+pub mod stopped_copy;

@@ -18,7 +18,7 @@ pub type Ended = watch::Receiver<bool>;
 /// The system's.
 pub fn asynchronous(fd: OwnedFd) -> io::Result<Rc<AsyncFd<OwnedFd>>> {
     rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(Rc::new(aegis_sys::ready::watch(fd, Interest::READABLE | Interest::WRITABLE)?))
+    Ok(Rc::new(aegis_sys::poll::watch(fd, Interest::READABLE | Interest::WRITABLE)?))
 }
 
 pub(crate) async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use aegis_copy::{ABSENT, CopyError, Limits, NO_ROOM, Owner, Target, VOLATILE};
-use aegis_guest_protocol::offline::{self, AtRest};
-use aegis_harness::identity;
+use aegis_guest_protocol::stopped_copy::{AtRest, VARIABLE};
+use aegis_harness::process_user;
 
 use crate::interruptible_stdin::Input;
-use crate::offline_copy::{self, OfflineCopyError};
+use crate::stopped_copy::{self, StoppedCopyError};
 
 /// Size of the buffers for heads of files and small files, bytes. What is larger passes them by.
 const BUFFER: usize = 16 << 10;
@@ -40,11 +40,11 @@ impl From<CopyError> for Refusal {
     }
 }
 
-impl From<OfflineCopyError> for Refusal {
-    fn from(unfit: OfflineCopyError) -> Refusal {
+impl From<StoppedCopyError> for Refusal {
+    fn from(unfit: StoppedCopyError) -> Refusal {
         let exit_code = match &unfit {
-            OfflineCopyError::Volatile(_) => VOLATILE,
-            OfflineCopyError::Absent(_) => ABSENT,
+            StoppedCopyError::Volatile(_) => VOLATILE,
+            StoppedCopyError::Absent(_) => ABSENT,
         };
         Refusal { exit_code, why: unfit.to_string() }
     }
@@ -53,14 +53,14 @@ impl From<OfflineCopyError> for Refusal {
 /// Does what the arguments say: `pack PATH`, `place TARGET USER`, or `unpack DESTINATION NAME USER` with an empty name for
 /// none. Paths are of any bytes. The exit code of `pack` tells whether something was left out.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
-    let rest = std::env::var(offline::VARIABLE).ok().and_then(|value| AtRest::of_value(&value));
+    let rest = std::env::var(VARIABLE).ok().and_then(|value| AtRest::of_value(&value));
     let rest = rest.as_ref();
     let words: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
     let of = |user: &OsStr| user.to_string_lossy().into_owned();
     let done = match words.as_slice() {
-        [what, path] if *what == "pack" => pack(&offline_copy::absolute(rest, path), rest),
+        [what, path] if *what == "pack" => pack(&stopped_copy::absolute(rest, path), rest),
         [what, destination, name, user] if *what == "unpack" => {
-            unpack(&offline_copy::absolute(rest, destination), name, &of(user), rest)
+            unpack(&stopped_copy::absolute(rest, destination), name, &of(user), rest)
         }
         [what, target, user] if *what == "place" => place(Path::new(target), &of(user)),
         _ => {
@@ -74,23 +74,23 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
 }
 
 fn pack(path: &Path, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
-    offline_copy::check_read(rest, path)?;
+    stopped_copy::check_read(rest, path)?;
     // The standard library's own looks for line ends in everything.
     let stdout = rustix::stdio::stdout().try_clone_to_owned().map_err(|error| error.to_string())?;
     let stdout = BufWriter::with_capacity(BUFFER, File::from(stdout));
     // A link that is named itself is followed here, where it is the guest's: the host takes none in its place.
     let path = fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    offline_copy::check_read(rest, &path)?;
+    stopped_copy::check_read(rest, &path)?;
     let packed = aegis_copy::pack(&path, stdout)?;
     packed.left_out.lines().iter().for_each(|line| say(line));
     Ok(packed.left_out.exit_code().into())
 }
 
 fn unpack(destination: &Path, name: &OsStr, user: &str, rest: Option<&AtRest>) -> Result<ExitCode, Refusal> {
-    offline_copy::check_read(rest, destination)?;
+    stopped_copy::check_read(rest, destination)?;
     let name = Some(name).filter(|name| !name.is_empty());
     let target = Target::open(destination, name)?;
-    offline_copy::check_written(rest, &target)?;
+    stopped_copy::check_written(rest, &target)?;
     unpack_to(target, user)
 }
 
@@ -102,8 +102,8 @@ fn place(target: &Path, user: &str) -> Result<ExitCode, Refusal> {
 }
 
 fn unpack_to(target: Target, user: &str) -> Result<ExitCode, Refusal> {
-    let file = identity::account_file;
-    let user = identity::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
+    let file = process_user::account_file;
+    let user = process_user::resolve(user, &file("/etc/passwd"), &file("/etc/group"));
     let identity = user.map_err(|error| error.to_string())?.identity;
     let owner = Owner { uid: identity.uid, gid: identity.gid };
     let stdin = Input::take().map_err(|error| error.to_string())?;

@@ -42,7 +42,7 @@ impl Listening {
 }
 
 async fn by_event(listens: &Listens, number: &watch::Sender<u64>) -> io::Result<()> {
-    let ring = aegis_sys::ready::watch(listens.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+    let ring = aegis_sys::poll::watch(listens.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
     loop {
         ring.readable().await?.clear_ready();
         if listens.take() {

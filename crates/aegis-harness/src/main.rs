@@ -19,11 +19,11 @@ mod managed_files;
 mod mount_namespace;
 mod mount_point_layer;
 mod network_interface;
-mod offline_copy;
 mod overlay_storage;
 mod port_device;
 mod rootfs_paths;
 mod share_mounts;
+mod stopped_copy;
 mod sync;
 mod sysctl;
 

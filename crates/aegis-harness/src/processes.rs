@@ -18,9 +18,9 @@ use aegis_sys::child::{self, Workload};
 use rustix::process::{WaitOptions, WaitStatus};
 use tokio::sync::watch;
 
-use crate::identity::{self, User};
 use crate::path_lookup::{self, DEFAULT_PATH};
 use crate::platform::Platform;
+use crate::process_user::{self, User};
 
 /// The host's ends of a process's standard streams.
 #[derive(Debug)]
@@ -160,8 +160,8 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RpcError {
 /// # Errors
 /// [`code::NO_SUCH_USER`].
 pub fn user(name: &str) -> Result<User, RpcError> {
-    let file = identity::account_file;
-    identity::resolve(name, &file("/etc/passwd"), &file("/etc/group"))
+    let file = process_user::account_file;
+    process_user::resolve(name, &file("/etc/passwd"), &file("/etc/group"))
         .map_err(|error| RpcError::new(code::NO_SUCH_USER, error.to_string()))
 }
 

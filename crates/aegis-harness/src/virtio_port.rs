@@ -42,7 +42,7 @@ impl VirtioPort {
         let watcher = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = flags | epoll::EventFlags::ET | epoll::EventFlags::RDHUP;
         epoll::add(&watcher, fd.as_fd(), epoll::EventData::new_u64(0), flags)?;
-        Ok(VirtioPort { fd: Rc::clone(fd), changes: aegis_sys::ready::watch(watcher, Interest::READABLE)? })
+        Ok(VirtioPort { fd: Rc::clone(fd), changes: aegis_sys::poll::watch(watcher, Interest::READABLE)? })
     }
 
     /// Waits until the port's state has changed since the last call.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aegis_api::command_encoding;
 use aegis_api::handle;
 use aegis_api::image::PullPolicy;
 use aegis_api::instance::{
@@ -12,7 +13,6 @@ use aegis_api::instance::{
 };
 use aegis_api::network::{NetworkCounters, NetworkLimits, NetworkPolicy};
 use aegis_api::ports::{EndpointInfo, Expose, Protocol};
-use aegis_api::words;
 use aegis_api::workspace::{self, HostMount};
 use aegis_engine::kits::manifest_defaults;
 use aegis_engine::network_choice::NetworkChoice;
@@ -115,8 +115,8 @@ pub(crate) fn instance(app: &ApiState, view: &View) -> Instance {
         handle: view.handle.clone(),
         state: state(view.state),
         enabled: view.enabled,
-        command: words::text(&spec.command),
-        command_base64: words::base64(&spec.command),
+        command: command_encoding::text(&spec.command),
+        command_base64: command_encoding::base64(&spec.command),
         active_connections: view.usage.counts().connections,
         endpoints: view.endpoints.iter().map(endpoint).collect(),
         url: url(view, app.names),
@@ -228,7 +228,8 @@ pub(crate) fn check_handle(name: &str) -> Result<(), ApiFailure> {
 }
 
 fn command(text: &[String], base64: &[String]) -> Result<Vec<Argument>, ApiFailure> {
-    let words = words::of_request(text, base64).map_err(|error| ApiFailure::invalid(error.to_string()))?;
+    let words =
+        command_encoding::of_request(text, base64).map_err(|error| ApiFailure::invalid(error.to_string()))?;
     Ok(words.into_iter().map(Argument::from).collect())
 }
 

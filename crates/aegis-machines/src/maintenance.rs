@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aegis_guest_link::Events;
 use aegis_guest_protocol::messages::Process;
-use aegis_guest_protocol::offline::{self, AtRest};
+use aegis_guest_protocol::stopped_copy::{self, AtRest};
 use aegis_lifecycle::stop_reason::StopReason;
 use aegis_spec::instance::InstanceSpec;
 use aegis_store::home::Home;
@@ -89,7 +89,7 @@ pub fn available(home: &Home, of: &InstanceSpec, mut process: Process) -> (Insta
         // Its own may be in what is absent.
         "/".clone_into(&mut process.workdir);
     }
-    process.env.insert(offline::VARIABLE.to_owned(), rest.to_value());
+    process.env.insert(stopped_copy::VARIABLE.to_owned(), rest.to_value());
     (spec, process)
 }
 

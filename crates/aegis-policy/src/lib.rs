@@ -9,6 +9,7 @@
 //! Pure: nothing here resolves a name or opens a socket. An [`Attempt`] carries what is known at that moment, and is
 //! judged again when more is known, or when the policy changes.
 
+mod address_class;
 mod decide;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
@@ -20,8 +21,8 @@ mod pattern;
 mod protocol;
 mod rule;
 mod unresolved;
-mod zone;
 
+pub use address_class::{Zone, canonical, carried};
 pub use decide::{Attempt, Reason, Verdict};
 pub use error::SyntaxError;
 pub use inspection_level::{InspectionLevel, is_web_port};
@@ -30,4 +31,3 @@ pub use name::{Name, NamePattern};
 pub use pattern::{Net, Pattern};
 pub use protocol::Protocol;
 pub use rule::{Action, Direction, Policy, Preset, Rule};
-pub use zone::{Zone, canonical, carried};

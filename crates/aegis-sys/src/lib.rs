@@ -8,12 +8,12 @@ pub mod child;
 pub mod confine;
 pub mod ext4;
 pub mod guest;
-pub mod heap;
 pub mod listening;
 pub mod loop_device;
+pub mod malloc;
 pub mod namespace;
 pub mod network_interface;
-pub mod ready;
+pub mod poll;
 pub mod tsc;
 
 /// Turns the C convention (-1 and errno) into a result.

@@ -120,7 +120,7 @@ impl Process {
         let (tell, ended) = watch::channel(None);
         let watched = match program {
             None => None,
-            Some(_) => Some(aegis_sys::ready::watch(pidfd.try_clone()?, Interest::READABLE)?),
+            Some(_) => Some(aegis_sys::poll::watch(pidfd.try_clone()?, Interest::READABLE)?),
         };
         // Owned by the process it waits for: it ends when that does.
         tokio::spawn(async move {
@@ -158,7 +158,7 @@ impl Process {
         if !same {
             return Ok(None);
         }
-        let watched = aegis_sys::ready::watch(pidfd.try_clone()?, Interest::READABLE)?;
+        let watched = aegis_sys::poll::watch(pidfd.try_clone()?, Interest::READABLE)?;
         let (tell, ended) = watch::channel(None);
         // Owned by the process it waits for: it ends when that does.
         tokio::spawn(async move {

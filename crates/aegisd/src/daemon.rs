@@ -210,7 +210,7 @@ async fn background(instances: Instances, shutdown: Shutdown) {
             _ = sweep.tick() => instances.sweep().await,
             _ = trim.tick() => {
                 // It looks at each arena, and so takes its time after a burst.
-                let _done = tokio::task::spawn_blocking(|| aegis_sys::heap::give_back(MOST_FREE)).await;
+                let _done = tokio::task::spawn_blocking(|| aegis_sys::malloc::give_back(MOST_FREE)).await;
             }
         }
     }

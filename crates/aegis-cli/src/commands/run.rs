@@ -42,7 +42,7 @@ pub fn environment(pairs: Vec<value_parsers::Environment>) -> BTreeMap<String, S
 /// A command as the API takes it: text, or base64 where a word is no UTF-8.
 #[must_use]
 pub fn words(command: &[OsString]) -> (Vec<String>, Vec<String>) {
-    aegis_api::words::request(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+    aegis_api::command_encoding::request(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
 }
 
 /// The request for an instance with these settings.

@@ -13,9 +13,9 @@ use super::host_stream::Stream;
 use super::member_stream::ConnectOutcome;
 use super::pending_tunnel::PendingTunnel;
 use crate::frame_stream::FrameWriter;
+use crate::host_proxy::Tunnel;
 use crate::inspect::{Inspector, Refusal, Wait};
 use crate::policy_engine::{FlowDecision, PolicyEngine};
-use crate::proxy::Tunnel;
 use crate::token_bucket::RateLimiter;
 
 /// How much of an inspected connection is taken at a time.

@@ -16,9 +16,9 @@ use crate::flow::connection_key::ConnectionKey;
 use crate::flow::host_stream::Stream;
 use crate::flow::local_service::{BUFFER, LocalFlow, Service};
 use crate::flow::tcp::{TcpFlow, Turn, Waiting};
+use crate::host_proxy::Tunnel;
 use crate::packet::{self, Frame, Packet, Unreachable};
 use crate::policy_engine::FlowDecision;
-use crate::proxy::Tunnel;
 use crate::resolver::QuerySource;
 
 /// Port of the resolver.

@@ -5,11 +5,11 @@
 //!                           └──no───► policy engine ──► a new flow, or a refusal at once
 //! ```
 
-mod connect_proxy;
 mod connections;
 mod datagrams;
 mod flow_table;
 mod members;
+mod offered_proxy;
 mod token;
 
 pub use members::{PeerConnection, PeerRequest};
@@ -29,10 +29,10 @@ use crate::flow::guest_socket::Clock;
 use crate::flow::tcp::FlowContext;
 use crate::frame_stream::{Ended, FrameReader, FrameWriter};
 use crate::groups::Groups;
+use crate::host_proxy::Proxy;
 use crate::limit_events::{LimitEvents, LimitKind};
 use crate::packet::{self, Frame, Packet, Transport};
 use crate::policy_engine::{FlowDecision, PolicyEngine};
-use crate::proxy::Proxy;
 use crate::resolver::{QueryDecision, QuerySource, Resolver, ResolverResponse, Sockets};
 use crate::settings::Settings;
 use crate::token_bucket::{PAUSE, RateLimiter, TokenBucket};

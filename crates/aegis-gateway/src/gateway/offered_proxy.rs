@@ -67,5 +67,5 @@ impl Gateway {
 #[path = "inspection_tests.rs"]
 mod inspection_tests;
 #[cfg(test)]
-#[path = "connect_proxy_tests.rs"]
+#[path = "offered_proxy_tests.rs"]
 mod tests;

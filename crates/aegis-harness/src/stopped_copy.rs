@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aegis_copy::Target;
-use aegis_guest_protocol::offline::AtRest;
+use aegis_guest_protocol::stopped_copy::AtRest;
 use thiserror::Error;
 
 use crate::ephemeral_directories::EMPTIED;
@@ -20,7 +20,7 @@ const IN_MEMORY: [i128; 2] = [
 
 /// Why a place is not taken.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub(crate) enum OfflineCopyError {
+pub(crate) enum StoppedCopyError {
     /// It is emptied at each start.
     #[error("{}: the instance is stopped, and what is there is emptied at its next start", .0.display())]
     Volatile(PathBuf),
@@ -45,16 +45,16 @@ fn absent(rest: Option<&AtRest>, path: &Path) -> bool {
 /// Checks a path that is read, or leads to where something is written.
 ///
 /// # Errors
-/// [`OfflineCopyError::Absent`].
-pub(crate) fn check_read(rest: Option<&AtRest>, path: &Path) -> Result<(), OfflineCopyError> {
-    if absent(rest, path) { Err(OfflineCopyError::Absent(path.to_owned())) } else { Ok(()) }
+/// [`StoppedCopyError::Absent`].
+pub(crate) fn check_read(rest: Option<&AtRest>, path: &Path) -> Result<(), StoppedCopyError> {
+    if absent(rest, path) { Err(StoppedCopyError::Absent(path.to_owned())) } else { Ok(()) }
 }
 
 /// Checks a place that is written to, which is open.
 ///
 /// # Errors
-/// [`OfflineCopyError`].
-pub(crate) fn check_written(rest: Option<&AtRest>, target: &Target) -> Result<(), OfflineCopyError> {
+/// [`StoppedCopyError`].
+pub(crate) fn check_written(rest: Option<&AtRest>, target: &Target) -> Result<(), StoppedCopyError> {
     if rest.is_none() {
         return Ok(());
     }
@@ -63,11 +63,11 @@ pub(crate) fn check_written(rest: Option<&AtRest>, target: &Target) -> Result<()
     let Ok(real) = fs::read_link(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd())) else { return Ok(()) };
     let real = name.map_or(real.clone(), |name| real.join(name));
     if absent(rest, &real) {
-        return Err(OfflineCopyError::Absent(real));
+        return Err(StoppedCopyError::Absent(real));
     }
     let in_memory = rustix::fs::fstatfs(dir).is_ok_and(|found| IN_MEMORY.contains(&i128::from(found.f_type)));
     if in_memory || is_emptied(&real) && is_on_own_disk(dir) {
-        return Err(OfflineCopyError::Volatile(real));
+        return Err(StoppedCopyError::Volatile(real));
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ mod tests {
         let place = |path: &str| Target::exactly(Path::new(path)).unwrap();
         if is_on_own_disk(fs::File::open("/tmp").unwrap()) {
             let told = check_written(Some(&rest(&[])), &place("/tmp/file"));
-            assert_eq!(told, Err(OfflineCopyError::Volatile("/tmp/file".into())));
+            assert_eq!(told, Err(StoppedCopyError::Volatile("/tmp/file".into())));
         }
         assert!(check_written(Some(&rest(&[])), &place("/dev/shm/file")).is_err());
         assert_eq!(check_written(None, &place("/dev/shm/file")), Ok(()));
