@@ -45,10 +45,16 @@ struct Seen {
 #[derive(Debug, Default)]
 struct Growth {
     taken: BTreeMap<String, u64>,
-    free: Option<(u64, u64)>,
+    bytes: Option<u64>,
+    inodes: Option<u64>,
 }
 
 impl Growth {
+    /// From how it is while it is not full: the inodes of a small file system are gone from one look to the next.
+    fn from(room: &Room) -> Growth {
+        Growth { inodes: Some(room.free_inodes), ..Growth::default() }
+    }
+
     /// Those who grow. What is gone and is on nobody's disk was written by somebody who shares a directory, if anybody does.
     fn growing(&mut self, room: &Room, floors: &Floors, seen: &[Seen]) -> Vec<String> {
         let each = MOST_GROWTH.min(floors.bytes / 4 / (seen.len() as u64).max(1)).max(1);
@@ -62,9 +68,10 @@ impl Growth {
                 growing.push(one.id.clone());
             }
         }
-        let (bytes, inodes) = self.free.unwrap_or((room.free_bytes, room.free_inodes));
         // What was freed meanwhile is taken into account at once.
-        self.free = Some((bytes.max(room.free_bytes), inodes.max(room.free_inodes)));
+        let most = |before: Option<u64>, now: u64| before.unwrap_or(now).max(now);
+        let (bytes, inodes) = (most(self.bytes, room.free_bytes), most(self.inodes, room.free_inodes));
+        (self.bytes, self.inodes) = (Some(bytes), Some(inodes));
         let elsewhere = bytes.saturating_sub(room.free_bytes).saturating_sub(by) >= MOST_GROWTH.max(each)
             // Some file systems count inodes by their free blocks: they matter where they are what is short.
             || (room.free_inodes < floors.inodes / 2
@@ -97,9 +104,9 @@ pub(crate) async fn watch(instances: Instances) {
                         holding = true;
                         stop_growing(&instances, &mut growth, &room, &floors).await;
                     }
-                    Level::Low => growth = Growth::default(),
+                    Level::Low => growth = Growth::from(&room),
                     Level::Ample => {
-                        growth = Growth::default();
+                        growth = Growth::from(&room);
                         holding = holding && let_go(&instances);
                         let most = floors.bytes.saturating_add(reserve::size(&room));
                         if room.free_bytes >= most && reserve_again <= Instant::now() {
@@ -257,6 +264,13 @@ mod tests {
         // They are not what is short.
         assert!(growth.growing(&room(120, 40), &FLOORS, &before).is_empty());
         assert_eq!(growth.growing(&room(120, 30), &FLOORS, &before), ["shares"]);
+    }
+
+    #[test]
+    fn inodes_that_are_gone_at_once_stop_who_shares() {
+        let before = [seen("quiet", 50, false), seen("shares", 50, true)];
+        let mut growth = Growth::from(&room(900, 500));
+        assert_eq!(growth.growing(&room(900, 0), &FLOORS, &before), ["shares"]);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl MachineRun {
         self.machine.get().cloned()
     }
 
-    /// The session for a farewell; with the guest of an earlier daemon's machine it may have to be opened first.
+    /// The session for whatever comes last before the machine goes, or is taken; with the guest of an earlier daemon's machine it may have to be opened first.
     pub async fn last_session(self: &Arc<Self>) -> Option<Arc<Session>> {
         let session = self.session();
         if session.is_some() || !self.adopted {

@@ -29,6 +29,8 @@ const CALM: Duration = Duration::from_secs(1);
 const ALERT: Duration = Duration::from_millis(50);
 /// How fast a file system may fill up, bytes a second.
 const FASTEST: u64 = 2 << 30;
+/// How fast its inodes may go, a second.
+const FASTEST_INODES: u64 = 50_000;
 
 /// What a file system has, and what of it is left for a user without privileges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,8 +183,12 @@ impl Floors {
         if self.level(room) != Level::Ample {
             return ALERT;
         }
-        let above = room.free_bytes.saturating_sub(self.bytes);
-        Duration::from_millis(above.saturating_mul(1000) / FASTEST).clamp(ALERT, CALM)
+        let lasts =
+            |free: u64, floor: u64, fastest: u64| free.saturating_sub(floor).saturating_mul(1000) / fastest;
+        let bytes = lasts(room.free_bytes, self.bytes, FASTEST);
+        // Without a floor they are not counted.
+        let inodes = (self.inodes > 0).then(|| lasts(room.free_inodes, self.inodes, FASTEST_INODES));
+        Duration::from_millis(bytes.min(inodes.unwrap_or(bytes))).clamp(ALERT, CALM)
     }
 
     /// Why nothing new is begun, with figures; `None` if there is room.
@@ -223,6 +229,15 @@ mod tests {
 
     fn room(total_bytes: u64, free_bytes: u64, total_inodes: u64, free_inodes: u64) -> Room {
         Room { total_bytes, free_bytes, total_inodes, free_inodes }
+    }
+
+    #[test]
+    fn what_is_nearly_used_up_is_looked_at_often_bytes_and_inodes_alike() {
+        let look = |room: Room| Floors::of(&room, None).look_again(&room);
+        assert_eq!(look(room(1 << 40, 1 << 39, 1 << 24, 1 << 23)), CALM);
+        assert_eq!(look(room(1 << 40, 1 << 39, 0, 0)), CALM);
+        assert_eq!(look(room(1 << 40, 1 << 39, 6080, 2000)), ALERT);
+        assert!(look(room(1 << 30, 600 << 20, 1 << 24, 1 << 23)) < CALM);
     }
 
     #[test]

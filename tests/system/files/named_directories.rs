@@ -298,3 +298,24 @@ fn a_directory_on_an_overlay_stays_the_one_that_was_named_when_it_is_written() {
     let _restarted = daemon.ok(&["instance", "restart", "box"]);
     assert_eq!(daemon.ok(&["exec", "box", "--", "cat", "/workspace/file"]), "x\n");
 }
+
+#[test]
+fn what_a_guest_hides_by_modes_and_depth_counts_at_its_next_boot_too() {
+    let daemon = Daemon::start();
+    let hide = "mkdir h$1 && head -c 3000000 /dev/zero > h$1/f && chmod $2 h$1";
+    let ways = [("modes", "000"), ("listing", "444"), ("search", "111")];
+    for (name, mode) in ways {
+        start(&daemon, name, name, &["--workspace-quota", "4"]);
+        let _out = daemon.ok(&["exec", name, "--", "sh", "-c", hide, "sh", "1", mode]);
+        let _out = daemon.ok(&["instance", "restart", name]);
+        let again = daemon.aegis(&["exec", name, "--", "sh", "-c", hide, "sh", "2", mode]);
+        assert!(again.err().contains("No space"), "{name}: {} {}", again.out(), again.err());
+        // The guest sees the modes that it has set.
+        let shown = daemon.ok(&["exec", name, "--", "stat", "-c", "%a", "h1"]);
+        assert_eq!(shown.trim().parse::<u32>().ok(), mode.parse().ok(), "{name}");
+    }
+    // A workspace that is closed itself can be started again.
+    let _out = daemon.ok(&["exec", "modes", "--", "chmod", "0", "/workspace"]);
+    let _out = daemon.ok(&["instance", "restart", "modes"]);
+    let _out = daemon.ok(&["exec", "modes", "--", "ls", "/workspace/h1"]);
+}

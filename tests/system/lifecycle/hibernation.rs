@@ -196,6 +196,25 @@ fn a_daemon_that_dies_while_a_machine_goes_to_disk_or_comes_back_loses_nothing()
 }
 
 #[test]
+fn what_stood_still_when_its_daemon_died_goes_to_disk_and_is_taken_as_ever() {
+    let daemon = Daemon::start();
+    let port = start(&daemon, "web", &["--idle-pause", "1s", "--idle-hibernate", "never"]);
+    let (_, remembered, _) = ask(port);
+    for (round, verbs) in
+        [&["instance", "hibernate", "web"][..], &["snapshot", "create", "web"], &["fork", "web"]]
+            .into_iter()
+            .enumerate()
+    {
+        let _out = daemon.ok(&["instance", "pause", "web"]);
+        daemon.crash();
+        daemon.up();
+        let _out = daemon.ok(verbs);
+        let (asked, still, _) = ask(port);
+        assert_eq!((asked as usize, &still), (round + 2, &remembered), "{verbs:?}");
+    }
+}
+
+#[test]
 fn a_stop_is_in_good_order_at_whatever_moment_of_the_way_to_disk_it_comes() {
     let daemon = Daemon::start();
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! The flow table: all flows, found by their packets, by their sockets, and by time.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -12,6 +13,36 @@ use crate::flow::icmp_echo::EchoFlow;
 use crate::flow::local_service::LocalFlow;
 use crate::flow::tcp::TcpFlow;
 use crate::flow::udp::UdpFlow;
+use crate::policy_engine::FlowDecision;
+
+/// The flows that others have begun.
+#[derive(Debug, Default)]
+struct Visitors {
+    all: usize,
+    /// How many each has, by its address; none of zero.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Visitors {
+    fn add(&mut self, decision: &FlowDecision) {
+        if decision.is_visit() {
+            self.all += 1;
+            *self.by_address.entry(decision.address).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, decision: &FlowDecision) {
+        if decision.is_visit() {
+            self.all -= 1;
+            if let Entry::Occupied(mut count) = self.by_address.entry(decision.address) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -25,8 +56,7 @@ pub(crate) struct FlowTable {
     pub(crate) by_echo: HashMap<(IpAddr, u16), usize>,
     timers: BTreeSet<(Instant, Kind, usize)>,
     touched: Vec<(Kind, usize)>,
-    /// How many of them others have begun.
-    pub(crate) visitors: usize,
+    visitors: Visitors,
     /// Flows that wait until frames to the guest have gone.
     starved: BTreeSet<(Kind, usize)>,
 }
@@ -35,6 +65,18 @@ impl FlowTable {
     /// How many there are.
     pub(crate) fn flows(&self) -> usize {
         self.tcp.len() + self.udp.len() + self.echo.len() + self.own.len()
+    }
+
+    /// How many of them others have begun.
+    pub(crate) fn visitors(&self) -> usize {
+        self.visitors.all
+    }
+
+    /// Whether one more flow may be begun from there, of at most `most` flows. A quarter of them is the guest's own. Of the
+    /// others nobody has more than are left: however many visitors take what they get, there is room for the next one.
+    pub(crate) fn has_room_for(&self, visitor: IpAddr, most: usize) -> bool {
+        let left = (most - most / 4).saturating_sub(self.visitors.all);
+        self.visitors.by_address.get(&visitor).copied().unwrap_or(0) < left
     }
 
     /// How many have buffers of TCP.
@@ -121,7 +163,7 @@ impl FlowTable {
 
     pub(crate) fn add_tcp(&mut self, flow: TcpFlow) -> usize {
         let key = flow.key;
-        self.visitors += usize::from(flow.decision.is_visit());
+        self.visitors.add(&flow.decision);
         let index = self.tcp.insert(flow);
         self.by_connection.insert(key, (Kind::Tcp, index));
         index
@@ -130,7 +172,7 @@ impl FlowTable {
     pub(crate) fn remove_tcp(&mut self, index: usize) -> Option<TcpFlow> {
         self.schedule(Kind::Tcp, index, None);
         let flow = self.tcp.try_remove(index)?;
-        self.visitors -= usize::from(flow.decision.is_visit());
+        self.visitors.remove(&flow.decision);
         self.by_connection.remove(&flow.key);
         Some(flow)
     }
@@ -151,7 +193,7 @@ impl FlowTable {
 
     pub(crate) fn add_udp(&mut self, flow: UdpFlow) -> usize {
         let key = (flow.guest, flow.other);
-        self.visitors += usize::from(flow.decision.is_visit());
+        self.visitors.add(&flow.decision);
         let index = self.udp.insert(flow);
         self.by_datagram.insert(key, index);
         index
@@ -160,7 +202,7 @@ impl FlowTable {
     pub(crate) fn remove_udp(&mut self, index: usize) -> Option<UdpFlow> {
         self.schedule(Kind::Udp, index, None);
         let flow = self.udp.try_remove(index)?;
-        self.visitors -= usize::from(flow.decision.is_visit());
+        self.visitors.remove(&flow.decision);
         self.by_datagram.remove(&(flow.guest, flow.other));
         Some(flow)
     }

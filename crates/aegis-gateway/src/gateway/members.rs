@@ -112,7 +112,7 @@ impl Gateway {
 
     /// How many connections and conversations of members there are.
     pub(crate) fn visitors(&self) -> usize {
-        self.table.visitors
+        self.table.visitors()
     }
 
     /// How many bytes there have been on the wire.

@@ -202,3 +202,33 @@ fn more_than_can_be_asked_for_is_refused() {
         assert_eq!(refused, usize::from(port) >= MOST_WANTED, "{port}");
     }
 }
+
+/// Lets so many conversations be begun from there; how many are refused.
+fn visit_often(bench: &mut Bench, from: Ipv4Addr, times: usize, ends: &mut Vec<OwnedFd>) -> usize {
+    let mut refused = 0;
+    for _ in 0..times {
+        let (ours, theirs) = pair(SocketType::SEQPACKET).unwrap();
+        let before = bench.gateway.visitors();
+        bench.gateway.admit(&visitor(Protocol::Udp, from), theirs).unwrap();
+        refused += usize::from(bench.gateway.visitors() == before);
+        ends.push(ours);
+    }
+    refused
+}
+
+#[test]
+fn one_visitor_leaves_room_for_others_and_for_the_guest_itself() {
+    let mut settings = member(B, &["allow any"]);
+    let third = Ipv4Addr::new(198, 19, 0, 3);
+    settings.groups[0].members.push((Name::new("c.crew").unwrap(), third));
+    settings.limits.flows = 80;
+    let mut b = bench(settings);
+    let mut ends = Vec::new();
+    assert_eq!(visit_often(&mut b, A, 100, &mut ends), 70);
+    assert_eq!(visit_often(&mut b, third, 100, &mut ends), 85);
+    assert_eq!(visit_often(&mut b, A, 1, &mut ends), 1);
+    // Its own are not refused.
+    let open = b.gateway.table.flows();
+    b.answers(&datagram_from(B, A.into(), 80, b"x"));
+    assert_eq!(b.gateway.table.flows(), open + 1);
+}

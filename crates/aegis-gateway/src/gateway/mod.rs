@@ -415,10 +415,12 @@ impl Gateway {
 
     /// Refuses a flow for which there is no room.
     fn bound(&mut self, decision: &mut FlowDecision) {
-        if decision.verdict.allows() && self.is_full() {
+        let most = self.limits.flows;
+        let shut = decision.is_visit() && !self.table.has_room_for(decision.address, most);
+        if decision.verdict.allows() && (shut || self.is_full()) {
             self.counters.limited += 1;
             self.bounds.met(LimitKind::Flows, Instant::now());
-            decision.verdict = Verdict::deny(Reason::Limit(format!("{} flows at a time", self.limits.flows)));
+            decision.verdict = Verdict::deny(Reason::Limit(format!("{most} flows at a time")));
         }
     }
 

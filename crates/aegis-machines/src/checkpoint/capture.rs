@@ -212,7 +212,7 @@ pub async fn take(
     options: TakeOptions,
 ) -> Result<(Checkpoint, Duration), String> {
     let machine = run.machine().ok_or("there is no machine")?;
-    let session = run.session().ok_or("its guest cannot be spoken to")?;
+    let session = run.last_session().await.ok_or("its guest cannot be spoken to")?;
     // It is neither put on disk nor ended in good order meanwhile.
     let _exclusive = run.exclusive().await;
     if run.is_cancelled() {

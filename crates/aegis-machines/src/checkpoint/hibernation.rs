@@ -98,7 +98,7 @@ impl Hibernation {
     ///
     /// # Errors
     /// Why it is not on disk.
-    pub async fn hibernate(&self, id: &str, of: &InstanceSpec, run: &MachineRun) -> Result<(), String> {
+    pub async fn hibernate(&self, id: &str, of: &InstanceSpec, run: &Arc<MachineRun>) -> Result<(), String> {
         if let Some(reason) = self.refusal(of) {
             return Err(reason.to_owned());
         }
@@ -134,7 +134,7 @@ impl Hibernation {
         &self,
         id: &str,
         of: &InstanceSpec,
-        run: &MachineRun,
+        run: &Arc<MachineRun>,
         machine: &dyn Machine,
     ) -> Result<(), String> {
         let layout = &self.factory.layout;
@@ -143,7 +143,7 @@ impl Hibernation {
         let compatibility_key = layout.compatibility_key(&spec)?;
         // Its processes stand still already, and go on doing so; its kernel is to write what they wrote.
         machine.resume().await.map_err(|error| chain(&error))?;
-        let session = run.session().ok_or("its guest cannot be spoken to")?;
+        let session = run.last_session().await.ok_or("its guest cannot be spoken to")?;
         let synced = tokio::time::timeout(SYNC_TIMEOUT, session.link().call(&Freeze { sync: true })).await;
         synced
             .map_err(|_| "its guest did not write its files in time")?

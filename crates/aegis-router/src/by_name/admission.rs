@@ -1,6 +1,6 @@
 //! Admission control of requests: decided by a request's head alone. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request, Version};
@@ -54,7 +54,7 @@ impl Admission {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     pub(super) client: IpAddr,
-    pub(super) local: IpAddr,
+    pub(super) local: SocketAddr,
 }
 
 /// What a request that is let in asks for.
@@ -101,7 +101,7 @@ pub(super) fn admit<B>(
     let with_token = admission.token.as_ref().map(|token| has_token(headers, token));
     let by_host = match &host {
         None => Some(InstanceName::Only),
-        Some(host) => host.wanted(peer.local, &admission.names),
+        Some(host) => host.wanted(peer.local.ip(), &admission.names),
     };
     // A page whose host leads here can set any field, so a name alone is not enough of one that may be a page.
     if by_host.is_none() && (explicit.is_none() || (is_browser(headers) && with_token != Some(true))) {
@@ -185,11 +185,13 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
 /// Whether a page may open a socket: one that came from the same host, from another name of the same instance, or from this
 /// machine itself. Browsers ask no server for leave before they let a page read one. Programs send no origin.
 fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Option<&Host>) -> bool {
-    let means = |host: &Host| host.wanted(peer.local, &admission.names);
-    let own = |origin: Host| {
-        host == Some(&origin)
-            || match means(&origin) {
-                Some(InstanceName::Only) => true,
+    let means = |host: &Host| host.wanted(peer.local.ip(), &admission.names);
+    let own = |origin: &str| {
+        let Some(page) = host::of_origin(origin) else { return false };
+        host == Some(&page)
+            || match means(&page) {
+                // This router serves whichever instance is the only one under that name, perhaps another one than now.
+                Some(InstanceName::Only) => host::port_of_origin(origin) != Some(peer.local.port()),
                 // What is shown by another instance is somebody else's.
                 Some(InstanceName::Handle(one) | InstanceName::HandlePort(one, _)) => match host
                     .and_then(means)
@@ -200,10 +202,7 @@ fn is_own_page(admission: &Admission, peer: Peer, headers: &HeaderMap, host: Opt
                 None => false,
             }
     };
-    headers
-        .get_all(header::ORIGIN)
-        .iter()
-        .all(|origin| origin.to_str().ok().and_then(host::of_origin).is_some_and(own))
+    headers.get_all(header::ORIGIN).iter().all(|origin| origin.to_str().is_ok_and(own))
 }
 
 /// Whether no page is another instance's by the port that it came from: what is served on a public port is that instance's,
@@ -272,7 +271,7 @@ mod tests {
     const TOKEN_TEXT: &str = "0123456789abcdef";
     const HERE: Peer = Peer {
         client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-        local: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        local: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8099),
     };
 
     fn request(fields: &[(&str, &str)]) -> Request<()> {
@@ -368,6 +367,11 @@ mod tests {
             "http://other.localhost:8099",
             "http://80--other.localhost",
             "http://web.other.localhost",
+            // What was the only instance once, on this router.
+            "http://localhost:8099",
+            "http://127.0.0.1:8099",
+            "https://[::1]:8099",
+            "http://127.5.5.5:8099",
             // What another instance serves on its public port.
             "http://127.0.0.1:49152",
             "http://localhost:49152",
@@ -376,6 +380,9 @@ mod tests {
             assert_eq!(socket(foreign), Err(Denied::ForeignPage), "{foreign}");
         }
         assert!(admitted(&[("host", "web.localhost"), ("upgrade", "websocket")]).is_ok(), "a program");
+        let only =
+            [("host", "localhost:8099"), ("upgrade", "websocket"), ("origin", "http://localhost:8099")];
+        assert!(admitted(&only).is_ok(), "a page of the only instance");
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl NameRouter {
     async fn serve(self, client: TcpStream, from: SocketAddr, place: Arc<ConnectionPermit>) {
         // An old kernel delays small writes; nothing else suffers.
         let _delays = client.set_nodelay(true);
-        let local = client.local_addr().map_or(self.address.ip(), |address| address.ip());
+        let local = client.local_addr().unwrap_or(self.address);
         let peer = Peer { client: from.ip(), local };
         let builder = builder();
         let (names, requests) = (self.clone(), Arc::clone(&place));

@@ -283,7 +283,7 @@ fn break_out(host: &Host, kind: Kind) -> Vec<(String, Outcome, bool)> {
         }
         all.push((what, outcome, of_gateways));
     }
-    all.push(("listen on a port of the host".into(), bind(&mut taken), false));
+    all.push(("listen on a TCP port of the host".into(), bind(&mut taken), false));
     let tries = host
         .files()
         .into_iter()
