@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help all run deps aegisd aegis harness kernel base-rootfs aarch64 test unit integration servers fuzz bench lint deny docs clean
+.PHONY: help all run deps aegisd aegis harness kernel nested-kernel nested base-rootfs aarch64 test unit integration servers fuzz bench lint deny docs clean
 
 export AEGIS_ASSETS ?= $(HOME)/.aegis
 export CARGO_TERM_QUIET ?= false
+export CMD
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +35,13 @@ harness: kernel ## Build PID 1 of the guest, and the initramfs with it and the k
 kernel: ## Build the guest kernel (cached)
 	@guest/kernel/build
 
+nested-kernel: ## Build the kernel of the outer machine in which tests find a genuine /dev/kvm (cached)
+	@guest/kernel/build nested
+
+nested: nested-kernel ## Run CMD in that outer machine, which sees this one's files: make nested CMD='aegis doctor'
+	@scripts/dependencies test
+	tests/nested/run --env "PATH=$(CURDIR)/bin:$(PATH)" bash -c "$$CMD"
+
 base-rootfs: ## Build the default root file system (cached)
 	@cargo build --release --package aegis-erofs
 	guest/base-rootfs/build
@@ -54,6 +62,7 @@ unit: ## Fast tests; boot no machine
 integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	@scripts/dependencies test
 	@tests/grpc/build
+	@if [ "$$(uname -m)" = x86_64 ]; then guest/kernel/build nested; fi
 	@export AEGIS_TEST_TIMES=$$(mktemp)
 	trap 'scripts/test-times $$AEGIS_TEST_TIMES; rm -f $$AEGIS_TEST_TIMES' EXIT
 	cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}

@@ -6,4 +6,5 @@ mod docker;
 mod images;
 mod kernel;
 mod kits;
+mod kvm;
 mod repair;
