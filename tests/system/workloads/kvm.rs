@@ -8,7 +8,7 @@ use std::process::Command;
 const DAY: &str = r#"
 set -eu
 for part in kernel base-rootfs; do ln -s "$ASSETS/$part" "$AEGIS_HOME/$part"; done
-trap 'cat "$AEGIS_HOME"/data/aegisd.log "$AEGIS_HOME"/data/logs/*/console.log || true' ERR
+trap 'find "$AEGIS_HOME" -name "*.log" -exec tail -n 20 {} + || true' ERR
 set -E
 aegis up
 aegis doctor | grep '^ok  accelerator'
