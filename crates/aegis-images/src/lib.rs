@@ -40,4 +40,5 @@ pub use image_record::{Record, RecordedLayer};
 pub use progress::{LayerProgress, Progress, Stage};
 pub use reference::{ImageName, ImageReference, familiar};
 pub use settings::{RegistrySettings, Settings};
-pub use store::{HeldImage, Images, InUse, Listed, Removed, pulled};
+pub use store::removal::{InUse, Removed};
+pub use store::{HeldImage, Images, Listed, pulled};

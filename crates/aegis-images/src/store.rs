@@ -1,6 +1,6 @@
 //! The images of this host: found, pulled, listed, removed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,11 @@ use crate::reference::{ImageName, ImageReference, familiar};
 use crate::registry::Repository;
 use crate::settings::Settings;
 use crate::single_flight::SingleFlight;
+
+mod naming;
+pub(crate) mod removal;
+#[cfg(test)]
+mod tests;
 
 /// What is here, as a file for each says too.
 #[derive(Debug, Default)]
@@ -77,23 +82,8 @@ pub struct Listed {
     pub names: Vec<String>,
 }
 
-/// What was removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Names that are no more.
-    pub names: Vec<String>,
-    /// Images that are no more.
-    pub images: Vec<Digest>,
-    /// Space that is free again, bytes.
-    pub bytes: u64,
-}
-
 /// What is held while an archive is read: nobody knows yet which blobs come of it.
 const LOADING: &str = "loading";
-
-/// Images that instances need, with the instance's name. Asked for under the store's lock: an image that a new instance
-/// takes is held until that instance is among them.
-pub type InUse = BTreeMap<Digest, String>;
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -302,13 +292,6 @@ impl Images {
         named.await.map_err(|_| ImageError::BrokenOff)?
     }
 
-    fn give_name(&self, name: String, digest: Digest) -> Result<(), ImageError> {
-        let at = self.layout().name(&name);
-        self.layout().write_json(&at, &NameRecord { name: name.clone(), digest: digest.clone() })?;
-        self.0.lock().names.insert(name, digest);
-        Ok(())
-    }
-
     /// All images, by the first of their names; those without one last.
     #[must_use]
     pub fn list(&self) -> Vec<Listed> {
@@ -324,129 +307,6 @@ impl Images {
             .collect();
         all.sort_by(|a, b| (a.names.is_empty(), &a.names).cmp(&(b.names.is_empty(), &b.names)));
         all
-    }
-
-    /// Takes a name away, and the image with its last name. By its digest all its names go. Blocks.
-    ///
-    /// # Errors
-    /// If there is none, or an instance needs it.
-    pub fn remove(&self, name: &str, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
-        let parsed: ImageName = name.parse()?;
-        let mut state = self.0.lock();
-        let in_use = in_use();
-        let digest = resolve(&state, &parsed, name)?;
-        let exact = match &parsed {
-            ImageName::Reference(reference) => Some(reference.to_string()),
-            ImageName::Digits(_, reference) => {
-                reference.as_ref().map(ToString::to_string).filter(|name| state.names.contains_key(name))
-            }
-        };
-        let mut going: Vec<String> =
-            state.names.iter().filter(|(_, named)| **named == digest).map(|(name, _)| name.clone()).collect();
-        let stays = exact.is_some() && going.len() > 1;
-        if !stays && let Some(user) = in_use.get(&digest) {
-            return Err(ImageError::InUse { name: name.to_owned(), by: user.clone() });
-        }
-        if let Some(exact) = exact.filter(|_| stays) {
-            going = vec![exact];
-        }
-        for name in &going {
-            image_record::remove(&self.layout().name(name))?;
-            state.names.remove(name);
-        }
-        let mut removed = self.sweep(&mut state, &in_use, false)?;
-        removed.names = going.iter().map(|name| familiar(name)).collect();
-        Ok(removed)
-    }
-
-    /// Removes images without a name that no instance needs; with `all` also those with names. Blocks.
-    ///
-    /// # Errors
-    /// If files cannot be removed.
-    pub fn prune(&self, all: bool, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
-        let mut state = self.0.lock();
-        let in_use = in_use();
-        let mut names = Vec::new();
-        if all {
-            let unused = state.names.iter().filter(|(_, digest)| !in_use.contains_key(digest));
-            names = unused.map(|(name, _)| name.clone()).collect();
-            for name in &names {
-                image_record::remove(&self.layout().name(name))?;
-                state.names.remove(name);
-            }
-        }
-        let mut removed = self.sweep(&mut state, &in_use, true)?;
-        removed.names = names.iter().map(|name| familiar(name)).collect();
-        Ok(removed)
-    }
-
-    /// Removes what no name and no instance needs if the store takes more than its budget. Blocks.
-    ///
-    /// # Errors
-    /// If files cannot be removed.
-    pub fn keep_budget(&self, in_use: impl FnOnce() -> InUse) -> Result<Removed, ImageError> {
-        let budget = self.0.workshop.settings.disk_budget;
-        if self.usage() <= budget {
-            return Ok(Removed::default());
-        }
-        let removed = self.prune(false, in_use)?;
-        let left = self.usage();
-        if left > budget {
-            tracing::warn!(
-                bytes = left,
-                budget,
-                "images take more than their budget, and all have names or users"
-            );
-        }
-        Ok(removed)
-    }
-
-    /// What the store takes on disk, bytes. Blocks.
-    fn usage(&self) -> u64 {
-        let files = self.layout().dirs().into_iter().filter_map(|dir| fs::read_dir(dir).ok());
-        files.flat_map(|entries| entries.flatten()).map(|entry| on_disk(&entry.path())).sum()
-    }
-
-    /// Removes records that nobody needs, then files that no record needs. Downloads that were broken off stay
-    /// unless `partial` ones go too. All under the lock: whoever needs something says so under it before he looks.
-    fn sweep(&self, state: &mut State, in_use: &InUse, partial: bool) -> Result<Removed, ImageError> {
-        let named: BTreeSet<&Digest> = state.names.values().collect();
-        let needed = |digest: &Digest| {
-            named.contains(digest) || in_use.contains_key(digest) || state.held.contains_key(digest.hex())
-        };
-        let gone: Vec<Digest> = state.records.keys().filter(|digest| !needed(digest)).cloned().collect();
-        let mut images = Vec::new();
-        for digest in gone {
-            image_record::remove(&self.layout().record(&digest))?;
-            state.records.remove(&digest);
-            images.push(digest);
-        }
-        let bytes = self.sweep_files(state, partial)?;
-        Ok(Removed { names: Vec::new(), images, bytes })
-    }
-
-    /// Removes files that no record needs, and returns the space that they took.
-    fn sweep_files(&self, state: &State, partial: bool) -> Result<u64, ImageError> {
-        let loading = state.held.contains_key(LOADING);
-        let mut bytes = 0;
-        let mut keep: BTreeSet<&str> = state.held.keys().map(String::as_str).collect();
-        for record in state.records.values() {
-            keep.extend([record.digest.hex(), record.config.hex()]);
-            keep.extend(record.layers.iter().flat_map(|layer| [layer.blob.hex(), layer.diff_id.hex()]));
-        }
-        let dirs = ["layers", "disks", "blobs"].into_iter().filter(|name| *name != "blobs" || !loading);
-        for dir in dirs.map(|name| self.layout().0.join(name)) {
-            for entry in fs::read_dir(&dir).map_err(ImageError::io("cannot read", &dir))?.flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let (digits, suffix) = name.split_once('.').unwrap_or((&name, ""));
-                let ours = Digest::from_hex(digits).is_some();
-                if ours && !keep.contains(digits) && (partial || suffix != "partial") {
-                    bytes += on_disk(&entry.path());
-                    image_record::remove(&entry.path())?;
-                }
-            }
-        }
-        Ok(bytes)
     }
 }
 
@@ -469,11 +329,7 @@ fn digits_of(plan: &Plan) -> Vec<String> {
     parts.chain(layers).chain(&plan.config.diff_ids).map(|digest| digest.hex().to_owned()).collect()
 }
 
-fn on_disk(path: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata(path).map_or(0, |found| found.blocks() * 512)
-}
-
+/// The image that a name means.
 fn resolve(state: &State, name: &ImageName, shown: &str) -> Result<Digest, ImageError> {
     let absent = || ImageError::Absent(shown.to_owned());
     let by_name = |reference: &ImageReference| {

@@ -1,0 +1,104 @@
+use std::io::Cursor;
+
+use serde_json::json;
+
+use super::removal::InUse;
+use super::*;
+
+/// A store in a directory of its own.
+struct Store {
+    images: Images,
+    _dir: tempfile::TempDir,
+}
+
+fn waited<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn put(archive: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, name, bytes).unwrap();
+}
+
+/// An image of one empty layer, as `docker save` writes it; its author makes it another one than others.
+fn archive(tags: Option<&[&str]>, author: &str, settings: &serde_json::Value) -> Vec<u8> {
+    let layer = tar::Builder::new(Vec::new()).into_inner().unwrap();
+    let config = json!({
+        "os": "linux", "architecture": "amd64", "author": author, "config": settings,
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer).to_string()] },
+    });
+    let saved = json!([{ "Config": "c.json", "RepoTags": tags, "Layers": ["l.tar"] }]);
+    let mut archive = tar::Builder::new(Vec::new());
+    put(&mut archive, "c.json", config.to_string().as_bytes());
+    put(&mut archive, "l.tar", &layer);
+    put(&mut archive, "manifest.json", saved.to_string().as_bytes());
+    archive.into_inner().unwrap()
+}
+
+impl Store {
+    fn new() -> Store {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path().to_owned(), Settings::for_architecture("amd64")).unwrap();
+        Store { images, _dir: dir }
+    }
+
+    fn load(&self, tags: Option<&[&str]>, author: &str) -> Digest {
+        let archive = Cursor::new(archive(tags, author, &json!({})));
+        waited(self.images.load(archive)).unwrap().images.remove(0)
+    }
+
+    /// Digests of the images, and their names.
+    fn all(&self) -> BTreeMap<Digest, Vec<String>> {
+        self.images.list().into_iter().map(|one| (one.record.digest.clone(), one.names)).collect()
+    }
+}
+
+fn nobody() -> InUse {
+    InUse::new()
+}
+
+#[test]
+fn removing_an_image_leaves_others_without_a_name_alone() {
+    let store = Store::new();
+    let (first, second) = (store.load(None, "first"), store.load(None, "second"));
+    let named = store.load(Some(&["box:1"]), "named");
+    let removed = store.images.remove("box:1", nobody).unwrap();
+    assert_eq!((removed.names, removed.images), (vec!["box:1".to_owned()], vec![named]));
+    assert_eq!(store.all().keys().collect::<Vec<_>>().len(), 2);
+    for left in [&first, &second] {
+        assert!(store.images.parts(left).is_ok(), "its files are whole");
+    }
+    // By its digest one of those goes, and the other one stays.
+    assert_eq!(store.images.remove(first.short(), nobody).unwrap().images, [first]);
+    assert!(store.images.parts(&second).is_ok());
+    assert_eq!(store.images.prune(false, nobody).unwrap().images, [second]);
+    for dir in ["blobs", "layers", "disks", "records", "names"] {
+        assert_eq!(fs::read_dir(store.images.layout().0.join(dir)).unwrap().count(), 0, "{dir}");
+    }
+}
+
+#[test]
+fn a_name_that_moves_on_leaves_the_image_that_had_it() {
+    let store = Store::new();
+    let old = store.load(Some(&["box:1"]), "old");
+    let new = store.load(Some(&["box:1", "box:2"]), "new");
+    assert_eq!(store.all()[&old], Vec::<String>::new());
+    let removed = store.images.remove("box:1", nobody).unwrap();
+    assert_eq!((removed.names.as_slice(), removed.images.len()), (&["box:1".to_owned()][..], 0));
+    assert_eq!(store.all()[&new], ["box:2"]);
+    assert!(store.images.parts(&old).is_ok());
+}
+
+#[test]
+fn what_somebody_holds_or_uses_stays() {
+    let store = Store::new();
+    let digest = store.load(Some(&["box:1"]), "held");
+    let used = || InUse::from([(digest.clone(), "web".to_owned())]);
+    assert!(matches!(store.images.remove("box:1", used), Err(ImageError::InUse { .. })));
+    let held = store.images.find("box:1").unwrap();
+    assert_eq!(store.images.remove("box:1", nobody).unwrap().images, []);
+    assert!(store.images.parts(&digest).is_ok());
+    drop(held);
+    assert_eq!(store.images.prune(false, nobody).unwrap().images, [digest]);
+}
