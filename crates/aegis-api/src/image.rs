@@ -61,6 +61,16 @@ pub struct PullRequest {
     pub reference: String,
 }
 
+/// Body of `POST /v1/images/tag`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TagRequest {
+    /// The image: a reference, or the first digits of its digest.
+    pub image: String,
+    /// The name that it gets: `[REGISTRY[:PORT]/]REPOSITORY[:TAG]`. Another image that has it loses it.
+    pub name: String,
+}
+
 /// What happens to a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

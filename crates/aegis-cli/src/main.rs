@@ -72,6 +72,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
             ImageCommand::Pull(arguments) => image::pull(context, &arguments).await,
             ImageCommand::List(format) => image::list(context, format).await,
             ImageCommand::Info(arguments) => image::info(context, &arguments).await,
+            ImageCommand::Tag(arguments) => image::tag(context, &arguments).await,
             ImageCommand::Remove(names) => image::remove(context, &names).await,
             ImageCommand::Prune(arguments) => image::prune(context, &arguments).await,
             ImageCommand::Load(arguments) => image::load(context, &arguments).await,

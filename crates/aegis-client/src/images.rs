@@ -1,6 +1,6 @@
 //! Images.
 
-use aegis_api::image::{Image, ImagesRemoved, PullProgress, PullRequest};
+use aegis_api::image::{Image, ImagesRemoved, PullProgress, PullRequest, TagRequest};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -27,6 +27,15 @@ impl Client {
     /// [`ClientError`].
     pub async fn image(&mut self, name: &str) -> Result<Image, ClientError> {
         self.get(&format!("/v1/images/info?name={}", escape(name))).await
+    }
+
+    /// Gives an image a name.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tag_image(&mut self, image: &str, name: &str) -> Result<Image, ClientError> {
+        let request = TagRequest { image: image.to_owned(), name: name.to_owned() };
+        self.send(Method::POST, "/v1/images/tag", Some(&request)).await
     }
 
     /// Takes a name of an image away, and with the last one the image.

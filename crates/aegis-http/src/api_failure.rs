@@ -136,9 +136,10 @@ impl From<ImageError> for ApiFailure {
         let text = error.to_string();
         let of = |code| ApiError::new(code, text.clone());
         ApiFailure(match error {
-            ImageError::Reference(..) | ImageError::Digest(_) | ImageError::Ambiguous(_) => {
-                of(ErrorCode::InvalidArgument)
-            }
+            ImageError::Reference(..) => of(ErrorCode::InvalidArgument)
+                .hint("a name is [REGISTRY[:PORT]/]REPOSITORY[:TAG], the repository in small letters"),
+            ImageError::Digest(_) => of(ErrorCode::InvalidArgument),
+            ImageError::Ambiguous(_) => of(ErrorCode::InvalidArgument).hint("give more of its digits"),
             ImageError::Absent(name) => {
                 of(ErrorCode::ImageNotFound).hint(format!("pull it with: aegis image pull {name}"))
             }

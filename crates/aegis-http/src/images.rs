@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aegis_api::error::ErrorBody;
 use aegis_api::image::{
-    Image, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullProgress, PullRequest,
+    Image, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullProgress, PullRequest, TagRequest,
 };
 use aegis_images::chunk_reader::ChunkReader;
 use aegis_images::{Digest, HeldImage, ImageError, ImageReference, Images, Listed, Progress, Removed, Stage};
@@ -106,6 +106,16 @@ pub(crate) async fn remove(
     Ok(Json(removed(
         blocking(move || app.engine.images().remove(&named.name, || app.engine.images_in_use())).await?,
     )))
+}
+
+/// Gives an image that is on this host a name. One that another image has moves.
+#[utoipa::path(post, path = "/v1/images/tag", request_body = TagRequest,
+    responses((status = 200, body = Image), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(crate) async fn tag(State(app): State<ApiState>, body: Bytes) -> Result<Json<Image>, ApiFailure> {
+    let TagRequest { image: wanted, name } = parse(&body)?;
+    let images = app.engine.images().clone();
+    let digest = blocking(move || images.tag(&wanted, &name)).await?;
+    Ok(Json(image(&app, &digest)?))
 }
 
 /// How much goes.

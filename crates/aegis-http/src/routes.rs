@@ -47,6 +47,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(images::list, images::remove))
         .routes(routes!(images::describe))
         .routes(routes!(images::pull))
+        .routes(routes!(images::tag))
         .routes(routes!(images::prune))
         .routes(routes!(images::load))
         .routes(routes!(images::save))

@@ -4,7 +4,7 @@
 //! and nowhere else.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
@@ -23,26 +23,25 @@ use crate::manifest::{
     self, Choice, Document, LayerPart, MOST_DOCUMENT, MOST_IMAGES, MOST_LAYERS, MOST_LOOKED, Part,
 };
 use crate::progress::Progress;
-use crate::reference::ImageReference;
 use crate::settings::Settings;
 use crate::store::Images;
 
+mod names;
 mod skipped;
 
+use names::Names;
 pub use skipped::Loaded;
 use skipped::SkippedEntries;
 
 /// Longest chain of symbolic links to a layer.
 const MOST_LINKS: usize = 4;
-/// What tools call an image in an index; the first is containerd's whole name, the second a tag or a name.
-const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An image found in an archive, with its blobs stored.
 #[derive(Debug)]
 struct FoundImage {
     plan: Plan,
     documents: [Vec<u8>; 2],
-    names: Vec<String>,
+    names: Names,
 }
 
 /// An entry of `manifest.json`, as `docker save` writes it.
@@ -71,19 +70,22 @@ impl Images {
         let read =
             tokio::task::spawn_blocking(move || Archive::read(archive, layout, &settings)?.images(&settings));
         let (found, mut left) = read.await.map_err(|_| ImageError::BrokenOff)??;
-        let mut images = Vec::new();
+        let (mut images, mut unnamed) = (Vec::new(), Vec::new());
         for FoundImage { plan, documents, names } in found {
             let digest = plan.digest.clone();
             let progress = watch::Sender::new(Progress::default());
-            match self.adopt(plan, documents, &names, None, &progress).await {
-                Ok(()) => images.push(digest),
-                Err(error) => left.add(names.first().map_or(digest.short(), String::as_str), error)?,
+            match self.adopt(plan, documents, &names.taken, None, &progress).await {
+                Ok(()) => {
+                    unnamed.extend(names.told(&digest, self.has_name(&digest)));
+                    images.push(digest);
+                }
+                Err(error) => left.add(names.taken.first().map_or(digest.short(), String::as_str), error)?,
             }
         }
         if images.is_empty() {
             return Err(left.whole(&architecture));
         }
-        Ok(Loaded { images, left: left.told() })
+        Ok(Loaded { images, left: left.told(unnamed) })
     }
 }
 
@@ -177,9 +179,9 @@ impl Archive {
         };
         let mut all: Vec<FoundImage> = Vec::new();
         for choice in &choices {
-            let named = name_of(&choice.annotations);
+            let mut names = Names::of_entry(&choice.annotations);
             let digits = format!("the archive's {}", choice.manifest.digest.short());
-            let shown = named.clone().unwrap_or(digits);
+            let shown = names.taken.first().cloned().unwrap_or(digits);
             let (bytes, config_bytes, plan) = match self.look_for(choice, settings, &shown) {
                 Ok(found) => found,
                 Err(error) => {
@@ -187,14 +189,14 @@ impl Archive {
                     continue;
                 }
             };
-            let tags = saved.iter().filter(|image| image.config.contains(plan.config_part.digest.hex()));
-            let tags =
-                tags.flat_map(|image| image.repo_tags.iter().flatten()).filter_map(|name| full_name(name));
             // Several images may have one configuration: its tags count only where the image has no name of its own.
-            let names: Vec<String> = match named {
-                Some(name) => vec![name],
-                None => tags.collect(),
-            };
+            if names.taken.is_empty() {
+                let own = saved.iter().filter(|image| image.config.contains(plan.config_part.digest.hex()));
+                let tags = Names::read(own.flat_map(|image| image.repo_tags.iter().flatten()));
+                // What an entry calls an image may be the tag of a whole name that is there, too.
+                names = if tags.taken.is_empty() { names } else { Names::default() };
+                names.extend(tags);
+            }
             match all.iter_mut().find(|found| found.plan.digest == plan.digest) {
                 Some(found) => found.names.extend(names),
                 None => all.push(FoundImage { plan, documents: [bytes, config_bytes], names }),
@@ -248,9 +250,8 @@ impl Archive {
 
     /// An image as `docker save` wrote it before it knew of OCI layouts: it has no manifest, so it gets one.
     fn saved(&self, image: &Saved, settings: &Settings) -> Result<FoundImage, ImageError> {
-        let names: Vec<String> =
-            image.repo_tags.iter().flatten().filter_map(|name| full_name(name)).collect();
-        let shown = names.first().cloned().unwrap_or_else(|| "the archive's image".to_owned());
+        let names = Names::read(image.repo_tags.iter().flatten());
+        let shown = names.taken.first().cloned().unwrap_or_else(|| "the archive's image".to_owned());
         let config = self.document(&image.config)?;
         let config_part = Part { digest: Digest::of(&config), size: config.len() as u64 };
         let paths = image.layers.as_deref().unwrap_or_default();
@@ -382,17 +383,6 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// What an entry of an index calls its image.
-fn name_of(annotations: &BTreeMap<String, String>) -> Option<String> {
-    NAME_ANNOTATIONS.iter().filter_map(|key| annotations.get(*key)).find_map(|name| full_name(name))
-}
-
-/// A whole name; what is only a tag, as tools write it for a layout of one image, is none.
-fn full_name(text: &str) -> Option<String> {
-    let whole = text.contains(['/', ':']);
-    whole.then(|| text.parse::<ImageReference>().ok()).flatten().map(|reference| reference.to_string())
-}
-
 /// Where a symbolic link leads, as a path of the archive; `..` is taken by the letter.
 fn beside(link: &[u8], target: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> =
@@ -455,13 +445,6 @@ mod tests {
         assert!(refused.contains("more than 1000 images") && blobs == 0, "{refused}");
         // So it is if the configuration is none.
         assert_eq!(archive(MOST_LAYERS, 1).1, 0);
-    }
-
-    #[test]
-    fn a_tag_alone_is_no_name() {
-        assert_eq!(full_name("latest"), None);
-        assert_eq!(full_name("alpine:3").unwrap(), "docker.io/library/alpine:3");
-        assert_eq!(full_name("::"), None);
     }
 
     proptest! {

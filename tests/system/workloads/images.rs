@@ -439,6 +439,46 @@ fn layers_of_all_packings_and_archives_of_all_kinds_are_taken() {
 }
 
 #[test]
+fn removing_one_image_leaves_others_without_a_name_until_they_get_one() {
+    let (registry, layout) = boxed();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let copy = |to: String| tool("skopeo", &["copy", "--quiet", &format!("oci:{}:1", layout.path()), &to]);
+    copy(format!("oci-archive:{}", at("first.tar")));
+    layout.layer("1", |root| std::fs::write(root.join("which"), "second\n").unwrap());
+    copy(format!("oci-archive:{}:deb", at("second.tar")));
+    layout.layer("1", |root| std::fs::write(root.join("which"), "third\n").unwrap());
+    registry.push(&layout, "1", "box:3", &[]);
+    let daemon = Daemon::start_configured(&registry.config(), &[]);
+    let digests = ["first.tar", "second.tar"].map(|name| {
+        let done = daemon.aegis(&["image", "load", "-i", &at(name)]);
+        let digest = done.out().trim().trim_start_matches("Loaded: ").to_owned();
+        let remedy = format!("aegis image tag {} NAME", &digest[..19]);
+        assert!(done.code == 0 && done.err().contains(&remedy), "{}", done.err());
+        digest
+    });
+    let named = registry.reference("box:3");
+    assert!(daemon.ok(&["image", "pull", &named]).contains("ready"));
+    let removed = daemon.ok(&["image", "remove", &named]);
+    assert_eq!(removed.matches("Deleted: ").count(), 1, "{removed}");
+    let mut left: Vec<String> = images(&daemon).iter().map(|image| image["digest"].to_string()).collect();
+    left.sort();
+    let mut expected = digests.clone().map(|digest| format!("\"{digest}\""));
+    expected.sort();
+    assert_eq!(left, expected);
+
+    let tagged = daemon.ok(&["image", "tag", &digests[1], "deb:1"]);
+    assert_eq!(tagged, format!("Tagged: deb:1 is {}\n", digests[1]));
+    assert_eq!(daemon.ok(&["run", "--image", "deb:1", "--", "cat", "/which"]), "second\n");
+    let missing = refused(&daemon, &["image", "tag", "absent:1", "deb:1"]);
+    assert!(missing.contains("there is no image absent:1 on this host"), "{missing}");
+    let bad = refused(&daemon, &["image", "tag", "deb:1", "Bad/UPPER"]);
+    assert!(bad.contains("hint: a name is [REGISTRY"), "{bad}");
+    assert!(daemon.ok(&["image", "prune"]).contains(&format!("Deleted: {}", digests[0])));
+    assert_eq!(images(&daemon)[0]["names"], serde_json::json!(["deb:1"]));
+}
+
+#[test]
 fn what_no_name_needs_goes_when_the_budget_is_spent() {
     let (registry, layout) = boxed();
     let daemon =

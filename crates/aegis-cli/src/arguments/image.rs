@@ -15,6 +15,8 @@ pub enum ImageCommand {
     List(Format),
     /// Describe an image
     Info(ImageInfo),
+    /// Give an image on this host a name; another image that has it loses it
+    Tag(ImageTag),
     /// Take names of images away, and the images with their last names
     Remove(ImageNames),
     /// Remove images without names that no instance needs
@@ -45,6 +47,20 @@ pub struct ImageInfo {
     /// Reference, or the first digits of the digest
     #[arg(value_name = "IMAGE")]
     pub image: String,
+    /// The format.
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Options of `image tag`.
+#[derive(Debug, Args)]
+pub struct ImageTag {
+    /// Reference, or the first digits of the digest
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG]
+    #[arg(value_name = "NAME")]
+    pub name: String,
     /// The format.
     #[command(flatten)]
     pub format: Format,

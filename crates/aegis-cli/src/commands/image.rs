@@ -11,7 +11,7 @@ use aegis_client::{Client, ClientError, Upload};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::arguments::format::{Format, OutputFormat};
-use crate::arguments::image::{ImageInfo, ImageLoad, ImageNames, ImagePrune, ImagePull, ImageSave};
+use crate::arguments::image::{ImageInfo, ImageLoad, ImageNames, ImagePrune, ImagePull, ImageSave, ImageTag};
 use crate::byte_size::size;
 use crate::failure::Failure;
 use crate::render::columns;
@@ -182,6 +182,18 @@ fn told(removed: &ImagesRemoved) -> String {
         text = format!("{text}Deleted: {digest}\n");
     }
     format!("{text}Freed: {}", size(removed.bytes))
+}
+
+/// Gives an image a name.
+///
+/// # Errors
+/// If there is no such image, or the name is none.
+pub async fn tag(context: &Context, arguments: &ImageTag) -> Result<i32, Failure> {
+    let image = context.client().tag_image(&arguments.image, &arguments.name).await?;
+    match arguments.format.output {
+        OutputFormat::Json => output::json(&image),
+        OutputFormat::Text => output::line(format!("Tagged: {} is {}", arguments.name, image.digest)),
+    }
 }
 
 /// Removes images. All are tried.

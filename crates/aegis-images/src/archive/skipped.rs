@@ -31,8 +31,10 @@ impl SkippedEntries {
         Ok(())
     }
 
-    pub(super) fn told(&self) -> Vec<String> {
-        self.0.iter().map(|(name, error)| format!("{name}: {error}")).collect()
+    /// All of it, and what else there is to tell.
+    pub(super) fn told(&self, others: Vec<String>) -> Vec<String> {
+        let own = self.0.iter().map(|(name, error)| format!("{name}: {error}"));
+        own.chain(others).take(MOST_TOLD).collect()
     }
 
     /// Why there is no image at all.
@@ -55,7 +57,7 @@ impl SkippedEntries {
         if self.0.is_empty() {
             return ImageError::invalid(none);
         }
-        ImageError::invalid(format!("{none}; {}", self.told().join("; ")))
+        ImageError::invalid(format!("{none}; {}", self.told(Vec::new()).join("; ")))
     }
 }
 

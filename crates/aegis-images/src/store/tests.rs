@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::removal::InUse;
 use super::*;
+use crate::archive::Loaded;
 
 /// A store in a directory of its own.
 struct Store {
@@ -43,9 +44,12 @@ impl Store {
         Store { images, _dir: dir }
     }
 
+    fn load_all(&self, tags: Option<&[&str]>, author: &str) -> Loaded {
+        waited(self.images.load(Cursor::new(archive(tags, author, &json!({}))))).unwrap()
+    }
+
     fn load(&self, tags: Option<&[&str]>, author: &str) -> Digest {
-        let archive = Cursor::new(archive(tags, author, &json!({})));
-        waited(self.images.load(archive)).unwrap().images.remove(0)
+        self.load_all(tags, author).images.remove(0)
     }
 
     /// Digests of the images, and their names.
@@ -101,4 +105,26 @@ fn what_somebody_holds_or_uses_stays() {
     assert!(store.images.parts(&digest).is_ok());
     drop(held);
     assert_eq!(store.images.prune(false, nobody).unwrap().images, [digest]);
+}
+
+#[test]
+fn an_image_without_a_name_gets_one() {
+    let store = Store::new();
+    let loaded = store.load_all(Some(&["Bad/UPPER:1", "deb"]), "a");
+    let digest = loaded.images[0].clone();
+    assert_eq!(loaded.left.len(), 2, "{:?}", loaded.left);
+    let image = format!("sha256:{}", digest.short());
+    assert!(loaded.left.iter().all(|told| told.ends_with(&format!("aegis image tag {image} NAME"))));
+    assert_eq!(store.images.tag(&image, "deb:12").unwrap(), digest);
+    assert_eq!(store.images.tag("deb:12", "localhost:5000/deb").unwrap(), digest);
+    assert_eq!(store.all()[&digest], ["deb:12", "localhost:5000/deb:latest"]);
+    assert_eq!(store.load_all(None, "a").left, Vec::<String>::new(), "it has a name already");
+
+    let other = store.load(Some(&["other:1"]), "b");
+    assert_eq!(store.images.tag("other:1", "deb:12").unwrap(), other);
+    assert_eq!(store.all()[&digest], ["localhost:5000/deb:latest"], "the name has moved");
+    for bad in ["UPPER", "sha256:0123456789ab", "sha256:1", "0123456789ab", &format!("x@{digest}"), ""] {
+        assert!(matches!(store.images.tag("other:1", bad), Err(ImageError::Reference(..))), "{bad}");
+    }
+    assert!(matches!(store.images.tag("absent:1", "box:1"), Err(ImageError::Absent(_))));
 }
