@@ -154,6 +154,14 @@ impl From<ImageError> for ApiFailure {
                 "for plain HTTP, a private CA or a proxy see [registry.\"{registry}\"] in docs/IMAGES.md"
             )),
             ImageError::Registry { .. } => of(ErrorCode::RegistryFailed),
+            ImageError::WithoutTls { registry } => of(ErrorCode::RegistryFailed).hint(format!(
+                "if you trust the way there: plain_http = true under [registry.\"{registry}\"] in \
+                 $AEGIS_HOME/config.toml, then aegis down and aegis up; see docs/IMAGES.md"
+            )),
+            ImageError::NotHere { cause, .. } => {
+                let ApiFailure(cause) = (*cause).into();
+                ApiError { message: text, ..cause }
+            }
             ImageError::Invalid(_)
             | ImageError::Platform { .. }
             | ImageError::Mismatch { .. }

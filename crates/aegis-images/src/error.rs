@@ -57,6 +57,22 @@ pub enum ImageError {
         /// Why.
         detail: String,
     },
+    /// The registry answers, but without TLS.
+    #[error("{registry} answers without TLS")]
+    WithoutTls {
+        /// The registry's name.
+        registry: String,
+    },
+    /// It is not on this host, and its registry does not help.
+    #[error("there is no image {name} on this host{}, and {cause}", near.as_ref().map(|near| format!(" (there is {near})")).unwrap_or_default())]
+    NotHere {
+        /// The reference.
+        name: String,
+        /// A name on this host that may be meant.
+        near: Option<String>,
+        /// Why the registry does not help.
+        cause: Box<ImageError>,
+    },
     /// What the registry or archive says makes no sense, or is too much.
     #[error("the image is not valid: {0}")]
     Invalid(String),
@@ -143,6 +159,18 @@ impl ImageError {
                 | ImageError::Layer { .. }
                 | ImageError::Digest(_)
                 | ImageError::NotFound { .. }
+        )
+    }
+
+    /// Whether a registry does not have an image, or does not say so.
+    pub(crate) fn is_of_the_registry(&self) -> bool {
+        matches!(
+            self,
+            ImageError::NotFound { .. }
+                | ImageError::Unauthorized { .. }
+                | ImageError::Registry { .. }
+                | ImageError::Unreachable { .. }
+                | ImageError::WithoutTls { .. }
         )
     }
 

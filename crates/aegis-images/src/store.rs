@@ -173,7 +173,7 @@ impl Images {
         let (this, wanted) = (self.clone(), reference.clone());
         let tasks = &self.0.workshop.tasks;
         self.0.pulls.join(tasks, reference.to_string(), Progress::default(), |progress| async move {
-            let outcome = this.fetch(&wanted, &progress).await;
+            let outcome = this.fetch(&wanted, &progress).await.map_err(|error| this.not_here(&wanted, error));
             progress.send_modify(|progress| progress.outcome = Some(outcome));
         })
     }

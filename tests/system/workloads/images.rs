@@ -474,6 +474,8 @@ fn removing_one_image_leaves_others_without_a_name_until_they_get_one() {
     assert!(missing.contains("there is no image absent:1 on this host"), "{missing}");
     let bad = refused(&daemon, &["image", "tag", "deb:1", "Bad/UPPER"]);
     assert!(bad.contains("hint: a name is [REGISTRY"), "{bad}");
+    let typo = refused(&daemon, &["image", "pull", "127.0.0.1:1/deb:1"]);
+    assert!(typo.contains("there is no image 127.0.0.1:1/deb:1 on this host, and "), "{typo}");
     assert!(daemon.ok(&["image", "prune"]).contains(&format!("Deleted: {}", digests[0])));
     assert_eq!(images(&daemon)[0]["names"], serde_json::json!(["deb:1"]));
 }

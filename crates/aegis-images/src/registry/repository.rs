@@ -8,7 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, WWW_
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, NoProxy, Proxy, Response, StatusCode};
 
-use super::failure::{RequestFailure, RetryPolicy, retry_after, unreachable};
+use super::failure::{RequestFailure, RetryPolicy, retry_after, unanswered, unreachable};
 use super::plain_http::PlainHttpHosts;
 use super::response_body::{MOST_ERROR, body, words};
 use super::{auth, credentials};
@@ -125,12 +125,7 @@ impl Repository {
             Some(access) => access.apply(request),
             None => request,
         };
-        request.send().await.map_err(|error| {
-            if error.is_redirect() || error.is_builder() {
-                return RequestFailure::Permanent(unreachable(&self.name, &error));
-            }
-            RequestFailure::transient(unreachable(&self.name, &error))
-        })
+        request.send().await.map_err(|error| unanswered(&self.name, &error))
     }
 
     /// Asks, and answers a challenge once. What is no success is a failure.
