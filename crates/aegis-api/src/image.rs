@@ -29,6 +29,26 @@ pub struct ImageLayer {
     pub size: u64,
 }
 
+/// How an image's maker meant it to be run. It counts for nothing here: commands, users and ports are said by requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageConfig {
+    /// `ENTRYPOINT`: program, with its first arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// `CMD`: arguments behind those, or the command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cmd: Vec<String>,
+    /// `USER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// `WORKDIR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// `EXPOSE`: ports, each as `NUMBER/PROTOCOL`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed_ports: Vec<String>,
+}
+
 /// An image on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Image {
@@ -47,6 +67,9 @@ pub struct Image {
     pub prepared_at: String,
     /// Environment that it gives to commands.
     pub env: std::collections::BTreeMap<String, String>,
+    /// How its maker meant it to be run; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
     /// Its layers, lowest first.
     pub layers: Vec<ImageLayer>,
     /// Instances that were created from it: handles or ids.

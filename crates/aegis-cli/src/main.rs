@@ -5,6 +5,7 @@ use aegis_cli::arguments::image::ImageCommand;
 use aegis_cli::arguments::instance::InstanceCommand;
 use aegis_cli::arguments::kit::KitCommand;
 use aegis_cli::arguments::secret::SecretCommand;
+use aegis_cli::arguments::tips;
 use aegis_cli::arguments::workspace::WorkspaceCommand;
 use aegis_cli::commands::{
     copy, daemon, events, exec, image, instance, kit, logs, network, run, secret, snapshot, stats, template,
@@ -12,10 +13,11 @@ use aegis_cli::commands::{
 };
 use aegis_cli::failure::Failure;
 use aegis_cli::{Context, markdown, output};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 fn main() {
-    let arguments = Arguments::parse();
+    let words: Vec<_> = std::env::args_os().collect();
+    let arguments = tips::parse(&words).unwrap_or_else(|error| error.exit());
     let context = Context::read();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {

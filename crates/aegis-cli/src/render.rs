@@ -45,7 +45,7 @@ pub fn list(instances: &[Instance]) -> String {
 }
 
 /// A command as a shell would take it.
-fn shell_line(command: &[String]) -> String {
+pub fn shell_line(command: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     let quote = |word: &String| {
         if !word.is_empty() && word.chars().all(plain) {

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use aegis_api::error::ErrorBody;
 use aegis_api::image::{
-    Image, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullProgress, PullRequest, TagRequest,
+    Image, ImageConfig, ImageLayer, ImagesRemoved, LayerProgress, LayerStage, PullProgress, PullRequest,
+    TagRequest,
 };
 use aegis_images::chunk_reader::ChunkReader;
-use aegis_images::{Digest, HeldImage, ImageError, ImageReference, Images, Listed, Progress, Removed, Stage};
+use aegis_images::{
+    Digest, HeldImage, ImageError, ImageReference, Images, Listed, Progress, Removed, RunSettings, Stage,
+};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -53,6 +56,7 @@ fn shown(listed: &Listed, users: &BTreeMap<Digest, Vec<String>>) -> Image {
         created: record.created.clone(),
         prepared_at: timestamp(record.prepared_ms),
         env: record.env.clone(),
+        config: None,
         layers: record.layers.iter().map(layer).collect(),
         used_by: users.get(&record.digest).cloned().unwrap_or_default(),
     }
@@ -92,7 +96,21 @@ pub(crate) async fn describe(
     Query(named): Query<Named>,
 ) -> Result<Json<Image>, ApiFailure> {
     let held = app.engine.images().find(&named.name)?;
-    Ok(Json(image(&app, &held.record.digest)?))
+    let (images, record) = (app.engine.images().clone(), held.record.clone());
+    // Of an image that is damaged the rest is told all the same.
+    let config = blocking(move || images.run_settings(&record)).await.ok().map(run_settings);
+    Ok(Json(Image { config, ..image(&app, &held.record.digest)? }))
+}
+
+fn run_settings(settings: RunSettings) -> ImageConfig {
+    let said = |text: String| Some(text).filter(|text| !text.is_empty());
+    ImageConfig {
+        entrypoint: settings.entrypoint,
+        cmd: settings.cmd,
+        user: said(settings.user),
+        working_dir: said(settings.working_dir),
+        exposed_ports: settings.exposed_ports,
+    }
 }
 
 /// Takes a name away, and with the last one the image.

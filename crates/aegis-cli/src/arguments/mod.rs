@@ -15,5 +15,6 @@ pub mod process;
 pub mod secret;
 pub mod snapshot;
 pub mod template;
+pub mod tips;
 pub mod value_parsers;
 pub mod workspace;

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use aegis_api::error::ErrorCode;
-use aegis_api::image::{Image, ImagesRemoved, LayerStage, PullPolicy, PullProgress};
+use aegis_api::image::{Image, ImageConfig, ImagesRemoved, LayerStage, PullPolicy, PullProgress};
 use aegis_client::{Client, ClientError, Upload};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -14,7 +14,7 @@ use crate::arguments::format::{Format, OutputFormat};
 use crate::arguments::image::{ImageInfo, ImageLoad, ImageNames, ImagePrune, ImagePull, ImageSave, ImageTag};
 use crate::byte_size::size;
 use crate::failure::Failure;
-use crate::render::columns;
+use crate::render::{columns, shell_line};
 use crate::{Context, output, text};
 
 /// Size of the pieces in which an archive is sent, bytes.
@@ -162,6 +162,7 @@ pub async fn info(context: &Context, arguments: &ImageInfo) -> Result<i32, Failu
         image.prepared_at,
         or_dash(&image.used_by),
     );
+    described.push_str(&meant(image.config.as_ref()));
     described.push_str("\nEnvironment:");
     for (name, value) in &image.env {
         described = format!("{described}\n  {}={}", text::field(name), text::field(value));
@@ -171,6 +172,29 @@ pub async fn info(context: &Context, arguments: &ImageInfo) -> Result<i32, Failu
         described = format!("{described}\n  {}  {}", short(&layer.digest), size(layer.size));
     }
     output::line(described)
+}
+
+/// How an image's maker meant it to be run: what users type has to say it.
+fn meant(config: Option<&ImageConfig>) -> String {
+    let Some(config) = config else { return String::new() };
+    let line = |words: &[String]| {
+        if words.is_empty() { "-".to_owned() } else { text::field(&shell_line(words)).into_owned() }
+    };
+    let mut lines =
+        format!("\nEntrypoint:   {}\nCommand:      {}", line(&config.entrypoint), line(&config.cmd));
+    if let Some(dir) = &config.working_dir {
+        lines = format!("{lines}\nWorking dir:  {} (not used: say it with --workdir)", text::field(dir));
+    }
+    if let Some(user) = &config.user {
+        let name = user.split(':').next().unwrap_or_default();
+        let note = if matches!(name, "" | "0" | "root") { "" } else { " (not used: say it with --user)" };
+        lines = format!("{lines}\nUser:         {}{note}", text::field(user));
+    }
+    if !config.exposed_ports.is_empty() {
+        let ports = config.exposed_ports.join(", ");
+        lines = format!("{lines}\nPorts:        {} (not used: say it with --expose)", text::field(&ports));
+    }
+    lines
 }
 
 fn told(removed: &ImagesRemoved) -> String {
@@ -362,6 +386,27 @@ async fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_tells_how_it_was_meant_to_be_run() {
+        let config = ImageConfig {
+            entrypoint: vec!["/bin/sh".into(), "-c".into(), "echo a b".into()],
+            user: Some("1000:50".into()),
+            exposed_ports: vec!["80/tcp".into()],
+            ..ImageConfig::default()
+        };
+        let told = meant(Some(&config));
+        assert!(
+            told.starts_with(
+                "\nEntrypoint:   /bin/sh -c 'echo a b'\nCommand:      -\nUser:         1000:50 (not used"
+            ),
+            "{told}"
+        );
+        assert!(told.contains("\nPorts:        80/tcp (not used"), "{told}");
+        let root = ImageConfig { user: Some("root".into()), ..ImageConfig::default() };
+        assert!(meant(Some(&root)).ends_with("User:         root"));
+        assert_eq!(meant(None), "", "a daemon that does not say");
+    }
 
     #[test]
     fn sizes_are_as_docker_shows_them() {

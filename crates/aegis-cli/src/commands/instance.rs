@@ -16,7 +16,12 @@ use crate::{Context, output, render};
 pub async fn start(context: &Context, arguments: Start) -> Result<i32, Failure> {
     if arguments.command.is_empty() && arguments.settings.name.is_none() && arguments.from.is_none() {
         let text = "a command is needed after --, or the handle of an existing instance with --name";
-        return Err(Failure { exit_code: 2, ..Failure::new(text) });
+        let hint = arguments.settings.image.as_deref().map(|image| {
+            format!(
+                "the ENTRYPOINT and CMD of an image are not used; see them with: aegis image info {image}"
+            )
+        });
+        return Err(Failure { exit_code: 2, hint, ..Failure::new(text) });
     }
     let mut request = CreateInstance {
         wait: true,

@@ -58,6 +58,17 @@ impl Store {
     }
 }
 
+#[test]
+fn how_an_image_is_meant_to_be_run_is_read_of_its_stored_configuration() {
+    let store = Store::new();
+    let settings = json!({ "Entrypoint": ["/bin/web"], "User": "1000" });
+    let bytes = archive(Some(&["box:1"]), "a", &settings);
+    let _loaded = waited(store.images.load(Cursor::new(bytes))).unwrap();
+    let found = store.images.find("box:1").unwrap();
+    let read = store.images.run_settings(&found.record).unwrap();
+    assert_eq!((read.entrypoint, read.user.as_str()), (vec!["/bin/web".to_owned()], "1000"));
+}
+
 fn nobody() -> InUse {
     InUse::new()
 }
