@@ -11,5 +11,6 @@ pub mod render;
 pub mod session;
 pub mod terminal;
 mod text;
+mod user_file;
 
 pub use context::Context;

@@ -1,12 +1,13 @@
 //! What a new instance may reach.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aegis_api::network::{NetworkLimits, NetworkPolicy, NetworkRequest};
 use clap::Args;
 
 use crate::arguments::value_parsers;
 use crate::failure::Failure;
+use crate::user_file;
 
 /// What a new instance may reach.
 #[derive(Debug, Args)]
@@ -49,10 +50,13 @@ pub struct NetworkOptions {
     pub max_queries: Option<u32>,
 }
 
+/// Longest file with a policy, bytes; the daemon takes fewer rules.
+const MOST_POLICY: u64 = 1 << 20;
+
 /// A policy in a file.
-pub(crate) fn read_policy(path: &PathBuf) -> Result<NetworkPolicy, Failure> {
+pub(crate) fn read_policy(path: &Path) -> Result<NetworkPolicy, Failure> {
     let told = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
+    let text = user_file::text(path, MOST_POLICY)?;
     toml::from_str(&text).map_err(|error| told(&error))
 }
 
@@ -62,7 +66,7 @@ impl NetworkOptions {
     /// # Errors
     /// If the file cannot be read.
     pub fn request(self) -> Result<Option<NetworkRequest>, Failure> {
-        let policy = self.network_policy.as_ref().map(read_policy).transpose()?;
+        let policy = self.network_policy.as_deref().map(read_policy).transpose()?;
         let rules = self.deny.iter().map(|what| format!("deny {what}"));
         let rules: Vec<String> = rules.chain(self.allow.iter().map(|what| format!("allow {what}"))).collect();
         let only = (!self.allow.is_empty()).then(|| "none".to_owned());

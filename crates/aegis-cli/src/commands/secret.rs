@@ -2,12 +2,12 @@
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
-use crate::Context;
 use crate::arguments::format::{Format, OutputFormat};
 use crate::arguments::secret::{SecretKeys, SecretSet};
 use crate::failure::Failure;
 use crate::output::{self, say};
 use crate::terminal::Changed;
+use crate::{Context, user_file};
 
 /// Longest value that is read, bytes; the daemon takes less.
 const MOST_VALUE: u64 = 1 << 20;
@@ -34,13 +34,7 @@ fn source(arguments: &SecretSet, terminal: bool) -> Source {
 }
 
 fn whole(from: impl Read, what: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = from.take(MOST_VALUE + 1).read_to_string(&mut text);
-    read.map_err(|error| Failure::new(format!("cannot read {what}: {error}")))?;
-    if text.len() as u64 > MOST_VALUE {
-        return Err(Failure::new(format!("{what} has more than {MOST_VALUE} bytes")));
-    }
-    Ok(without_line_end(text))
+    user_file::bounded(from, MOST_VALUE, what).map(without_line_end)
 }
 
 fn read(source: Source, key: &str) -> Result<String, Failure> {
@@ -51,11 +45,7 @@ fn read(source: Source, key: &str) -> Result<String, Failure> {
                 writeln!(io::stderr(), "  hint: leave it out to be asked for it, or use - or --from-file");
             Ok(value)
         }
-        Source::File(path) => {
-            let shown = path.display().to_string();
-            let file = std::fs::File::open(&path);
-            whole(file.map_err(|error| Failure::new(format!("cannot read {shown}: {error}")))?, &shown)
-        }
+        Source::File(path) => user_file::text(&path, MOST_VALUE).map(without_line_end),
         Source::Environment => {
             std::env::var(key).map_err(|_| Failure::new(format!("there is no environment variable {key}")))
         }
