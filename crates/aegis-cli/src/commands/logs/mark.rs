@@ -19,7 +19,20 @@ pub(super) enum Look {
 }
 
 /// Looks at the beginning of a line.
+///
+/// Compared is only what is left of it without what steers a terminal, blanks, and whatever is not ASCII: which characters
+/// are not seen, or stand where another one does, differs from terminal to terminal. A line too many with a backslash is no
+/// harm.
 pub(super) fn look(line: &[u8]) -> Look {
+    // Some terminals take the control characters of two bytes for escape sequences, others show nothing for them.
+    match (look_past(line, true), look_past(line, false)) {
+        (Look::Ours, _) | (_, Look::Ours) => Look::Ours,
+        (Look::Open, _) | (_, Look::Open) => Look::Open,
+        (Look::Other, Look::Other) => Look::Other,
+    }
+}
+
+fn look_past(line: &[u8], two_bytes_steer: bool) -> Look {
     let mut tags = TAGS.to_vec();
     let (mut at, mut seen) = (0, 0);
     loop {
@@ -27,8 +40,10 @@ pub(super) fn look(line: &[u8]) -> Look {
         if at > FARTHEST {
             return Look::Ours;
         }
-        match invisible(rest).or_else(|| blank(rest).filter(|_| seen == 0)) {
-            Some(0) => return Look::Open,
+        match unseen(rest, two_bytes_steer) {
+            Some(0) if rest.len() <= FARTHEST => return Look::Open,
+            Some(0) => return Look::Ours,
+            Some(length) if length > FARTHEST => return Look::Ours,
             Some(length) => {
                 at += length;
                 continue;
@@ -50,36 +65,21 @@ pub(super) fn look(line: &[u8]) -> Look {
     }
 }
 
-/// The length of what shows nothing, if a text begins with it; 0 if that is not all there yet.
-fn invisible(text: &[u8]) -> Option<usize> {
+/// The length of what is not compared, if a text begins with it; 0 if that is not all there yet. The end of a line is compared.
+fn unseen(text: &[u8], two_bytes_steer: bool) -> Option<usize> {
+    let steering = |length: usize, rest: &[u8]| Some(sequence(rest).map_or(0, |more| length + more));
     match text {
-        [0x1b, rest @ ..] => Some(sequence(rest).map_or(0, |length| 1 + length)),
-        [byte, ..] if (*byte < 0x20 && !is_break(*byte)) || *byte == 0x7f => Some(1),
-        // Control characters, and hyphens that only show where a line is broken.
-        [0xc2, 0x80..=0x84 | 0x86..=0x9f | 0xad, ..] => Some(2),
-        // Of no width, or for the direction of writing.
-        [0xe2, 0x80, 0x8b..=0x8f | 0xaa..=0xae, ..] | [0xe2, 0x81, 0xa0..=0xaf, ..] => Some(3),
-        [0xef, 0xbb, 0xbf, ..] | [0xef, 0xb8, 0x80..=0x8f, ..] | [0xcd, 0x8f, ..] => {
-            Some(if text.first() == Some(&0xcd) { 2 } else { 3 })
+        [0x1b, rest @ ..] => steering(1, rest),
+        [byte, ..] if is_break(*byte) || byte.is_ascii_graphic() => None,
+        [0xc2, 0x85, ..] | [0xe2, 0x80, 0xa8 | 0xa9, ..] => None,
+        [0xc2] | [0xe2] | [0xe2, 0x80] => Some(0),
+        [0xc2, 0x90 | 0x98 | 0x9b | 0x9d..=0x9f, ..] if two_bytes_steer => {
+            // As ESC and the letter that it is short for.
+            let letter = text.get(1).map_or(0, |byte| byte - 0x40);
+            let rest = text.get(2..).unwrap_or_default();
+            steering(1, &[&[letter][..], rest].concat())
         }
-        [0xc2 | 0xcd] | [0xe2 | 0xef] | [0xe2, 0x80 | 0x81] | [0xef, 0xbb | 0xb8] => Some(0),
-        _ => None,
-    }
-}
-
-/// The length of a blank, if a text begins with it (Unicode's `White_Space`, besides ends of lines): one before a tag is easily
-/// overlooked. Beginnings of those that [`invisible`] waits for are not looked at again.
-fn blank(text: &[u8]) -> Option<usize> {
-    match text {
-        [b' ' | b'\t', ..] => Some(1),
-        [0xc2, 0xa0, ..] => Some(2),
-        [0xe1, 0x9a, 0x80, ..] | [0xe2, 0x80, 0x80..=0x8a | 0xaf, ..] => Some(3),
-        // The mark of a blank in Mongolian and Braille's empty cell look like one.
-        [0xe2, 0x81, 0x9f, ..] | [0xe3, 0x80, 0x80, ..] | [0xe1, 0xa0, 0x8e, ..] | [0xe2, 0xa0, 0x80, ..] => {
-            Some(3)
-        }
-        [0xe1 | 0xe3] | [0xe1, 0x9a | 0xa0] | [0xe3, 0x80] | [0xe2, 0xa0] => Some(0),
-        _ => None,
+        _ => Some(1),
     }
 }
 
@@ -89,10 +89,14 @@ fn sequence(text: &[u8]) -> Option<usize> {
     let length = match first {
         b'[' => rest.iter().position(|byte| !(0x20..0x40).contains(byte))? + 1,
         b']' | b'P' | b'X' | b'^' | b'_' => {
-            let end = rest.iter().position(|byte| matches!(byte, 0x07 | 0x1b | b'\n'))?;
+            let ends = |at: &usize| {
+                matches!(rest.get(*at..), Some([0x07 | 0x1b | b'\n', ..] | [0xc2, 0x9c, ..] | [0xc2]))
+            };
+            let end = (0..rest.len()).find(ends)?;
             match rest.get(end..) {
                 Some([0x1b, b'\\', ..]) => end + 2,
-                Some([0x1b]) => return None,
+                Some([0x1b] | [0xc2]) => return None,
+                Some([0xc2, ..]) => end + 2,
                 Some([b'\n', ..]) => end,
                 _ => end + 1,
             }
@@ -150,6 +154,11 @@ mod tests {
             "\u{2003}\u{3000}[system] x",
             "\u{1680}\\[system]",
             "\u{180e}[system]",
+            "[ system]",
+            "\u{9b}31m[system]",
+            "\u{9d}0;t\u{9c}[system]",
+            "\x1b]0;t\u{9c}[system]",
+            "é[system]",
         ] {
             assert_eq!(look(ours.as_bytes()), Look::Ours, "{ours:?}");
         }
@@ -158,22 +167,42 @@ mod tests {
             "[systems]",
             "[error] x",
             "- [system]",
-            "[ system]",
             "[",
             "x[system]",
             "\\x",
             "\n",
             "\\\n",
-            "é",
+            "é\n[system]",
+            "é\u{85}[system]",
+            "\u{2028}[system]",
             "[sys\n",
         ] {
             let expected = if other == "[" { Look::Open } else { Look::Other };
             assert_eq!(look(other.as_bytes()), expected, "{other:?}");
         }
-        for open in ["", "[sys", "\x1b[33", "\\", "\x1b]0;title", "\u{200b}"] {
+        for open in ["", "[sys", "\x1b[33", "\\", "\x1b]0;title", "\u{200b}", "é", "\u{9b}31"] {
             assert_eq!(look(open.as_bytes()), Look::Open, "{open:?}");
         }
         assert_eq!(look(&[0; 600]), Look::Ours, "hidden behind much");
+    }
+
+    #[test]
+    fn characters_that_are_not_seen_hide_nothing() {
+        let codes = [
+            0x61c, 0x17b4, 0x180b, 0x180e, 0x1bca0, 0x1d173, 0xfff0, 0xfff9, 0xe0001, 0xe0020, 0xe0100,
+            0xe01ef, 0x300, 0x483, 0x20dd, 0x3164, 0x115f, 0x1160, 0xffa0, 0xfffc, 0x200b, 0x2800, 0xfeff,
+        ];
+        for c in codes.map(|code| char::from_u32(code).unwrap()) {
+            for line in [
+                format!("{c}[system] x"),
+                format!("[{c}system] x"),
+                format!("[sys{c}tem] x"),
+                format!("[exec{c}] x"),
+                format!(" {c}\\{c}[{c}exec{c}]"),
+            ] {
+                assert_eq!(look(line.as_bytes()), Look::Ours, "{line:?}");
+            }
+        }
     }
 
     #[test]
@@ -185,7 +214,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn more_of_a_line_changes_nothing(text in "[\\\\\\[\\]a-z\x1b\x00-\x1f]{0,30}(\\[system\\])?.{0,9}", at in 0usize..40) {
+        fn whatever_is_not_ascii_hides_nothing(c in any::<char>(), at in 0usize..8) {
+            prop_assume!(!c.is_ascii() && !matches!(c, '\u{80}'..='\u{9f}' | '\u{2028}' | '\u{2029}'));
+            let mut line = "[system] x".to_owned();
+            line.insert(at, c);
+            prop_assert_eq!(look(line.as_bytes()), Look::Ours);
+        }
+
+        #[test]
+        fn more_of_a_line_changes_nothing(text in "[\\\\\\[\\]a-zé\u{9b}\x1b\x00-\x1f]{0,30}(\\[system\\])?.{0,9}", at in 0usize..40) {
             let part = look(&text.as_bytes()[..at.min(text.len())]);
             prop_assert!(part == Look::Open || part == look(text.as_bytes()));
         }
