@@ -7,7 +7,7 @@ use crate::arguments::command::Arguments;
 const HEAD: &str = "# Command line\n\nGenerated from the program by `make docs`; do not edit.\n\n\
 Exit codes: 0 for success, 2 for errors of use, 1 for any other failure. `run` and `exec` exit with the command's own \
 code; 125 if Aegis itself failed, 126 if the command cannot be executed, 127 if it does not exist, 124 if its time \
-was up, 130 if a `run` was interrupted.\n";
+was up, 130 if a `run` was interrupted and its command did not end by itself.\n";
 
 /// The whole document.
 #[must_use]

@@ -7,6 +7,7 @@ use aegis_client::{ProcessReader, ProcessWriter};
 use bytes::Bytes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant};
 
 use crate::failure::Failure;
 use crate::output::{pass_on, say};
@@ -177,5 +178,54 @@ impl Interrupts {
             _ = self.terminate.recv() => 15,
             _ = self.hangup.recv() => 1,
         }
+    }
+}
+
+/// How long after an interrupt it is said that the command has not ended.
+const EXPECTED_END: Duration = Duration::from_secs(2);
+
+/// Says once that a command goes on after an interrupt: nobody would know what else to do.
+#[derive(Debug, Default)]
+pub struct Reminder {
+    at: Option<Instant>,
+}
+
+impl Reminder {
+    /// The command was told to end.
+    pub fn begin(&mut self) {
+        self.at = Some(Instant::now() + EXPECTED_END);
+    }
+
+    /// Waits until it is to be said, which is once.
+    pub async fn due(&self) {
+        match self.at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says it.
+    pub fn say(&mut self) {
+        self.at = None;
+        say("the command goes on after the interrupt; a second Ctrl-C ends it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reminder_comes_once_and_some_time_after_the_interrupt() {
+        let is_due = async |reminder: &Reminder, within| {
+            tokio::time::timeout(Duration::from_secs(within), reminder.due()).await.is_ok()
+        };
+        let mut reminder = Reminder::default();
+        assert!(!is_due(&reminder, 60).await, "nobody has interrupted it");
+        reminder.begin();
+        assert!(!is_due(&reminder, 1).await);
+        assert!(is_due(&reminder, 2).await);
+        reminder.say();
+        assert!(!is_due(&reminder, 60).await);
     }
 }

@@ -90,7 +90,7 @@ fn interrupting_run_interrupts_the_command_and_deletes_the_instance() {
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let done = wait(child, None);
-    assert_eq!((done.code, done.out().as_str()), (130, "interrupted\n"));
+    assert_eq!((done.code, done.out().as_str()), (7, "interrupted\n"), "the command's own status");
     assert_eq!(daemon.ok(&["instance", "list"]).trim(), "No instances");
 }
 
@@ -104,6 +104,8 @@ fn a_second_interrupt_deletes_at_once() {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     // The first is in the guest, and changed nothing.
     assert_eq!(daemon.ok(&["exec", "deaf", "--", "echo", "alive"]), "alive\n");
+    let told = aegis_tests::read_until(child.stderr.as_mut().unwrap(), "a second Ctrl-C ends it");
+    assert_eq!(told.matches("the command goes on").count(), 1, "{told}");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let begun = Instant::now();
     assert_eq!(wait(child, None).code, 130);

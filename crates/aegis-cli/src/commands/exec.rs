@@ -9,7 +9,7 @@ use crate::arguments::process::{Exec, Interaction};
 use crate::commands::run::{environment, explain, words};
 use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{self, READER_GONE, say};
-use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
+use crate::session::{Control, End, Input, Interrupts, Reminder, copy_output, send_input};
 use crate::terminal::{self, Changed};
 
 /// What a terminal sends for Ctrl-C.
@@ -62,7 +62,7 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
         }
     };
     tokio::pin!(work);
-    let mut patience = Patience::default();
+    let (mut patience, mut reminder) = (Patience::default(), Reminder::default());
     let end = loop {
         tokio::select! {
             end = &mut work => break end,
@@ -70,10 +70,14 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
                 if patience.is_used_up_by(number) {
                     return Ok(given_up(number));
                 }
+                if number == SIGINT {
+                    reminder.begin();
+                }
                 // A connection that has broken ends the loop by itself, one that stands still does so by patience.
                 let _full_or_broken = signals.try_send(Frame::Signal(number));
             }
             number = patience.over() => return Ok(given_up(number)),
+            () = reminder.due() => reminder.say(),
         }
     };
     drop(raw);

@@ -18,7 +18,7 @@ use crate::arguments::value_parsers;
 use crate::commands::image;
 use crate::failure::{AEGIS_FAILED, Failure};
 use crate::output::{READER_GONE, complain, say};
-use crate::session::{Control, End, Input, Interrupts, copy_output, send_input};
+use crate::session::{Control, End, Input, Interrupts, Reminder, copy_output, send_input};
 use crate::terminal::{self, Changed};
 use crate::{Context, render};
 
@@ -168,6 +168,8 @@ impl Belonging {
         let mut interrupted = None;
         loop {
             let end = self.attend(interrupts, &mut interrupted).await;
+            // A command that ends by itself, with the interrupt or in spite of it, has the last word.
+            let given_up = interrupted.is_some() && !matches!(end, Ok(End::Exit(_)));
             let code = match end {
                 Ok(End::Exit(mut exit)) => {
                     self.timings = exit.timings.take();
@@ -188,9 +190,9 @@ impl Belonging {
             tokio::select! {
                 () = self.delete() => {}
                 // The daemon deletes it all the same.
-                _number = interrupts.next() => interrupted = Some(Instant::now()),
+                _number = interrupts.next() => {}
             }
-            return if interrupted.is_some() { Ok(INTERRUPTED) } else { code };
+            return if given_up { Ok(INTERRUPTED) } else { code };
         }
     }
 
@@ -215,6 +217,7 @@ impl Belonging {
                 () = send_input(&mut writer, self.input.as_mut(), self.tty, &mut control) => Ok(End::DaemonGone),
             }
         };
+        let mut reminder = Reminder::default();
         let end = {
             tokio::pin!(work);
             loop {
@@ -230,10 +233,12 @@ impl Belonging {
                         if interrupted.replace(Instant::now()).is_some() {
                             break Ok(End::ReaderGone);
                         }
+                        reminder.begin();
                         // A connection that has broken ends the loop by itself, one that stands still does so by patience.
                         let _full_or_broken = say.try_send(Frame::Signal(2));
                     }
                     () = patience => break Ok(End::ReaderGone),
+                    () = reminder.due() => reminder.say(),
                 }
             }
         };
