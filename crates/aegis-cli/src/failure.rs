@@ -31,6 +31,13 @@ impl Failure {
         Failure { message: message.into(), hint: None, exit_code: FAILED, code: None, no_daemon: false }
     }
 
+    /// The same failure in doing something with an instance: its remedy names that one.
+    #[must_use]
+    pub fn about(mut self, instance: &str) -> Failure {
+        self.hint = self.hint.map(|hint| hint.replace("INSTANCE", instance));
+        self
+    }
+
     /// The same failure of `run` or `exec`, whose exit codes tell Aegis's failures from the command's.
     #[must_use]
     pub fn of_process(mut self) -> Failure {
@@ -68,6 +75,13 @@ impl From<ClientError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remedy_names_the_instance() {
+        let error = ApiError::new(ErrorCode::InstanceStopped, "x").hint("aegis instance restart INSTANCE");
+        assert_eq!(Failure::from(error).about("web").hint.unwrap(), "aegis instance restart web");
+        assert_eq!(Failure::new("x").about("web").hint, None);
+    }
 
     #[test]
     fn exit_codes_tell_whose_failure_it_is() {

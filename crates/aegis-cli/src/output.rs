@@ -80,7 +80,7 @@ pub async fn each(
         match act(name).await {
             Ok(text) => code = code.max(line(text)?),
             Err(error) => {
-                complain(&error.into());
+                complain(&Failure::from(error).about(name));
                 code = FAILED;
             }
         }

@@ -83,9 +83,9 @@ impl From<InstanceError> for ApiFailure {
                 .hint(format!("start it as it is with: aegis instance start --name {handle}")),
             InstanceError::AlreadyRunning(_) => ApiError::new(ErrorCode::AlreadyRunning, text),
             InstanceError::Stopped => ApiError::new(ErrorCode::InstanceStopped, text)
-                .hint("start it with: aegis instance start --name HANDLE, or: aegis instance restart ID"),
+                .hint("start it with: aegis instance restart INSTANCE"),
             InstanceError::Disabled => ApiError::new(ErrorCode::InstanceDisabled, text)
-                .hint("start it with: aegis instance start --name HANDLE"),
+                .hint("start it with: aegis instance restart INSTANCE"),
             InstanceError::LifetimeOver => {
                 ApiError::new(ErrorCode::LifetimeOver, text).hint("delete it, and create another one")
             }
@@ -231,6 +231,13 @@ impl From<SecretError> for ApiFailure {
             }
         })
     }
+}
+
+/// Another instance was wanted under the handle of one that runs.
+pub(crate) fn handle_runs(handle: &str) -> ApiFailure {
+    let text = format!("an instance with the handle {handle:?} exists, and is running");
+    let hint = format!("choose another name, or delete that one with: aegis instance delete {handle}");
+    ApiFailure(ApiError::new(ErrorCode::HandleExists, text).hint(hint))
 }
 
 /// Does what blocks where that is no harm.

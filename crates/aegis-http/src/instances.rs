@@ -4,6 +4,7 @@ use aegis_api::duration;
 use aegis_api::error::ErrorBody;
 use aegis_api::instance::{ActionReply, CreateInstance, Instance, PruneReply, State as InstanceState};
 use aegis_engine::create::Outcome;
+use aegis_engine::error::EngineError;
 use aegis_instances::error::InstanceError;
 use aegis_instances::instances::Pruned;
 use aegis_lifecycle::event::Request;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::api_failure::{ApiFailure, no_such_method};
+use crate::api_failure::{self, ApiFailure, no_such_method};
 use crate::body::parse;
 use crate::mapping;
 use crate::state::ApiState;
@@ -78,11 +79,28 @@ pub(crate) async fn create(
     if let Some(from) = &request.from {
         return start_from(&app, from, &request).await;
     }
-    let (status, instance) = match app.engine.create(mapping::new_instance(&request)?, request.wait).await? {
+    let created = app.engine.create(mapping::new_instance(&request)?, request.wait).await;
+    let (status, instance) = match created.map_err(|error| not_created(&app, error))? {
         Outcome::Created(instance) => (StatusCode::CREATED, instance),
         Outcome::Started(instance) => (StatusCode::OK, instance),
     };
     Ok((status, Json(mapping::instance(&app, &instance.view()))))
+}
+
+/// An instance that runs already is not to be started as it is.
+fn not_created(app: &ApiState, error: EngineError) -> ApiFailure {
+    let runs = |handle: &str| {
+        let found = app.engine.instances().find(handle);
+        found.is_ok_and(|found| {
+            matches!(mapping::state(found.view().state), InstanceState::Running | InstanceState::Starting)
+        })
+    };
+    match error {
+        EngineError::Instance(InstanceError::HandleExists(handle)) if runs(&handle) => {
+            api_failure::handle_runs(&handle)
+        }
+        other => other.into(),
+    }
 }
 
 /// Creates an instance from a snapshot.

@@ -94,6 +94,14 @@ fn a_handle_that_exists_is_started_as_it_is_or_refused() {
     assert_eq!(start(&["--memory", "160", "--", "sleep", "1000"]).code, 0, "equal to what is stored");
     assert!(daemon.ok(&["instance", "stop", "box"]).contains("stopped"));
     assert_eq!(start(&[]).code, 0);
+    let taken = daemon.aegis(&["run", "--name", "box", "--", "true"]).err();
+    assert!(
+        taken.contains("exists, and is running") && taken.contains("aegis instance delete box"),
+        "{taken}"
+    );
+    assert!(daemon.ok(&["instance", "stop", "box"]).contains("stopped"));
+    let stopped = daemon.aegis(&["exec", "box", "--", "true"]).err();
+    assert!(stopped.contains("start it with: aegis instance restart box"), "{stopped}");
     let missing = daemon.aegis(&["instance", "start", "--name", "other"]);
     assert_eq!(missing.code, 1);
     assert!(missing.err().contains("no instance"), "{}", missing.err());

@@ -39,18 +39,19 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
     };
     let mut interrupts = Interrupts::listen()?;
     let mut client = context.client();
+    let failed = |error| Failure::from(error).of_process().about(&arguments.instance);
     if request.detach {
         let started = tokio::select! {
             started = client.exec_detached(&arguments.instance, &request) => started,
             number = interrupts.next() => return Ok(ended_by(number)),
         };
-        return output::line(started.map_err(|error| Failure::from(error).of_process())?.exec_id);
+        return output::line(started.map_err(failed)?.exec_id);
     }
     let opened = tokio::select! {
         opened = client.exec(&arguments.instance, &request) => opened,
         number = interrupts.next() => return Ok(ended_by(number)),
     };
-    let (mut reader, mut writer) = opened.map_err(|error| Failure::from(error).of_process())?;
+    let (mut reader, mut writer) = opened.map_err(failed)?;
     let raw = if tty && interactive { Changed::to_raw()? } else { None };
     let mut input = interactive.then(Input::start);
     let (signals, mut control) = Control::channel();
@@ -86,7 +87,7 @@ pub async fn exec(context: &Context, arguments: Exec) -> Result<i32, Failure> {
             explain(&exit);
             Ok(exit.code)
         }
-        End::Failed(failure) => Err(failure.of_process()),
+        End::Failed(failure) => Err(failure.of_process().about(&arguments.instance)),
         End::ReaderGone => Ok(READER_GONE),
         End::DaemonGone => Err(Failure { exit_code: AEGIS_FAILED, ..Failure::new("lost aegisd") }),
     }

@@ -92,7 +92,8 @@ pub async fn prune(context: &Context, arguments: &Prune) -> Result<i32, Failure>
 /// If one is taken or contradicts what is exposed.
 pub async fn expose(context: &Context, arguments: Expose) -> Result<i32, Failure> {
     let ports = arguments.ports.into_iter().flat_map(|ports| ports.0).collect();
-    let endpoints = context.client().expose(&arguments.instance, ports).await?;
+    let endpoints = context.client().expose(&arguments.instance, ports).await;
+    let endpoints = endpoints.map_err(|error| Failure::from(error).about(&arguments.instance))?;
     match arguments.format.output {
         OutputFormat::Json => output::json(&endpoints),
         OutputFormat::Text => {
