@@ -55,10 +55,17 @@ fn a_tree_comes_out_as_it_went_in() {
     symlink("../nowhere", at("a/link")).unwrap();
     fs::set_permissions(at("a/file"), fs::Permissions::from_mode(0o751)).unwrap();
     fs::set_permissions(at("a/b/c"), fs::Permissions::from_mode(0o555)).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    for name in ["a/b/c", "a/b", "a"] {
+        fs::File::open(at(name)).unwrap().set_modified(old).unwrap();
+    }
     let bytes = packed(&at("a"));
     let copied = to.path().join("copy");
     assert_eq!(put(&copied, &bytes).unwrap(), 7);
     assert_eq!(listing(&copied), listing(&at("a")));
+    for name in ["b/c", "b", ""] {
+        assert_eq!(fs::metadata(copied.join(name)).unwrap().modified().unwrap(), old, "{name}");
+    }
     // Again over what is there, and into it.
     assert_eq!(put(&copied, &bytes).unwrap(), 7);
     assert_eq!(listing(&copied), listing(&at("a")));

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,8 @@ use crate::{CopyError, Target};
 
 /// Longest name in a directory.
 const MOST_NAME: usize = 255;
-/// Most bytes of paths of directories that may not be written into when all is done: they are kept until then.
-const MOST_CLOSED_NAMES: usize = 64 << 20;
+/// Most bytes of paths of directories that are kept until all is done. Beyond that times are left as they are.
+const MOST_LEFT_NAMES: usize = 64 << 20;
 
 /// Who is to own what is written, if not whoever writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ pub fn unpack(
         parent: None,
         owner,
         link: limits.link,
-        closed: Vec::new(),
-        closed_names: 0,
+        unfinished: Vec::new(),
+        unfinished_names: 0,
         contents: Receiver::new(limits),
     };
     let mut entries = 0;
@@ -77,6 +78,14 @@ pub fn unpack(
     Ok(entries)
 }
 
+/// A directory that was made.
+struct Unfinished {
+    path: Vec<u8>,
+    /// Its mode, if nobody may write into it when all is done.
+    closed: Option<u16>,
+    mtime: (i64, u32),
+}
+
 struct Writer {
     root: PathBuf,
     /// The directory that everything is below; nothing if the root is no directory.
@@ -86,10 +95,10 @@ struct Writer {
     owner: Option<Owner>,
     /// Whether the root may be a link.
     link: bool,
-    /// Directories that may not be written into when all is done, with their modes.
-    closed: Vec<(Vec<u8>, u16)>,
+    /// Directories that were made: their times are set when nothing is written into them any more.
+    unfinished: Vec<Unfinished>,
     /// Length of their paths together, bytes.
-    closed_names: usize,
+    unfinished_names: usize,
     contents: Receiver,
 }
 
@@ -208,16 +217,19 @@ impl Writer {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let opened = dir.open_beneath(Path::new(OsStr::from_bytes(name)), flags, Mode::empty());
         let opened = opened.map_err(CopyError::file(&self.shown(&entry.path)))?;
-        if entry.mode & 0o700 == 0o700 {
-            return rustix::fs::fchmod(&opened, permissions(entry.mode)).map_err(self.failed(&entry.path));
+        let closed = (entry.mode & 0o700 != 0o700).then_some(entry.mode);
+        if closed.is_none() {
+            rustix::fs::fchmod(&opened, permissions(entry.mode)).map_err(self.failed(&entry.path))?;
         }
-        self.closed_names += entry.path.len();
-        if self.closed_names > MOST_CLOSED_NAMES {
-            let limit = MOST_CLOSED_NAMES as u64;
-            return Err(CopyError::TooMuch { what: "bytes of names of closed directories", limit });
+        self.unfinished_names += entry.path.len();
+        if self.unfinished_names <= MOST_LEFT_NAMES {
+            self.unfinished.push(Unfinished { path: entry.path.clone(), closed, mtime: entry.mtime });
+            return Ok(());
         }
-        self.closed.push((entry.path.clone(), entry.mode));
-        Ok(())
+        let limit = MOST_LEFT_NAMES as u64;
+        closed.map_or(Ok(()), |_| {
+            Err(CopyError::TooMuch { what: "bytes of names of closed directories", limit })
+        })
     }
 
     fn put_file(
@@ -246,8 +258,7 @@ impl Writer {
             rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
         rustix::fs::fchmod(file, permissions(entry.mode))?;
-        let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: entry.mtime.1.into() };
-        rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
+        set_time(file, entry.mtime)
     }
 
     fn tree(&self) -> Result<&Dir, CopyError> {
@@ -260,15 +271,26 @@ impl Writer {
         opened.map_err(CopyError::file(&self.shown(path)))
     }
 
-    /// Takes away what was only allowed while the tree was written: children before their parents.
+    /// Sets times of directories, and takes away what was only allowed while the tree was written: children before their parents.
     fn finish(mut self) -> Result<(), CopyError> {
         self.parent = None;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        for (path, mode) in std::mem::take(&mut self.closed).into_iter().rev() {
+        for Unfinished { path, closed, mtime } in std::mem::take(&mut self.unfinished).into_iter().rev() {
             let dir = self.tree()?.open_beneath(Path::new(OsStr::from_bytes(&path)), flags, Mode::empty());
-            let dir = dir.map_err(CopyError::file(&self.shown(&path)))?;
-            rustix::fs::fchmod(&dir, permissions(mode)).map_err(self.failed(&path))?;
+            // One that somebody else has taken away meanwhile needs no time.
+            if let Ok(dir) = &dir {
+                let _kept = set_time(dir, mtime);
+            }
+            if let Some(mode) = closed {
+                let dir = dir.map_err(CopyError::file(&self.shown(&path)))?;
+                rustix::fs::fchmod(&dir, permissions(mode)).map_err(self.failed(&path))?;
+            }
         }
         Ok(())
     }
+}
+
+fn set_time(of: impl AsFd, (seconds, nanoseconds): (i64, u32)) -> rustix::io::Result<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    rustix::fs::futimens(of, &Timestamps { last_access: time, last_modification: time })
 }

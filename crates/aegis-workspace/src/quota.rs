@@ -279,7 +279,7 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("a"), vec![0; 1000]).unwrap();
         let place = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        fs::set_permissions(&root, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o000)).unwrap();
         let quota = Quota::open(place.as_fd(), &limit(dir.path(), 1 << 20)).unwrap();
         assert_eq!(quota.state().1, 1000 + NAME_COST);
     }
