@@ -177,8 +177,8 @@ pub fn isolate(
     let groups = device_groups(files);
     // Root's makes them without one of users, and then becomes the user that it is to be.
     let user = user.filter(|user| privileged && is_mapped(*user)).zip(groups);
-    let users = users && user.is_none();
     let support = Support::of_host();
+    let users = users && user.is_none() && support.users;
     if !support.namespaces || !(privileged || users) {
         return Ok((Isolated::Nothing, None));
     }

@@ -60,6 +60,9 @@ pub struct Support {
     pub namespaces: bool,
     /// Whether this user may make one of processes, too.
     pub processes: bool,
+    /// Whether this user may make one of users, too: hosts forbid those to all (`user.max_user_namespaces`), and nobody makes them
+    /// in a changed root (`chroot(2)`). Without privileges there are no others without it.
+    pub users: bool,
     /// What can be bounded by the control group that is delegated to this process; `None` if none is.
     pub cgroup: Option<Controllers>,
 }
@@ -70,12 +73,15 @@ impl Support {
     pub fn of_host() -> Support {
         static FOUND: OnceLock<Support> = OnceLock::new();
         let find = || {
-            let namespaces = has_namespaces(false);
+            // Root's makes them without one of users.
+            let privileged = may_make_namespaces();
+            let namespaces = has_namespaces(false, !privileged);
             Support {
                 seccomp: has_seccomp(),
                 landlock: landlock_version(),
                 namespaces,
-                processes: namespaces && has_namespaces(true),
+                processes: namespaces && has_namespaces(true, !privileged),
+                users: namespaces && (!privileged || has_namespaces(false, true)),
                 cgroup: None,
             }
         };
@@ -107,7 +113,13 @@ impl fmt::Display for Support {
         let mark = |is_there: bool| if is_there { "" } else { " –" };
         let landlock = self.landlock.map_or_else(|| "–".to_owned(), |version| version.to_string());
         let (seccomp, namespaces) = (mark(self.seccomp), mark(self.namespaces));
-        let without = if self.namespaces && !self.processes { " (without pid)" } else { "" };
+        let without = match (self.processes, self.users) {
+            _ if !self.namespaces => "",
+            (true, true) => "",
+            (false, true) => " (without pid)",
+            (true, false) => " (without user)",
+            (false, false) => " (without pid and user)",
+        };
         write!(f, "seccomp{seccomp}, landlock {landlock}, namespaces{namespaces}{without}, cgroup ")?;
         match self.cgroup {
             Some(all) if all.are_all() => f.write_str("memory pids cpu"),
@@ -126,14 +138,12 @@ fn has_seccomp() -> bool {
 
 /// Found by trying, with a root of its own: hosts forbid namespaces in many ways, and some of them only what one would
 /// do in them. With one of processes it is not seen how the program ends, only that it begins.
-fn has_namespaces(processes: bool) -> bool {
+fn has_namespaces(processes: bool, users: bool) -> bool {
     let Ok(root) = Path::new(EMPTY).canonicalize() else { return false };
     let Ok(at) = CString::new(root.as_os_str().as_bytes()) else { return false };
     let Some(program) = find_true() else { return false };
     let files: Vec<FileRule> = profile::program(&program).collect();
     let Ok(steps) = root::steps(&files) else { return false };
-    // Root's makes them without one of users.
-    let users = !may_make_namespaces();
     let mut command = Command::new(&program);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let root = Some((at, steps));
@@ -172,8 +182,14 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let all =
-            Support { seccomp: true, landlock: Some(6), namespaces: true, processes: true, cgroup: None };
+        let all = Support {
+            seccomp: true,
+            landlock: Some(6),
+            namespaces: true,
+            processes: true,
+            users: true,
+            cgroup: None,
+        };
         assert_eq!(all.to_string(), "seccomp, landlock 6, namespaces, cgroup –");
         assert_eq!(all.missing(&Layer::ALL), [Layer::Cgroup]);
         let some = Support { cgroup: Some(Controllers::default()), ..all };
@@ -181,8 +197,16 @@ mod tests {
         assert_eq!(some.missing(&Layer::ALL), [Layer::Cgroup]);
         let without = Support { processes: false, ..all };
         assert_eq!(without.to_string(), "seccomp, landlock 6, namespaces (without pid), cgroup –");
-        let none =
-            Support { seccomp: false, landlock: None, namespaces: false, processes: false, cgroup: None };
+        let without = Support { users: false, ..all };
+        assert_eq!(without.to_string(), "seccomp, landlock 6, namespaces (without user), cgroup –");
+        let none = Support {
+            seccomp: false,
+            landlock: None,
+            namespaces: false,
+            processes: false,
+            users: false,
+            cgroup: None,
+        };
         assert_eq!(none.to_string(), "seccomp –, landlock –, namespaces –, cgroup –");
         assert_eq!(none.missing(&Layer::ALL), Layer::ALL);
     }

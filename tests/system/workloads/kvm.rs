@@ -10,6 +10,13 @@ set -eu
 for part in kernel base-rootfs; do ln -s "$ASSETS/$part" "$AEGIS_HOME/$part"; done
 trap 'find "$AEGIS_HOME" -name "*.log" -exec tail -n 20 {} + || true' ERR
 set -E
+# Nobody but root may use /dev/kvm here, so the monitor cannot become another user; and now it has no namespace of users either.
+echo 0 >/proc/sys/user/max_user_namespaces
+aegis up
+aegis doctor | grep '^ok  confinement'
+aegis run -- echo confined without users
+aegis down
+echo 1000 >/proc/sys/user/max_user_namespaces
 aegis up
 aegis doctor | grep '^ok  accelerator'
 aegis run -- dmesg | grep -o 'Hypervisor detected: KVM'
@@ -48,6 +55,8 @@ fn on_genuine_kvm_machines_start_sleep_wake_fork_and_outlive_their_daemon() {
     let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(run.status.success(), "{}: {out}\n{err}", run.status);
     for promise in [
+        "namespaces (without user)",
+        "\nconfined without users",
         "ok  accelerator  kvm: /dev/kvm works",
         "Hypervisor detected: KVM",
         "\n2\n",
