@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::CopyError;
+use crate::wire::printable;
 
 /// Most entries of each sort that are named; the rest is counted.
 const MOST_NAMED: usize = 20;
@@ -87,7 +88,10 @@ impl LeftOut {
         let sorts = [&self.no_files, &self.vanished, &self.unreadable];
         let lines = sorts.into_iter().flat_map(|Omissions { count, named }| {
             let rest = count.saturating_sub(named.len() as u64);
-            let named = named.iter().map(|(path, why)| format!("left out: {}: {why}", path.display()));
+            // Names are the other side's, and each is told in one line.
+            let named = named.iter().map(|(path, why)| {
+                format!("left out: {}: {why}", printable(path.as_os_str().as_encoded_bytes()))
+            });
             named.chain((rest > 0).then(|| format!("left out: {rest} more of these")))
         });
         lines.collect()

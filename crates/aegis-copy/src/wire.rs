@@ -144,7 +144,7 @@ pub(crate) fn read(from: &mut impl Read) -> Result<Record, CopyError> {
     Ok(Record::Entry(Entry { path, kind, mode: u16::from_le_bytes(field(&bytes, 6)) & 0o7777, mtime }))
 }
 
-fn printable(text: &[u8]) -> String {
+pub(crate) fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -74,6 +74,13 @@ const F_SETOWN: u64 = 8;
 const F_SETSIG: u64 = 10;
 const F_SETOWN_EX: u64 = 15;
 
+/// `F_SETLEASE` and `F_NOTIFY` of `linux/fcntl.h`: whoever opens a file waits for who has a lease on it.
+const F_SETLEASE: u64 = 1024;
+const F_NOTIFY: u64 = 1026;
+/// Locks on parts of files, of processes and of open files, as of `asm-generic/fcntl.h`: they keep others from theirs, also
+/// those of who may only read.
+const LOCKS: [u64; 6] = [5, 6, 7, 36, 37, 38];
+
 type Failure = seccompiler::BackendError;
 
 fn conditions(argument: Argument) -> Result<Vec<SeccompCondition>, Failure> {
@@ -115,11 +122,13 @@ pub(crate) fn programs(calls: &[Call]) -> Result<[BpfProgram; 2], Failure> {
     // Whoever is told that a file can be read is told by a signal, and says himself who that is.
     let owner = |request: u64| rule(Argument::Is(1, request));
     let owners = FILE_OWNERS.into_iter().map(owner).collect::<Result<Vec<_>, _>>()?;
-    let signals = [F_SETOWN, F_SETSIG, F_SETOWN_EX].into_iter().map(owner).collect::<Result<Vec<_>, _>>()?;
+    let signals = [F_SETOWN, F_SETSIG, F_SETOWN_EX].into_iter();
+    let others = signals.chain([F_SETLEASE, F_NOTIFY]).chain(LOCKS);
+    let others = others.map(owner).collect::<Result<Vec<_>, _>>()?;
     let unknown = BTreeMap::from([
         (libc::SYS_clone3, Vec::new()),
         (libc::SYS_ioctl, owners),
-        (libc::SYS_fcntl, signals),
+        (libc::SYS_fcntl, others),
     ]);
     let without_clone3 = compile(unknown, SeccompAction::Allow, errno(libc::ENOSYS))?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);

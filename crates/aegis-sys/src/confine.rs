@@ -139,6 +139,7 @@ pub fn isolate(command: &mut Command, isolation: Isolation) -> io::Result<Option
         flags |= libc::CLONE_NEWPID;
     }
     let made = program.clone();
+    let watches = if users { watches() } else { None };
     // SAFETY: these take nothing and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let maps = [format!("{uid} {uid} 1"), format!("{gid} {gid} 1")];
@@ -150,6 +151,10 @@ pub fn isolate(command: &mut Command, isolation: Isolation) -> io::Result<Option
             write(c"/proc/self/setgroups", b"deny")?;
             write(c"/proc/self/uid_map", uids.as_bytes())?;
             write(c"/proc/self/gid_map", gids.as_bytes())?;
+            if let Some(most) = &watches {
+                // Where this is not to be said there is the bound of the whole user.
+                let _unbounded = write(c"/proc/sys/user/max_inotify_watches", most.as_bytes());
+            }
         }
         if let Some(made) = &made {
             made.pass_on()?;
@@ -165,6 +170,15 @@ pub fn isolate(command: &mut Command, isolation: Isolation) -> io::Result<Option
     // SAFETY: the closure is async-signal-safe, see the module's head.
     unsafe { command.pre_exec(setup) };
     Ok(program)
+}
+
+/// What part of the files and directories that a user may watch (`inotify(7)`) one namespace of users gets.
+const SHARE_OF_WATCHES: u64 = 4;
+
+/// How many files and directories a namespace of users may watch.
+fn watches() -> Option<String> {
+    let all = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").ok()?;
+    Some((all.trim().parse::<u64>().ok()? / SHARE_OF_WATCHES).to_string())
 }
 
 /// Makes `command` start in a control group, whose `cgroup.procs` is open here for writing. To be called before [`isolate`].

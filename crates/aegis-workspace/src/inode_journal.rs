@@ -14,7 +14,7 @@ const LEAST: u64 = 1 << 20;
 /// What a node takes in it, about, bytes.
 const NODE: u64 = 80;
 /// Longest journal that is read, bytes.
-const MOST: u64 = 1 << 30;
+pub const MOST: u64 = 1 << 30;
 
 /// The journal of one export.
 #[derive(Debug)]

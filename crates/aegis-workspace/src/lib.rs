@@ -37,6 +37,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use inode_journal::MOST as MOST_TABLE;
 pub use server::serve;
 
 /// A directory of the host that a guest sees.

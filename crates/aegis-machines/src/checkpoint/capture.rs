@@ -163,11 +163,19 @@ impl Drop for Checkpoint {
 }
 
 /// Copies all tables of open files in a directory to another one.
+/// Longest table of open files, bytes.
+const MOST_TABLE: u64 = aegis_workspace::MOST_TABLE;
+
 fn copy_tables(from: &Path, to: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         if exports::is_table(&entry.file_name().to_string_lossy()) {
-            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+            // Written by a server that a guest may have taken over.
+            if entry.metadata()?.len() > MOST_TABLE {
+                let text = format!("{} is longer than any table", entry.path().display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            disk::copy(&entry.path(), &to.join(entry.file_name())).map_err(io::Error::other)?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aegis_gateway::ConnectOutcome;
 use aegis_gateway::control::{PeerConnection, PeerRequest, Reply, Request};
@@ -61,6 +61,9 @@ pub trait GroupMembers: std::fmt::Debug + Send + Sync {
     fn connect(&self, id: &str) -> Result<Box<dyn MemberConnection>, String>;
 }
 
+/// How often at most it is told that a gateway has reached a bound.
+const LIMITED_EVERY: Duration = Duration::from_secs(50);
+
 /// Sees to the connections that one gateway wants.
 #[derive(Debug)]
 pub struct GroupBroker {
@@ -103,7 +106,7 @@ impl GroupBroker {
         let mut gateway = GatewayClient::open(&self.socket).await?;
         gateway.ask(&Request::Broker, None).await?;
         let mut under_way = JoinSet::new();
-        let mut visitors = None;
+        let (mut visitors, mut told) = (None, None);
         loop {
             tokio::select! {
                 said = gateway.next(), if under_way.len() < MOST_AT_A_TIME => match said? {
@@ -116,10 +119,13 @@ impl GroupBroker {
                         }
                         None => return Err(io::ErrorKind::InvalidData.into()),
                     },
-                    Reply::Limited(bound) => {
+                    // A gateway that has been taken over says so more often than it should.
+                    Reply::Limited(bound) if told.is_none_or(|told: Instant| told.elapsed() > LIMITED_EVERY) => {
+                        told = Some(Instant::now());
                         let event = MachineEvent::Network("network_limited", Some(bound.to_string()));
                         self.reporter.tell(event).await;
                     }
+                    Reply::Limited(_) => {}
                     // An older gateway knows nothing of groups.
                     Reply::Failed(_) => return Ok(()),
                     _ => return Err(io::ErrorKind::InvalidData.into()),

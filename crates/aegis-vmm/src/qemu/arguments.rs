@@ -33,7 +33,8 @@ fn accelerator(accelerator: Accelerator, guest: Architecture) -> (String, &'stat
     }
 }
 
-/// The kernel's command line. A panic ends the machine at once; nothing else is said here, secrets least of all.
+/// The kernel's command line. A panic ends the machine at once; no program mounts control groups of the first version over those
+/// of the second, as Debian's script that starts Docker does; nothing else is said here, secrets least of all.
 fn kernel_arguments(guest: Architecture, with: Acceleration) -> String {
     let (console, more) = (guest.console(), guest.kernel_arguments(with.accelerator));
     // Left to itself the kernel compares the counter with an emulated timer, and on a busy host gives up: then its clock
@@ -44,7 +45,7 @@ fn kernel_arguments(guest: Architecture, with: Acceleration) -> String {
         }
         _ => String::new(),
     };
-    format!("console={console} quiet panic=-1 oops=panic{more}{counter}")
+    format!("console={console} quiet panic=-1 oops=panic cgroup_no_v1=all{more}{counter}")
 }
 
 /// What a guest runs on.
@@ -76,15 +77,16 @@ pub(crate) fn root_parts(spec: &MachineSpec) -> Vec<&Path> {
     spec.root_disk.iter().chain(&spec.modules).map(PathBuf::as_path).collect()
 }
 
-/// A file on the host as a block device's content.
-fn file(path: &Path, read_only: bool) -> Value {
-    json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": if read_only { "off" } else { "on" } })
+/// A file on the host as a block device's content. Whose it is is the daemon's to say: QEMU may lock nothing, so that one that has
+/// been taken over keeps nobody from the files that all machines read.
+fn file(path: &Path) -> Value {
+    json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": "off" })
 }
 
 fn root_content(spec: &MachineSpec) -> Value {
     match root_parts(spec).as_slice() {
-        [whole] => file(whole, true),
-        _ => json!({ "driver": "vmdk", "file": file(&joined_root(spec), true) }),
+        [whole] => file(whole),
+        _ => json!({ "driver": "vmdk", "file": file(&joined_root(spec)) }),
     }
 }
 
@@ -110,7 +112,7 @@ fn set(number: u32) -> String {
 /// The commands that put this data disk in the place of the one that a machine has: a machine opens no file but those
 /// that it was started with, so the disk is passed as it is open. Can be done once.
 pub(super) fn other_data(data_disk: BorrowedFd<'_>) -> [Command<'_>; 3] {
-    let mut content = file(Path::new(&set(DISK_SET)), false);
+    let mut content = file(Path::new(&set(DISK_SET)));
     content["node-name"] = ASSIGNED.into();
     content["discard"] = "unmap".into();
     let disks = json!({ "options": [disk(DATA, ASSIGNED.into(), false)] });
@@ -175,7 +177,7 @@ pub(crate) fn arguments(
     add("-mon", "chardev=qmp,mode=control");
     // JSON, because their other syntax gives commas in paths a meaning.
     add("-blockdev", &disk(ROOT, root_content(spec), true).to_string());
-    add("-blockdev", &disk(DATA, file(&spec.data_disk, false), false).to_string());
+    add("-blockdev", &disk(DATA, file(&spec.data_disk), false).to_string());
     for device in [
         "virtio-blk-device,drive=root,serial=aegis-root,werror=report,rerror=report",
         // A full host disk is an I/O error for the guest; the default would freeze the machine.
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_path_stays_a_path() {
-        let text = disk("root", file(Path::new("/a,readonly=off/b"), true), true).to_string();
+        let text = disk("root", file(Path::new("/a,readonly=off/b")), true).to_string();
         let parsed: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["file"]["filename"], "/a,readonly=off/b");
         assert_eq!(parsed["read-only"], true);
@@ -301,9 +303,12 @@ mod tests {
         assert_eq!(after(x86, Accelerator::Tcg, "-machine"), "microvm,acpi=off,memory-backend=ram");
         assert_eq!(after(arm, Accelerator::Tcg, "-machine"), "virt,gic-version=max,memory-backend=ram");
         let kernel = after(arm, Accelerator::Tcg, "-append");
-        assert_eq!(kernel, "console=ttyAMA0 quiet panic=-1 oops=panic mitigations=off norandmaps");
+        assert_eq!(
+            kernel,
+            "console=ttyAMA0 quiet panic=-1 oops=panic cgroup_no_v1=all mitigations=off norandmaps"
+        );
         let kernel = after(x86, Accelerator::Kvm, "-append");
-        assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic reboot=t");
+        assert_eq!(kernel, "console=ttyS0 quiet panic=-1 oops=panic cgroup_no_v1=all reboot=t");
         let kernel = after(x86, Accelerator::Tcg, "-append");
         assert!(
             kernel.ends_with(" no_timer_check norandmaps tsc_early_khz=2600000 tsc=reliable"),
@@ -314,7 +319,7 @@ mod tests {
     #[test]
     fn a_stray_is_known_by_its_disk_alone() {
         let words = |program: &str, disk: &str| -> Vec<String> {
-            let own = super::disk("data", file(Path::new(disk), false), false).to_string();
+            let own = super::disk("data", file(Path::new(disk)), false).to_string();
             ["/usr/bin/", program]
                 .concat()
                 .split(' ')

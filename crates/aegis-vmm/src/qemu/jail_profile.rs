@@ -145,7 +145,6 @@ const CALLS: &[i64] = &[
     libc::SYS_lseek,
     libc::SYS_madvise,
     libc::SYS_membarrier,
-    libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
@@ -241,6 +240,7 @@ fn calls() -> Vec<Call> {
             Call::with(libc::SYS_clone, [Argument::Has(0, THREADS_ONLY)]),
             Call::with(libc::SYS_prctl, PROCESS_OPTIONS.map(option)),
             own_limits,
+            Call::memory_of_its_own(),
             Call::with(libc::SYS_tgkill, [Argument::OwnProcess(0)]),
         ])
         .collect()

@@ -34,6 +34,25 @@ pub(super) fn number(value: i32) -> Argument {
     i64::from(value).into()
 }
 
+/// What others need, kept from them: by a lock on a file that is open here for reading, and by memory.
+pub(super) fn keeping_from_others(descriptor: i32) -> Vec<Try> {
+    // `struct flock` of zeroes: all of it, for reading.
+    let whole = [0u8; 32];
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    vec![
+        attempt(
+            "lock a file that others read",
+            libc::SYS_fcntl,
+            [number(descriptor), number(libc::F_OFD_SETLK), whole.as_slice().into()],
+        ),
+        attempt(
+            "memory that no bound counts",
+            libc::SYS_mmap,
+            [0.into(), 4096.into(), number(access), number(flags), number(-1), 0.into()],
+        ),
+    ]
+}
+
 /// The host's kernel.
 pub(super) fn kernel() -> Vec<Try> {
     let room = [0u8; 128];

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aegis_tests::{DEADLINE, Daemon, eventually};
-use attempts::{HERE, Try, attempt, kernel, number, open, programs};
+use attempts::{HERE, Try, attempt, keeping_from_others, kernel, number, open, programs};
 use nix::libc;
 use process::{Argument, Outcome, Taken};
 
@@ -288,6 +288,7 @@ fn break_out(host: &Host, kind: Kind) -> Vec<(String, Outcome, bool)> {
         .files()
         .into_iter()
         .chain(host.above(kind))
+        .chain(keeping_from_others(if kind == Kind::FileServer { 11 } else { 0 }))
         .chain(host.processes())
         .chain(kernel())
         .chain(programs());
@@ -315,7 +316,7 @@ const POSSIBLE: &str = "possible";
 fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Killed => "refused, and ended",
-        Outcome::Failed(libc::EPERM | libc::EACCES | libc::EROFS) => "refused",
+        Outcome::Failed(libc::EPERM | libc::EACCES | libc::EROFS | libc::ENOSYS) => "refused",
         Outcome::Failed(libc::ENOENT) => "not there",
         Outcome::Failed(_) | Outcome::Done(_) => POSSIBLE,
     }

@@ -87,7 +87,9 @@ fn unseen(text: &[u8], two_bytes_steer: bool) -> Option<usize> {
 fn sequence(text: &[u8]) -> Option<usize> {
     let (first, rest) = text.split_first()?;
     let length = match first {
-        b'[' => rest.iter().position(|byte| !(0x20..0x40).contains(byte))? + 1,
+        // It begins anew with the second one.
+        0x1b => return Some(0),
+        b'[' => parameters(rest, 0x40)?,
         b']' | b'P' | b'X' | b'^' | b'_' => {
             let ends = |at: &usize| {
                 matches!(rest.get(*at..), Some([0x07 | 0x1b | b'\n', ..] | [0xc2, 0x9c, ..] | [0xc2]))
@@ -101,10 +103,20 @@ fn sequence(text: &[u8]) -> Option<usize> {
                 _ => end + 1,
             }
         }
-        0x20..0x30 => rest.iter().position(|byte| !(0x20..0x30).contains(byte))? + 1,
+        0x20..0x30 => parameters(rest, 0x30)?,
         _ => 0,
     };
     Some(1 + length)
+}
+
+/// The length of what is left of a sequence whose bytes are below `last`, with the one that ends it. Another ESC breaks it off and
+/// begins one of its own, CAN and SUB break it off, and other control characters mean the same within it as outside.
+fn parameters(text: &[u8], last: u8) -> Option<usize> {
+    let (at, end) = text
+        .iter()
+        .enumerate()
+        .find(|(_, byte)| **byte >= last || matches!(**byte, 0x1b | 0x18 | 0x1a) || is_break(**byte))?;
+    Some(if *end == 0x1b || is_break(*end) { at } else { at + 1 })
 }
 
 /// What ends a line to somebody, besides the two of Unicode that have more bytes.
@@ -138,6 +150,11 @@ mod tests {
             "\\[system] x",
             "\\\\[exec] x",
             "\x1b[33m[system]\x1b[0m x",
+            "\x1b\x1b[33m[system] x",
+            "\x1b[3\x1b[33m[system] x",
+            "\x1b[3\x18[system] x",
+            "\x1b[3\x07m[system] x",
+            "\x1b(\x1b(B[system] x",
             "[sys\x1b[mtem]",
             "\x00[system]",
             "\u{200b}[system]",
