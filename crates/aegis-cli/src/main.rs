@@ -41,7 +41,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<i32, Failure> {
         context.check()?;
     }
     match command {
-        Command::Up => daemon::up(context).await,
+        Command::Up(arguments) => daemon::up(context, &arguments).await,
         Command::Down(arguments) => daemon::down(context, &arguments).await,
         Command::Status(format) => daemon::status(context, format.output).await,
         Command::Doctor(format) => daemon::doctor(context, format.output),

@@ -156,7 +156,7 @@ impl From<ImageError> for ApiFailure {
             ImageError::Registry { .. } => of(ErrorCode::RegistryFailed),
             ImageError::WithoutTls { registry } => of(ErrorCode::RegistryFailed).hint(format!(
                 "if you trust the way there: plain_http = true under [registry.\"{registry}\"] in \
-                 $AEGIS_HOME/config.toml, then aegis down and aegis up; see docs/IMAGES.md"
+                 $AEGIS_HOME/config.toml, then aegis down --keep-instances and aegis up; see docs/IMAGES.md"
             )),
             ImageError::NotHere { cause, .. } => {
                 let ApiFailure(cause) = (*cause).into();

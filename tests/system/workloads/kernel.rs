@@ -148,6 +148,8 @@ const SETTINGS: &str = "
         echo +cpu +io +memory > /sys/fs/cgroup/cgroup.subtree_control
         mkdir -p /sys/fs/cgroup/test; [ -e /sys/fs/cgroup/test/$file ] || echo $file
     done
+    # As Debian's script that starts Docker tries, and then has bounds of neither version.
+    mkdir /tmp/first && mount -t cgroup -o cpu cgroup /tmp/first 2>/dev/null && echo control groups of the first version
     grep -q rchar /proc/self/io || echo io
     ls -l /proc/sys/kernel/modprobe >/dev/null && cat /proc/sys/kernel/modprobe
 ";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::arguments::daemon::Down;
+use crate::arguments::daemon::{Down, Up};
 use crate::arguments::format::Format;
 use crate::arguments::image::ImageCommand;
 use crate::arguments::instance::InstanceCommand;
@@ -30,7 +30,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the daemon
-    Up,
+    Up(Up),
     /// Stop the daemon, and all instances gracefully
     Down(Down),
     /// Show whether the daemon runs, and on what

@@ -1,6 +1,14 @@
-//! `aegis down`.
+//! `aegis up` and `aegis down`.
 
 use clap::Args;
+
+/// Options of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// What makes the machines; as the configuration says, unless set
+    #[arg(long, value_name = "NAME", value_parser = ["auto", "qemu", "firecracker"])]
+    pub backend: Option<String>,
+}
 
 /// Options of `down`.
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod daemon;
+mod docker_words;
 pub mod format;
 pub mod host_directory;
 pub mod image;

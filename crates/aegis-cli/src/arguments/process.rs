@@ -41,7 +41,8 @@ pub struct Exec {
     /// Its streams.
     #[command(flatten)]
     pub interaction: Interaction,
-    /// Return when the command has been executed; it goes on, and its output goes to the log
+    /// Return when the command has been executed; its output goes to the log, and it goes on for as
+    /// long as the instance is awake, which one with ports is only while somebody uses it
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub detach: bool,
     /// Set an environment variable; may be repeated

@@ -6,6 +6,7 @@ use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::arguments::command::Arguments;
+use crate::arguments::docker_words;
 
 /// Reads the arguments; an error of use has a tip where there is one.
 ///
@@ -16,6 +17,10 @@ pub fn parse(arguments: &[OsString]) -> Result<Arguments, clap::Error> {
         if let Some(tip) = tip(&error, arguments) {
             let tips = ContextValue::StyledStrs(vec![tip.into()]);
             let _earlier = error.insert(ContextKind::Suggested, tips);
+            // What is spelled alike is something else.
+            for alike in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg] {
+                let _none = error.remove(alike);
+            }
         }
         error
     })
@@ -33,7 +38,11 @@ fn tip(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
              'aegis image info IMAGE' shows what the image has"
                 .to_owned(),
         ),
-        _ if unexpected.starts_with('-') => None,
+        (ErrorKind::InvalidSubcommand, ..) => match error.get(ContextKind::InvalidSubcommand) {
+            Some(ContextValue::String(word)) => docker_words::command(word).map(str::to_owned),
+            _ => None,
+        },
+        _ if unexpected.starts_with('-') => docker_words::option(unexpected).map(str::to_owned),
         (ErrorKind::UnknownArgument, ["exec" | "run", ..]) => {
             Some(format!("a command and its arguments stand after --: '-- {unexpected}'"))
         }
@@ -73,6 +82,12 @@ mod tests {
     #[test]
     fn a_word_in_the_wrong_place_gets_a_tip() {
         for (line, tip) in [
+            ("aegis ps", "aegis instance list"),
+            ("aegis prune", "aegis instance prune"),
+            ("aegis instance create", "aegis instance start --name"),
+            ("aegis run -p 80:80 -- true", "--expose"),
+            ("aegis run --publish=80:80 -- true", "--expose"),
+            ("aegis run --rm -- true", "leave it out"),
             ("aegis exec web sh", "after --: '-- sh'"),
             ("aegis run echo hello", "after --: '-- echo'"),
             ("aegis instance start deb", "'--name deb'"),

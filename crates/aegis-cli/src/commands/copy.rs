@@ -64,6 +64,12 @@ fn place(text: &OsStr) -> Place<'_> {
 /// If they cannot be read or written on either end; what was written before stays.
 pub async fn copy(context: &Context, arguments: &Copy) -> Result<i32, Failure> {
     let mut interrupts = Interrupts::listen()?;
+    if [&arguments.source, &arguments.destination].iter().any(|end| *end == "-") {
+        let hint = "pack and unpack it there: aegis exec INSTANCE -- tar -c PATH, aegis exec -i INSTANCE -- tar -x; \
+                    a file of that name is ./-";
+        let failure = Failure::new("- stands for standard input and output elsewhere, and for nothing here");
+        return Err(Failure { exit_code: 2, hint: Some(hint.to_owned()), ..failure });
+    }
     match (place(&arguments.source), place(&arguments.destination)) {
         (Place::Host(from), Place::Guest { instance, path }) => {
             let copying = into_guest(context, from, instance, path);

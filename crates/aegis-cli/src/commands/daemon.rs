@@ -11,7 +11,7 @@ use aegis_api::status::{Finding, Status};
 use aegis_client::ClientError;
 use aegis_client::daemon::{Liveness, liveness};
 
-use crate::arguments::daemon::Down;
+use crate::arguments::daemon::{Down, Up};
 use crate::arguments::format::OutputFormat;
 use crate::failure::{FAILED, Failure};
 use crate::{Context, output};
@@ -42,12 +42,19 @@ fn program() -> PathBuf {
 ///
 /// # Errors
 /// If it does not answer.
-pub async fn up(context: &Context) -> Result<i32, Failure> {
+pub async fn up(context: &Context, arguments: &Up) -> Result<i32, Failure> {
+    let wanted = arguments.backend.as_deref();
     let begun = Instant::now();
     // Whoever holds the home may be on its way in or out.
     while let Liveness::Alive(pid) = alive(context)? {
         if let Ok(status) = context.client().status().await {
             warn(&status);
+            if let Some(wanted) = wanted.filter(|wanted| ![status.backend.as_str(), "auto"].contains(wanted))
+            {
+                let text = format!("aegisd is already running ({}), with {}", name(pid), status.backend);
+                let hint = format!("restart it: aegis down --keep-instances && aegis up --backend {wanted}");
+                return Err(Failure { hint: Some(hint), ..Failure::new(text) });
+            }
             return output::line(format!("aegisd is already running ({})", name(pid)));
         }
         if begun.elapsed() > START_TIMEOUT {
@@ -56,7 +63,8 @@ pub async fn up(context: &Context) -> Result<i32, Failure> {
         tokio::time::sleep(LOOK).await;
     }
     let log = context.home.join("data/aegisd.log");
-    let mut child = spawn(&log).map_err(|error| Failure::new(format!("cannot start aegisd: {error}")))?;
+    let mut child =
+        spawn(&log, wanted).map_err(|error| Failure::new(format!("cannot start aegisd: {error}")))?;
     let begun = Instant::now();
     loop {
         if let Ok(status) = context.client().status().await {
@@ -92,7 +100,7 @@ fn check_home(data: &Path) -> std::io::Result<()> {
     Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, text))
 }
 
-fn spawn(log: &Path) -> std::io::Result<Child> {
+fn spawn(log: &Path, backend: Option<&str>) -> std::io::Result<Child> {
     if let Some(data) = log.parent() {
         check_home(data)?;
         DirBuilder::new().recursive(true).mode(0o700).create(data)?;
@@ -106,6 +114,9 @@ fn spawn(log: &Path) -> std::io::Result<Child> {
     };
     let mut command = Command::new(program());
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/").process_group(0);
+    if let Some(backend) = backend {
+        command.env("AEGIS_BACKEND", backend);
+    }
     command.spawn()
 }
 

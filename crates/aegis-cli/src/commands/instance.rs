@@ -97,8 +97,21 @@ pub async fn expose(context: &Context, arguments: Expose) -> Result<i32, Failure
     match arguments.format.output {
         OutputFormat::Json => output::json(&endpoints),
         OutputFormat::Text => {
-            output::line(endpoints.iter().map(render::endpoint).collect::<Vec<_>>().join("\n"))
+            let code = output::line(endpoints.iter().map(render::endpoint).collect::<Vec<_>>().join("\n"))?;
+            tell_rest(context, &arguments.instance, endpoints.len()).await;
+            Ok(code)
         }
+    }
+}
+
+/// Says that an instance rests when nobody uses it, which it does from its first ports on; `exposed` have just become so.
+async fn tell_rest(context: &Context, instance: &str, exposed: usize) {
+    // That it is reachable has been said; whether more can be is of no weight.
+    let Ok(described) = context.client().describe(instance).await else { return };
+    if described.next_step.is_some() && described.endpoints.len() <= exposed {
+        output::say(
+            "note: from now on it is paused when nobody uses it, and connections wake it; see: aegis instance info",
+        );
     }
 }
 

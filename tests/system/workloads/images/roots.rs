@@ -51,6 +51,33 @@ fn one_program_is_image_enough() {
     assert!(absent.code == 127 && absent.err().contains("not found"), "{}", absent.err());
 }
 
+#[test]
+fn a_program_has_the_capabilities_that_its_image_gives_it() {
+    let daemon = Daemon::start();
+    // `struct vfs_ns_cap_data` of the second version, effective: CAP_NET_RAW, of linux/capability.h.
+    let net_raw = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let busybox = fs::read("/bin/busybox").unwrap();
+    let capable = Item::file("capable/busybox", &busybox).mode(0o755).xattr("security.capability", net_raw);
+    let image = load(&daemon, &[Item::dir("capable/"), capable]);
+    let effective = |program: &str| {
+        let command = [
+            "run",
+            "--image",
+            &image,
+            "--user",
+            "1000",
+            "--",
+            program,
+            "grep",
+            "CapEff",
+            "/proc/self/status",
+        ];
+        daemon.ok(&command).split_whitespace().last().unwrap_or_default().to_owned()
+    };
+    assert_eq!(effective("/capable/busybox"), "0000000000002000");
+    assert_eq!(effective("/busybox"), "0000000000000000");
+}
+
 /// What every machine has, whatever its image has.
 const CHECK: &str = "
     fail() { echo \"$1\"; }
