@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help all run deps aegisd aegis harness kernel nested-kernel nested base-rootfs aarch64 test unit integration servers fuzz bench lint deny docs clean
+.PHONY: help all run deps aegisd aegis harness kernel nested-kernel nested base-rootfs aarch64 test unit integration conformance servers fuzz bench lint deny docs clean
 
 export AEGIS_ASSETS ?= $(HOME)/.aegis
 export CARGO_TERM_QUIET ?= false
@@ -67,6 +67,11 @@ integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	trap 'scripts/test-times $$AEGIS_TEST_TIMES; rm -f $$AEGIS_TEST_TIMES' EXIT
 	cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 	tests/as-user takeover named_directories isolation
+
+conformance: all ## What every backend promises, tried on each that can run here; BACKENDS="qemu+tcg" for some
+	@scripts/dependencies test
+	@guest/kernel/build nested
+	tests/conformance/run $(BACKENDS)
 
 servers: all ## Tests with real databases and Docker, some minutes more than the others take
 	@scripts/dependencies test

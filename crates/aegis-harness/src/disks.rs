@@ -6,6 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use aegis_harness::machine_parts::Disk;
+use aegis_sys::device_mapper;
+
+use crate::kernel_arguments::machine_parts;
+
 /// The kernel's driver of our disks.
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_blk";
 
@@ -15,16 +20,63 @@ const SECTOR: u64 = 512;
 /// Where the superblock is, and how much of it is read, bytes.
 const SUPERBLOCK: (u64, usize) = (1024, 1024);
 
+/// Serial number of the disk that holds the read-only root.
+const ROOT_SERIAL: &str = "aegis-root";
+/// Serial number of the disk that takes the instance's changes.
+const DATA_SERIAL: &str = "aegis-data";
+
+/// The block devices that are for this, in order, on a machine whose disks have no serial numbers.
+fn numbered(of: Disk) -> impl Iterator<Item = PathBuf> {
+    // The kernel names them by letters, and there are fewer disks than those.
+    let letters = machine_parts().numbers(of).filter_map(|number| ('a'..='z').nth(number));
+    letters.map(|letter| PathBuf::from(format!("/dev/vd{letter}")))
+}
+
+/// The disk with the read-only root.
+pub(crate) fn root() -> io::Result<PathBuf> {
+    let parts: Vec<PathBuf> = numbered(Disk::Root).collect();
+    match parts.as_slice() {
+        [] => find(ROOT_SERIAL),
+        [whole] => Ok(whole.clone()),
+        _ => joined(&parts),
+    }
+}
+
+/// The disk that takes the instance's changes.
+pub(crate) fn data() -> io::Result<PathBuf> {
+    numbered(Disk::Data).next().map_or_else(|| find(DATA_SERIAL), Ok)
+}
+
+/// The disk with the kernel's modules, where they do not follow the root on its disk.
+pub(crate) fn modules() -> Option<PathBuf> {
+    numbered(Disk::Modules).next()
+}
+
+/// Disks as a single one, which can only be read.
+fn joined(parts: &[PathBuf]) -> io::Result<PathBuf> {
+    let part = |path: &PathBuf| {
+        let device = rustix::fs::stat(path)?.st_rdev;
+        Ok((rustix::fs::major(device), rustix::fs::minor(device), sectors(path)?))
+    };
+    let parts = parts.iter().map(part).collect::<io::Result<Vec<_>>>()?;
+    device_mapper::join("aegis-root", &parts).map(|number| PathBuf::from(format!("/dev/dm-{number}")))
+}
+
+/// How long a disk is.
+fn sectors(device: &Path) -> io::Result<u64> {
+    let name = device.file_name().unwrap_or_default();
+    let sectors = fs::read_to_string(Path::new("/sys/block").join(name).join("size"))?;
+    sectors.trim().parse::<u64>().map_err(io::Error::other)
+}
+
 /// The block device with this serial number.
-pub(crate) fn find(serial: &str) -> io::Result<PathBuf> {
+fn find(serial: &str) -> io::Result<PathBuf> {
     Ok(Path::new("/dev").join(name(serial)?))
 }
 
 /// Makes the ext4 that is mounted at `mounted` as long as its device, which may have grown since it was made.
 pub(crate) fn fill(device: &Path, mounted: &Path) -> io::Result<()> {
-    let name = device.file_name().unwrap_or_default();
-    let sectors = fs::read_to_string(Path::new("/sys/block").join(name).join("size"))?;
-    let bytes = sectors.trim().parse::<u64>().map_err(io::Error::other)?.saturating_mul(SECTOR);
+    let bytes = sectors(device)?.saturating_mul(SECTOR);
     let mut superblock = [0; SUPERBLOCK.1];
     File::open(device)?.read_exact_at(&mut superblock, SUPERBLOCK.0)?;
     match longer(&superblock, bytes) {
@@ -76,14 +128,18 @@ fn devices() -> io::Result<Vec<OsString>> {
 }
 
 impl DiskReport {
-    /// Takes all disks from their driver.
+    /// Takes all disks from their driver. A monitor that cannot name its disks cannot begin them anew either (Firecracker):
+    /// they stay, and nothing has been read from them yet that would be remembered.
     pub(crate) fn all() -> io::Result<DiskReport> {
+        if !machine_parts().disks.is_empty() {
+            return Ok(DiskReport::default());
+        }
         DiskReport { devices: devices()? }.unbound()
     }
 
-    /// Takes the disk with this serial number from its driver.
-    pub(crate) fn one(serial: &str) -> io::Result<DiskReport> {
-        let device = fs::canonicalize(Path::new("/sys/block").join(name(serial)?).join("device"))?;
+    /// Takes the instance's disk from its driver.
+    pub(crate) fn data() -> io::Result<DiskReport> {
+        let device = fs::canonicalize(Path::new("/sys/block").join(name(DATA_SERIAL)?).join("device"))?;
         let devices = device.file_name().map(OsString::from).into_iter().collect();
         DiskReport { devices }.unbound()
     }

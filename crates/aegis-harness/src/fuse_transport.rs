@@ -26,9 +26,10 @@ use rustix::io::Errno;
 use crate::fuse_notify::{ChangeNotification, Shared};
 use crate::fuse_replay::Step;
 use crate::sync::lock;
+use crate::threads::spawn;
 
 /// Number of the port for files.
-const FILES: u32 = 3;
+pub(crate) const FILES: u32 = 3;
 /// Longest message of the kernel: what it writes at once, and headers (`fuse_dev_do_read` wants that much room).
 const MOST_MESSAGE: usize = (256 << 10) + 4096;
 /// A buffer for any message, with its frame's header.
@@ -37,8 +38,6 @@ const WHOLE: usize = HEADER_LEN + MOST_MESSAGE;
 const LARGE: usize = 16 << 10;
 /// Most buffers that are kept unused.
 const MOST_SPARE: usize = 4;
-/// A thread here has next to nothing on its stack, and all of it is locked in memory.
-const STACK: usize = 64 << 10;
 
 /// Operations that are not answered (`FUSE_FORGET`, `FUSE_BATCH_FORGET`).
 const UNANSWERED: [u32; 2] = [2, 42];
@@ -332,19 +331,4 @@ pub(crate) fn start(mounts: usize, hello: Vec<u8>) -> io::Result<Arc<Traffic>> {
     let hearing = Arc::clone(&traffic);
     spawn("answers", move || hearing.hear(&inlet))?;
     Ok(traffic)
-}
-
-/// A thread of its own, whose end is told on the console.
-pub(crate) fn spawn(
-    name: &'static str,
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
-    let run = move || {
-        if let Err(error) = work() {
-            crate::console_log::print(&format!("aegis-harness: files: {name}: {error}"));
-        }
-    };
-    // It ends with its mount, or with the machine.
-    thread.spawn(run).map(drop)
 }

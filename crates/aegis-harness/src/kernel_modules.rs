@@ -44,21 +44,26 @@ fn length(disk: &File, start: u64) -> io::Result<u64> {
     bytes.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Mounts the image that follows the root on this disk, in the namespace of mounts that the kernel's own threads are in.
+/// Mounts the image that this disk is, in the namespace of mounts that the kernel's own threads are in.
+pub(crate) fn mount_image(disk: &Path) -> io::Result<()> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    fs::create_dir_all(MOUNTED)?;
+    mount(disk, MOUNTED, "erofs", flags, None)?;
+    make_devices(&fs::read_to_string(Path::new(MOUNTED).join("modules.devname"))?);
+    Ok(())
+}
+
+/// Mounts the image that follows the root on this disk, likewise.
 ///
 /// By a loop device: the kernel mounts no partition of a disk that is mounted as a whole.
-pub(crate) fn mount_from(disk: &Path) -> io::Result<()> {
+pub(crate) fn mount_behind(disk: &Path) -> io::Result<()> {
     let disk = File::open(disk)?;
     let start = length(&disk, 0)?;
     let image = (start, length(&disk, start)?);
     let control = File::open("/dev/loop-control")?;
     let device = (0..TRIES).find_map(|_| loop_device(&control, &disk, image).transpose()).transpose()?;
     let (path, _open) = device.ok_or(io::ErrorKind::ResourceBusy)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    fs::create_dir_all(MOUNTED)?;
-    mount(&path, MOUNTED, "erofs", flags, None)?;
-    make_devices(&fs::read_to_string(Path::new(MOUNTED).join("modules.devname"))?);
-    Ok(())
+    mount_image(&path)
 }
 
 /// This part of the disk, beginning and length, as a block device; `None` if somebody was faster.

@@ -23,6 +23,7 @@ pub mod guest_api;
 pub mod hooks;
 pub mod keepalive;
 pub mod listen_watch;
+pub mod machine_parts;
 pub mod module_index;
 pub mod outbound_sockets;
 pub mod path_lookup;

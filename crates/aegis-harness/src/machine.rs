@@ -37,11 +37,6 @@ pub(crate) const CONTROL: u32 = 1;
 /// Number of the bulk port.
 pub(crate) const BULK: u32 = 2;
 
-/// Serial number of the disk that holds the read-only root.
-const ROOT_SERIAL: &str = "aegis-root";
-/// Serial number of the disk that takes the instance's changes.
-const DATA_SERIAL: &str = "aegis-data";
-
 /// For how long the kernel must be able to keep what is in use in memory; it kills something otherwise.
 const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
 const MIN_TTL_MS: &str = "1000";
@@ -176,11 +171,18 @@ impl Guest {
         if self.lower.replace(true) {
             return Ok(());
         }
-        let image = disks::find(ROOT_SERIAL).map_err(failed("find the root disk"))?;
+        let modules = disks::modules();
+        if let Some(disk) = &modules {
+            // First, because joining disks takes one of them.
+            network_interface::told(kernel_modules::MODPROBE, kernel_modules::mount_image(disk));
+        }
+        let image = disks::root().map_err(failed("find the root disk"))?;
         fs::create_dir_all(LOWER).map_err(failed("create mount points"))?;
         mount(&image, LOWER, "erofs", MountFlags::RDONLY, None)
             .map_err(|error| failed("mount the root disk")(error.into()))?;
-        network_interface::told(kernel_modules::MODPROBE, kernel_modules::mount_from(&image));
+        if modules.is_none() {
+            network_interface::told(kernel_modules::MODPROBE, kernel_modules::mount_behind(&image));
+        }
         lay_mount_points().map_err(failed("create mount points"))
     }
 
@@ -191,7 +193,7 @@ impl Guest {
         }
         self.settled.take().take_up().map_err(failed("take up the disks"))?;
         self.mount_lower()?;
-        let data = disks::find(DATA_SERIAL).map_err(failed("find the instance's disk"))?;
+        let data = disks::data().map_err(failed("find the instance's disk"))?;
         mount(&data, upper, "ext4", MountFlags::NOATIME, None)
             .map_err(|error| failed("mount the instance's disk")(error.into()))?;
         // A disk that cannot grow is as good as before.
@@ -293,7 +295,7 @@ impl Platform for Guest {
         let _none = network_interface::take_down();
         let home = self.home.take().ok_or_else(|| unrehearsed(io::ErrorKind::NotFound.into()))?;
         mount_namespace::leave(&home).map_err(unrehearsed)?;
-        *self.settled.borrow_mut() = DiskReport::one(DATA_SERIAL).map_err(failed("let go of the disk"))?;
+        *self.settled.borrow_mut() = DiskReport::data().map_err(failed("let go of the disk"))?;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! `/init` of the guest: sets the machine up as far as the host need not decide, then serves the host.
 
+mod byte_relay;
 mod cgroup;
 mod console_log;
 mod copy_tool;
@@ -7,12 +8,14 @@ mod detached_mounts;
 mod disk_reserve;
 mod disks;
 mod ephemeral_directories;
+mod frame_relay;
 mod freezer;
 mod fuse_notify;
 mod fuse_replay;
 mod fuse_transport;
 mod hostname;
 mod interruptible_stdin;
+mod kernel_arguments;
 mod kernel_modules;
 mod machine;
 mod managed_files;
@@ -22,13 +25,17 @@ mod network_interface;
 mod overlay_storage;
 mod port_device;
 mod rootfs_paths;
+mod sentinel;
 mod share_mounts;
 mod stopped_copy;
 mod sync;
 mod sysctl;
+mod threads;
 
 use std::process::ExitCode;
 use std::rc::Rc;
+
+use aegis_harness::machine_parts::Transport;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -53,6 +60,13 @@ fn main() -> ExitCode {
 fn run() -> std::io::Result<()> {
     machine::mount_early()?;
     machine::allow_many_descriptors();
+    if let Some(card) = kernel_arguments::machine_parts().card {
+        network_interface::told(network_interface::NAME, frame_relay::start(network_interface::NAME, card));
+    }
+    if kernel_arguments::machine_parts().transport == Transport::Vsock {
+        port_device::expect(fuse_transport::FILES)?;
+        sentinel::start()?;
+    }
     let control = port_device::open_port(machine::CONTROL)?;
     let bulk = port_device::open_port(machine::BULK)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -14,7 +14,7 @@ use crate::managed_files::ManagedFiles;
 use crate::rootfs_paths;
 
 /// The only card that a machine has.
-const NAME: &str = "eth0";
+pub(crate) const NAME: &str = "eth0";
 /// Where programs look for the resolver.
 const RESOLVER: &str = "/etc/resolv.conf";
 /// What the kernel would do by itself on a wire with nobody else on it, and need not (`ip-sysctl`): looking for routers,

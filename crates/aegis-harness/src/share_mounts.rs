@@ -13,8 +13,9 @@ use aegis_guest_protocol::rpc::RpcError;
 use rustix::mount::{MountFlags, OpenTreeFlags, mount, mount_remount, open_tree};
 
 use crate::fuse_notify::{self, MountedExport};
-use crate::fuse_transport::{spawn, start};
+use crate::fuse_transport::start;
 use crate::rootfs_paths;
+use crate::threads::spawn;
 
 /// How long what is not yet written may take to be, at the end.
 const LAST_WRITES: Duration = Duration::from_secs(3);

@@ -22,6 +22,7 @@ fn rights(access: Access) -> BitFlags<AccessFs> {
         Access::Execute => read | AccessFs::Execute,
         Access::Write => write,
         Access::Device => write | AccessFs::IoctlDev,
+        Access::Sockets => AccessFs::ReadDir | AccessFs::MakeSock | AccessFs::RemoveFile,
         Access::Tree => AccessFs::from_all(NEWEST) & !never,
     }
 }

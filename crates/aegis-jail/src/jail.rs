@@ -235,6 +235,9 @@ fn is_mapped(number: u32) -> bool {
 /// Nobody else gets to either, because the home is closed.
 fn give(rule: &FileRule, user: u32) -> io::Result<()> {
     let Ok(found) = std::fs::metadata(&rule.path) else { return Ok(()) };
+    if rule.access == Access::Sockets && found.is_dir() && found.uid() != user {
+        return std::os::unix::fs::chown(&rule.path, Some(user), Some(user));
+    }
     if !found.is_file() {
         return Ok(());
     }

@@ -23,6 +23,8 @@ pub enum Access {
     Device,
     /// All that a file system offers but devices and execution.
     Tree,
+    /// Of a directory that is the program's own: make sockets in it, and remove them.
+    Sockets,
 }
 
 /// A file or directory, and what may be done with it. One that is not there grants nothing.

@@ -157,6 +157,10 @@ pub async fn look_after(helper: impl Helper, first: Option<Process>, machine: Ar
         current = match helper.spawn(&*machine).await {
             Ok(process) => Some(process),
             Err(error) => {
+                // One that is going closes its connections before it has ended.
+                if tokio::time::timeout(wait, machine.ended()).await.is_ok() {
+                    return;
+                }
                 tracing::error!(id, %error, "{what} cannot be started");
                 if helper.is_hopeless(&error).await {
                     return machine.stop().await;

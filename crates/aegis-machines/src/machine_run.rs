@@ -368,6 +368,16 @@ pub async fn pause(live: &MachineRun, machine: &dyn Machine) -> Result<(), Strin
     paused
 }
 
+/// The session in the place of one that is closed.
+async fn next_session(live: &MachineRun, closed: &Arc<Session>) -> Result<Arc<Session>, String> {
+    let next = async {
+        live.session_replaced(closed).await;
+        live.wait_for_session().await
+    };
+    let next = tokio::time::timeout(aegis_guest_link::CALL_TIMEOUT, next).await;
+    next.ok().flatten().ok_or_else(|| "the guest does not answer".to_owned())
+}
+
 /// Lets the machine go on, with the clock set before anybody is told that it runs.
 pub async fn resume(live: &Arc<MachineRun>) -> Result<(), String> {
     let machine = live.machine().ok_or("there is no machine")?;
@@ -376,6 +386,13 @@ pub async fn resume(live: &Arc<MachineRun>) -> Result<(), String> {
         // Sets the clock before anybody is told that it runs.
         Some(session) => {
             let health = session.link().call(&GuestLink::health_call()).await;
+            let health = match health {
+                // It may have been closed because the machine was saved; then another one takes its place.
+                Err(LinkError::Closed | LinkError::Io(_)) => {
+                    next_session(live, &session).await?.link().call(&GuestLink::health_call()).await
+                }
+                health => health,
+            };
             live.tell_addresses().await;
             health.map(drop).map_err(|error| error.to_string())
         }

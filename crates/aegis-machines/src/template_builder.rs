@@ -59,7 +59,7 @@ impl TemplateBuilder {
     async fn build(&self, template_key: TemplateKey, name: &str) -> Result<u64, String> {
         let id = format!("inst-template{name}");
         let _reserved = self.ids.reserve(&id);
-        let spec = self.spec(&template_key.spec, &id).map_err(|error| error.to_string())?;
+        let spec = self.spec(&template_key, &id).map_err(|error| error.to_string())?;
         let saved = match self.layout.vmm.start(&spec).await {
             Err(error) => Err(chain(&error)),
             Ok(machine) => {
@@ -80,11 +80,16 @@ impl TemplateBuilder {
         Ok(written)
     }
 
-    /// A machine like another one, with disks of no content.
-    fn spec(&self, like: &MachineSpec, id: &str) -> io::Result<MachineSpec> {
+    /// A machine like another one, with a disk of no content, and where that makes no difference without its root.
+    fn spec(&self, template_key: &TemplateKey, id: &str) -> io::Result<MachineSpec> {
         std::fs::create_dir_all(self.store.dir())?;
-        let spec = scratch_machine::spec_like(&self.layout.home, like, id)?;
-        std::fs::File::create(&spec.data_disk)?.set_len(PLACEHOLDER)?;
+        let spec = scratch_machine::spec_like(&self.layout.home, &template_key.spec, id)?;
+        let disk = std::fs::File::create(&spec.data_disk)?;
+        if !self.layout.vmm.capabilities().swaps_disks {
+            disk.set_len(template_key.disk_mib << 20)?;
+            return Ok(spec);
+        }
+        disk.set_len(PLACEHOLDER)?;
         Ok(MachineSpec { root_disk: vec![spec.data_disk.clone()], modules: None, ..spec })
     }
 }

@@ -165,7 +165,7 @@ impl WarmPool {
 
     /// Keeps a machine of the kind that is wanted ready, until the daemon ends.
     pub async fn fill(self: Arc<Self>) {
-        if self.keep.is_zero() {
+        if self.keep.is_zero() || !self.deps.layout.vmm.capabilities().swaps_disks {
             return;
         }
         let mut wanted = self.wanted.subscribe();

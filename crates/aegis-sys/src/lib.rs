@@ -6,8 +6,11 @@ use std::io;
 
 pub mod child;
 pub mod confine;
+pub mod device_mapper;
 pub mod ext4;
 pub mod guest;
+#[cfg(feature = "kvm")]
+pub mod kvm;
 pub mod listening;
 pub mod loop_device;
 pub mod malloc;
@@ -15,6 +18,7 @@ pub mod namespace;
 pub mod network_interface;
 pub mod poll;
 pub mod tsc;
+pub mod vsock;
 
 /// Turns the C convention (-1 and errno) into a result.
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Setting up a guest's network card: `netdevice(7)`, `rtnetlink`'s older sibling, which needs no answers to be parsed.
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -56,6 +57,36 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
         *to = from as libc::c_char;
     }
     libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
+}
+
+/// `TUNSETIFF` of `linux/if_tun.h`.
+const TUNSETIFF: u64 = 0x4004_54ca;
+/// `ARPHRD_ETHER` of `linux/if_arp.h`.
+const ETHERNET: libc::sa_family_t = 1;
+
+/// Makes an Ethernet interface of this name whose other end is what is returned: each read takes a frame that it sends, and
+/// each write is a frame that it receives. It is gone when that is closed.
+///
+/// # Errors
+/// The system's.
+pub fn tap(name: &str, mac: [u8; 6], mtu: u16) -> io::Result<File> {
+    let end = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let card = Card::open(name)?;
+    let mut request = card.request();
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: this device's call takes an ifreq, which outlives it.
+    check(unsafe { libc::ioctl(end.as_raw_fd(), TUNSETIFF as _, &raw mut request) })?;
+    let mut data = [0; 14];
+    for (to, from) in data.iter_mut().zip(mac) {
+        *to = from as libc::c_char;
+    }
+    let mut request = card.request();
+    request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: ETHERNET, sa_data: data };
+    card.control(libc::SIOCSIFHWADDR as _, &mut request)?;
+    let mut request = card.request();
+    request.ifr_ifru.ifru_mtu = mtu.into();
+    card.control(libc::SIOCSIFMTU as _, &mut request)?;
+    Ok(end)
 }
 
 fn v6_address(address: Ipv6Addr) -> libc::in6_addr {

@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{oneshot, watch};
 
 /// When the file has this size it becomes the `.1` file, and a new one begins.
@@ -25,7 +24,7 @@ pub struct Console {
 impl Console {
     /// Copies `stream` to the file until it ends, and looks for a panic in it.
     #[must_use]
-    pub fn record(stream: UnixStream, file: PathBuf) -> Console {
+    pub fn record(stream: impl AsyncRead + Unpin + Send + 'static, file: PathBuf) -> Console {
         let (tell, panic) = watch::channel(None);
         let (_wanted, mut unwanted) = oneshot::channel::<()>();
         // Owned by what is returned, and by the stream: ends with either.
@@ -51,7 +50,7 @@ impl Console {
     }
 }
 
-async fn record(mut stream: UnixStream, path: PathBuf, tell: watch::Sender<Option<String>>) {
+async fn record(mut stream: impl AsyncRead + Unpin, path: PathBuf, tell: watch::Sender<Option<String>>) {
     let mut file = BoundedFile::open(path);
     let mut scanner = Scanner::default();
     let mut buffer = vec![0; 16 << 10];

@@ -48,6 +48,8 @@ impl Vmm for Fake {
             pause: true,
             save: false,
             network: false,
+            swaps_disks: false,
+            dials_paused: true,
             accelerator: "none".to_owned(),
             accelerator_reason: "nothing is virtualised".to_owned(),
         }

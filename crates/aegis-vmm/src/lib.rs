@@ -13,15 +13,21 @@
 
 mod accelerator;
 mod architecture;
+pub mod backends;
 mod console;
 pub mod fake;
+pub mod firecracker;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod host_version;
+pub mod kvm_trial;
 mod listen;
 mod memory;
+mod monitor;
 mod process;
 pub mod qemu;
 mod resources;
+mod stderr_log;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -64,6 +70,13 @@ pub struct Capabilities {
     /// Whether machines can have a network card of their own.
     #[serde(default)]
     pub network: bool,
+    /// Whether a machine's disks can become others while it lives: by [`Machine::assign`], and when it is restored. Else one that
+    /// is restored needs the disks that it was saved with, or its own as long as that one.
+    #[serde(default)]
+    pub swaps_disks: bool,
+    /// Whether a machine that stands still can be dialled; else that waits until it goes on.
+    #[serde(default)]
+    pub dials_paused: bool,
     /// What executes guest code, e.g. `kvm`; the word is for people.
     pub accelerator: String,
     /// Why this accelerator and no other.
@@ -263,7 +276,8 @@ pub trait Machine: Debug + Send + Sync {
         Resources::of(&self.handle().process)
     }
 
-    /// Opens a byte pipe into the guest. One at a time per endpoint: the next waits until the former is closed.
+    /// Opens a byte pipe into the guest. One at a time per endpoint: the next waits until the former is closed. Where
+    /// [`Capabilities::dials_paused`] is not the case it waits for the guest.
     ///
     /// # Errors
     /// If the machine is gone.
@@ -311,7 +325,8 @@ pub trait Machine: Debug + Send + Sync {
     }
 
     /// Stops the guest's processors, if they run, and takes what there is of the machine, its memory into this draft of
-    /// the same size. Its disks are written, and it stays stopped until [`Machine::resume`].
+    /// the same size. Its disks are written, and it stays stopped until [`Machine::resume`]. Then pipes into the guest may be
+    /// closed, and are to be opened anew.
     ///
     /// # Errors
     /// If the monitor refuses or is gone, or its memory cannot be read.

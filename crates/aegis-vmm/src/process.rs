@@ -196,7 +196,7 @@ impl Process {
 }
 
 /// Living processes with their arguments.
-pub(crate) fn all() -> Vec<(ProcessId, Vec<String>)> {
+fn all() -> Vec<(ProcessId, Vec<String>)> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: i32| {
@@ -233,6 +233,22 @@ fn end_of(status: std::process::ExitStatus) -> End {
         (None, Some(signal)) => End::Killed(signal),
         (None, None) => End::Gone,
     }
+}
+
+/// Ends processes that are machines by their arguments, and none of `known`. Returns the machines' names.
+pub(crate) async fn end_strays(
+    known: &[i32],
+    machine_name: impl Fn(&[String]) -> Option<String>,
+) -> Vec<String> {
+    let mut ended = Vec::new();
+    for (id, words) in all().into_iter().filter(|(id, _)| !known.contains(&id.pid)) {
+        let Some(name) = machine_name(&words) else { continue };
+        if let Ok(Some(stray)) = Process::adopt(&id) {
+            stray.kill().await;
+            ended.push(name);
+        }
+    }
+    ended
 }
 
 /// Finds a program in `PATH` or where administrators' programs live.

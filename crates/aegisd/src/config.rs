@@ -16,6 +16,7 @@ use aegis_machines::disk_space::DiskSettings;
 use aegis_machines::warm_pool;
 use aegis_policy::{Policy, Preset, Rule};
 use aegis_router::Admission;
+use aegis_vmm::backends::BackendChoice;
 use serde::Deserialize;
 
 /// Where the name router listens, unless set otherwise.
@@ -50,6 +51,8 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// What is kept free on the host's disk.
     pub disk: DiskSettings,
+    /// Which backend makes machines.
+    pub backend: BackendChoice,
 }
 
 /// What the file says of images.
@@ -84,6 +87,7 @@ struct File {
     templates: TemplateFile,
     confinement: Confinement,
     disk: Disk,
+    machines: Machines,
     registry: BTreeMap<String, Registry>,
 }
 
@@ -92,6 +96,12 @@ struct File {
 struct Disk {
     floor: Option<String>,
     overcommit: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Machines {
+    backend: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -191,7 +201,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        let File { idle, router, images, secrets, network, templates, confinement, disk, registry } =
+        let File { idle, router, images, secrets, network, templates, confinement, disk, machines, registry } =
             toml::from_str(text).map_err(|error| error.to_string())?;
         let defaults = IdleDefaults::default();
         let rest = IdleDefaults {
@@ -222,6 +232,7 @@ impl Config {
         let policy = Policy { default, rules };
         policy.check().map_err(|error| format!("network: {error}"))?;
         let network = NetworkDefaults { policy, trust_host_cas };
+        let backend = machines.backend.map_or(Ok(BackendChoice::Auto), |name| name.parse());
         let budget = match templates.budget.as_deref() {
             Some("off") => Some(0),
             text => bytes("templates.budget", text)?,
@@ -249,6 +260,7 @@ impl Config {
                 floor: bytes("disk.floor", disk.floor.as_deref())?,
                 overcommit: disk.overcommit,
             },
+            backend: backend.map_err(|error| format!("machines.backend: {error}"))?,
         })
     }
 }
@@ -275,7 +287,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = "[idle]\npause = \"5s\"\nhibernate = \"1m\"\nstop = \"never\"\nconnections_after = \"1h\"\n[router]\nlisten = \"off\"\nnames = [\"sandbox.example\"]\ntoken = \"0123456789abcdef\"\n[secrets]\nkeyring = false\n\
-            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\", \"cgroup\"]\ncgroup = \"/sys/fs/cgroup/aegis\"\n[disk]\nfloor = \"1g\"\novercommit = true\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\ntrust_host_cas = true\nrules = [\"allow *.example.org:443\"]";
+            [templates]\nbudget = \"1g\"\nspare = \"1h\"\n[confinement]\nrequire = [\"seccomp\", \"landlock\", \"namespaces\", \"cgroup\"]\ncgroup = \"/sys/fs/cgroup/aegis\"\n[disk]\nfloor = \"1g\"\novercommit = true\n[machines]\nbackend = \"firecracker\"\n[network]\nproxy = \"http://proxy:3128\"\ndefault = \"none\"\ntrust_host_cas = true\nrules = [\"allow *.example.org:443\"]";
         let config = Config::parse(text).unwrap();
         let rest = IdleDefaults {
             pause: After::Ms(5000),
@@ -304,6 +316,7 @@ mod tests {
                 require: Layer::ALL.to_vec(),
                 cgroup: Some("/sys/fs/cgroup/aegis".into()),
                 disk: DiskSettings { floor: Some(1 << 30), overcommit: true },
+                backend: BackendChoice::Firecracker,
             }
         );
     }
@@ -323,6 +336,7 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         for (text, words) in [
             ("[idle]\npause = \"soon\"", "idle.pause = \"soon\""),
+            ("[machines]\nbackend = \"xen\"", "machines.backend: \"xen\" is no backend"),
             ("[idle]\npaws = \"1s\"", "paws"),
             ("[router]\nlisten = \"8099\"", "ADDRESS:PORT"),
             ("[router]\nnames = [\"http://a\"]", "router: \"http://a\""),

@@ -20,6 +20,7 @@ use aegis_store::home::DaemonLock;
 use aegis_store::secrets::{Keyring, Secrets};
 use aegis_store::workspaces::Workspaces;
 use aegis_vmm::Vmm;
+use aegis_vmm::backends::Backends as MachineBackends;
 use aegis_vmm::fake::Fake;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
@@ -106,7 +107,10 @@ async fn run(environment: &Environment) -> Result<(), DaemonError> {
     let registry = Registry::open_with(home.database(), Some(reserve))?;
     let vmm: Arc<dyn Vmm> = match &environment.fake_guest {
         Some(guest) => Arc::new(Fake::new(guest.clone())),
-        None => Arc::new(environment.qemu()),
+        None => Arc::new(
+            MachineBackends::choose(environment.backend, &environment.host_facts())
+                .map_err(DaemonError::Backend)?,
+        ),
     };
     let guests = Arc::new(Guests::default());
     let backends: Arc<dyn Backends> = Arc::<Guests>::clone(&guests);

@@ -11,8 +11,8 @@ use aegis_machines::host_memory::host_memory_mib;
 use aegis_store::disk::DiskMaker;
 use aegis_store::free_space::Level;
 use aegis_store::home::{DaemonLiveness, Home, HomeError, daemon_alive};
-use aegis_vmm::qemu::Qemu;
-use aegis_vmm::{Architecture, Vmm};
+use aegis_vmm::backends::{BackendChoice, Backends, HostFacts};
+use aegis_vmm::{Architecture, Capabilities, Vmm};
 
 use crate::ca_certificates;
 use crate::environment::Environment;
@@ -27,8 +27,9 @@ const LEAST_DISK_MIB: u64 = 1024;
 #[must_use]
 pub fn examine(environment: &Environment) -> Vec<Finding> {
     let home = &environment.home;
-    let (qemu, guest) = (environment.qemu(), environment.guest);
-    let mut findings = vec![architecture(guest), monitor(&qemu, guest), accelerator(&qemu, guest)];
+    let guest = environment.guest;
+    let mut findings = vec![architecture(guest)];
+    findings.extend(backends(environment));
     findings.extend(assets(home, guest));
     findings.extend([
         confinement(environment),
@@ -57,22 +58,50 @@ fn architecture(guest: Architecture) -> Finding {
     finding("guest", Ok(format!("{guest}: {whose}")))
 }
 
-fn monitor(qemu: &Qemu, guest: Architecture) -> Finding {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let probed = runtime
-        .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(qemu.probe()).map_err(|error| error.to_string()));
-    let remedy = format!("install it: apt-get install {}", guest.package());
-    finding(
-        "qemu",
-        probed
-            .map(|probe| format!("{} ({})", probe.version, probe.executable.display()))
-            .map_err(|error| (error, remedy.as_str())),
-    )
+/// Each backend that there is, which of them makes machines, and on what those run.
+fn backends(environment: &Environment) -> Vec<Finding> {
+    let facts = environment.host_facts();
+    let chosen = Backends::choose(environment.backend, &facts);
+    let mut findings = match &chosen {
+        Ok(chosen) => monitors(chosen, &facts),
+        // One that is wanted and of no use is told of beside those that are there.
+        Err(_) => {
+            Backends::choose(BackendChoice::Auto, &facts).map_or(Vec::new(), |any| monitors(&any, &facts))
+        }
+    };
+    match chosen {
+        Ok(chosen) => {
+            let detail = format!("{}, because {}", chosen.name(), chosen.reason());
+            findings.push(finding("backend", Ok(detail)));
+            findings.push(accelerator(&chosen.capabilities(), facts.guest));
+        }
+        Err(why) => findings.push(finding("backend", Err((why, CHOOSE)))),
+    }
+    findings
 }
 
-fn accelerator(qemu: &Qemu, guest: Architecture) -> Finding {
-    let capabilities = qemu.capabilities();
+/// What to do where the backend that is wanted is of no use.
+const CHOOSE: &str = "choose another: aegis up --backend auto, or in config.toml: [machines] backend";
+
+fn monitors(backends: &Backends, facts: &HostFacts) -> Vec<Finding> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let surveyed = match runtime {
+        Ok(runtime) => runtime.block_on(backends.survey(facts)),
+        Err(error) => return vec![finding("backend", Err((error.to_string(), CHOOSE)))],
+    };
+    let install = format!("install it: apt-get install {}", facts.guest.package());
+    let found = surveyed.into_iter().map(|(name, probed)| {
+        let chosen = name == backends.name();
+        let described = probed.map(|probe| format!("{} ({})", probe.version, probe.executable.display()));
+        match described {
+            Err(why) if !chosen => finding(name, Ok(format!("of no use here, and not needed: {why}"))),
+            described => finding(name, described.map_err(|error| (error, install.as_str()))),
+        }
+    });
+    found.collect()
+}
+
+fn accelerator(capabilities: &Capabilities, guest: Architecture) -> Finding {
     let detail = format!("{}: {}", capabilities.accelerator, capabilities.accelerator_reason);
     let mut found = finding("accelerator", Ok(detail));
     if capabilities.accelerator == "tcg" {

@@ -12,12 +12,15 @@ use aegis_jail::Layer;
 
 use aegis_router::Admission;
 use aegis_store::home::{Home, check_trusted};
-use aegis_vmm::Architecture;
-use aegis_vmm::qemu::Qemu;
+use aegis_vmm::backends::{BackendChoice, HostFacts};
+use aegis_vmm::{Architecture, kvm_trial};
 
 use crate::config;
 use crate::error::DaemonError;
 use crate::resolvers::ProxySettings;
+
+/// The command of this program that tries the host's KVM, in a process of its own.
+pub const TRY_KVM: &str = "try-kvm";
 
 /// The environment, read once.
 #[derive(Debug, Clone)]
@@ -26,6 +29,10 @@ pub struct Environment {
     pub home: Home,
     /// The accelerator that the user insists on (`AEGIS_ACCEL`).
     pub accelerator: Option<String>,
+    /// The backend that is wanted (`AEGIS_BACKEND`, else `[machines] backend`).
+    pub backend: BackendChoice,
+    /// Where Firecracker is, if not in `PATH` (`AEGIS_FIRECRACKER`).
+    pub firecracker: Option<PathBuf>,
     /// What processor the guests have (`AEGIS_GUEST_ARCH`); the host's, unless it is set.
     pub guest: Architecture,
     /// A guest program for the backend without virtualisation (`AEGIS_FAKE_GUEST`); for tests.
@@ -74,6 +81,13 @@ impl Environment {
         let home = Home::new(root, default);
         check_trusted(&home.config()).map_err(|error| DaemonError::Environment(error.to_string()))?;
         let file = config::Config::read(&home.config()).map_err(DaemonError::Environment)?;
+        let backend = match get("AEGIS_BACKEND") {
+            None => file.backend,
+            Some(name) => name
+                .to_string_lossy()
+                .parse()
+                .map_err(|error| DaemonError::Environment(format!("AEGIS_BACKEND: {error}")))?,
+        };
         instances.idle = file.rest;
         instances.machines.template_budget = file.templates;
         instances.machines.warm_keep = file.spare;
@@ -87,6 +101,8 @@ impl Environment {
             home: if guest.is_foreign() { home.with_assets_below(guest.name()) } else { home },
             guest,
             accelerator: get("AEGIS_ACCEL").and_then(|value| value.into_string().ok()),
+            backend,
+            firecracker: get("AEGIS_FIRECRACKER").map(PathBuf::from),
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
             names: file.names,
@@ -100,9 +116,20 @@ impl Environment {
         })
     }
 
-    /// The backend that all this asks for.
-    pub(crate) fn qemu(&self) -> Qemu {
-        Qemu::new(self.accelerator.as_deref(), self.guest)
+    /// What there is to choose a backend by.
+    pub(crate) fn host_facts(&self) -> HostFacts {
+        let try_kvm = || {
+            let program = std::env::current_exe().map_err(|error| error.to_string())?;
+            let mut command = std::process::Command::new(program);
+            command.arg(TRY_KVM);
+            kvm_trial::in_child(command)
+        };
+        HostFacts {
+            guest: self.guest,
+            accelerator: self.accelerator.clone(),
+            kvm: try_kvm(),
+            firecracker: self.firecracker.clone(),
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub enum DaemonError {
     /// This host does not confine processes as it is wanted.
     #[error("config.toml: [confinement] require: this host has no {0}; see: aegis doctor")]
     Unconfined(String),
+    /// The backend that is wanted is of no use here.
+    #[error("{0}; see: aegis doctor")]
+    Backend(String),
     /// A system call failed.
     #[error("cannot {action}: {source}")]
     Io {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use aegisd::environment::Environment;
+use aegisd::environment::{Environment, TRY_KVM};
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// The Aegis daemon. Without a command it serves its API in the foreground until SIGTERM or SIGINT.
@@ -24,6 +24,9 @@ enum Command {
     },
     /// Prints the API's OpenAPI document.
     Openapi,
+    /// Looks whether a machine works with this host's KVM; prints what is wrong.
+    #[command(name = TRY_KVM, hide = true)]
+    TryKvm,
     /// Serves directories to the guest at the other end of standard input, until its machine has ended.
     #[command(hide = true)]
     ServeFiles {
@@ -43,15 +46,17 @@ enum Format {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::ServeFiles { exports, .. }) = &arguments.command {
-        return finish(aegisd::serve_files(exports));
+    match &arguments.command {
+        Some(Command::ServeFiles { exports, .. }) => return finish(aegisd::serve_files(exports)),
+        Some(Command::TryKvm) => return finish(aegis_vmm::kvm_trial::try_here().or_else(|why| print(&why))),
+        _ => {}
     }
     let environment = match Environment::read() {
         Ok(environment) => environment,
         Err(error) => return fail(&error),
     };
     let done = match arguments.command {
-        None | Some(Command::ServeFiles { .. }) => aegisd::serve(&environment),
+        None | Some(Command::ServeFiles { .. } | Command::TryKvm) => aegisd::serve(&environment),
         Some(Command::Openapi) => print(&aegisd::openapi_json()),
         Some(Command::Doctor { output }) => {
             let findings = aegisd::doctor::examine(&environment);

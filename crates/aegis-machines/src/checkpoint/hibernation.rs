@@ -230,15 +230,29 @@ impl Hibernation {
         if !addresses.is_empty() {
             run.note_addresses(addresses);
         }
-        self.helpers.start(order, machine).await.map_err(|reason| reason.message)?;
-        gone.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        order.watch.lap("network");
-        let resumed = tokio::select! {
-            resumed = resume(run) => resumed,
-            end = machine.ended() => Err(stop_reasons::died(&end).message),
+        let helped = async {
+            let helped = self.helpers.start(order, machine).await.map_err(|reason| reason.message);
+            order.watch.lap("network");
+            helped
         };
+        let gone =
+            async { gone.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) };
+        let resumed = async {
+            tokio::select! {
+                resumed = resume(run) => resumed,
+                end = machine.ended() => Err(stop_reasons::died(&end).message),
+            }
+        };
+        if self.factory.layout.vmm.capabilities().dials_paused {
+            helped.await?;
+            gone.await?;
+            resumed.await?;
+        } else {
+            gone.await?;
+            tokio::try_join!(helped, resumed)?;
+        }
         order.watch.lap("guest");
-        resumed
+        Ok(())
     }
 }
 

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::arguments::{self, Acceleration, StartMode};
 use crate::accelerator::Accelerator;
+use crate::host_version::version;
 use crate::{Architecture, MachineSpec};
 
 /// Most that is taken for devices, bytes. They take some 26 KB.
@@ -40,20 +40,6 @@ pub(super) fn as_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let file: File = file.into();
     std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
     Ok(file.into())
-}
-
-/// Which file this is, and that it has not been written since.
-fn version(path: &Path) -> Option<String> {
-    let path = path.canonicalize().ok()?;
-    let meta = path.metadata().ok()?;
-    Some(format!("{} {} {}.{}", path.display(), meta.size(), meta.mtime(), meta.mtime_nsec()))
-}
-
-/// The host's processor: a guest that saw it may not be shown another one.
-pub(super) fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let telling = |line: &&str| ["model name", "flags"].iter().any(|word| line.starts_with(word));
-    info.lines().filter(telling).take(2).collect::<Vec<_>>().join("\n")
 }
 
 /// See [`crate::Vmm::compatibility_key`]: monitor, kernel, harness, and all arguments that name no file of the machine's own.

@@ -6,7 +6,6 @@ mod device_state;
 mod jail_profile;
 mod memory_reader;
 pub(crate) mod qmp;
-mod stderr_log;
 mod vmdk;
 
 use std::fs::File;
@@ -23,8 +22,11 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::accelerator::Accelerator;
+use crate::host_version;
 use crate::memory::MemoryBuilder;
+use crate::monitor::Monitor;
 use crate::process::{Process, Wall, find_program};
+use crate::stderr_log;
 use crate::{
     Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
     Saved, Vmm, VmmError,
@@ -50,13 +52,13 @@ pub struct Qemu {
 
 impl Qemu {
     /// A backend for guests of this architecture, with the best accelerator that this host has for them; `wanted` is
-    /// the user's word (`AEGIS_ACCEL`).
+    /// the user's word (`AEGIS_ACCEL`). `kvm` says whether the host's works, see [`crate::kvm_trial`].
     #[must_use]
-    pub fn new(wanted: Option<&str>, guest: Architecture) -> Qemu {
-        let choice = accelerator_choice::choose(wanted, &accelerator_choice::probe_host(), guest);
+    pub fn new(wanted: Option<&str>, guest: Architecture, kvm: &Result<(), String>) -> Qemu {
+        let choice = accelerator_choice::choose(wanted, &accelerator_choice::Host::this(), guest, kvm);
         let reads_it = guest == Architecture::X86_64 && choice.accelerator == Accelerator::Tcg;
         let ticks = reads_it.then(aegis_sys::tsc::per_millisecond).flatten();
-        Qemu { guest, choice, ticks, processor: device_state::processor() }
+        Qemu { guest, choice, ticks, processor: host_version::processor() }
     }
 
     fn executable(&self) -> Result<PathBuf, VmmError> {
@@ -76,8 +78,6 @@ fn socket_name(endpoint: Endpoint) -> &'static str {
 
 const QMP_SOCKET: &str = "qmp.sock";
 const CONSOLE_SOCKET: &str = "console.sock";
-/// How much of it explains an unexpected end.
-const MONITOR_LINES: usize = 3;
 
 #[async_trait]
 impl Vmm for Qemu {
@@ -90,6 +90,8 @@ impl Vmm for Qemu {
             pause: true,
             save: self.guest == Architecture::X86_64,
             network: true,
+            swaps_disks: true,
+            dials_paused: true,
             accelerator: self.choice.accelerator.name().to_owned(),
             accelerator_reason: self.choice.reason.clone(),
         }
@@ -128,7 +130,7 @@ impl Vmm for Qemu {
         if beginning == StartMode::Clone
             && let Err(error) = machine.take_up().await
         {
-            machine.process.kill().await;
+            machine.monitor.process.kill().await;
             return Err(error);
         }
         Ok(machine)
@@ -146,18 +148,7 @@ impl Vmm for Qemu {
     }
 
     async fn end_strays(&self, disks: &Path, known: &[i32]) -> Vec<String> {
-        let mut ended = Vec::new();
-        for (id, words) in crate::process::all() {
-            if known.contains(&id.pid) {
-                continue;
-            }
-            let Some(name) = arguments::machine_name(&words, disks) else { continue };
-            if let Ok(Some(stray)) = Process::adopt(&id) {
-                stray.kill().await;
-                ended.push(name);
-            }
-        }
-        ended
+        crate::process::end_strays(known, |words| arguments::machine_name(words, disks)).await
     }
 
     async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError> {
@@ -225,10 +216,7 @@ impl Qemu {
 
 #[derive(Debug)]
 struct QemuMachine {
-    process: Arc<Process>,
-    console: Console,
-    /// What QEMU says, if it was started by this daemon.
-    log: Option<Arc<File>>,
+    monitor: Monitor,
     handle: MachineHandle,
     /// Whether its process was told to stop. The kernel takes its time to do that: until then the process looks as if it
     /// ran, takes connections, and answers nothing.
@@ -248,7 +236,8 @@ impl QemuMachine {
                 return Err(VmmError::Io { action: "connect to the machine's console", source });
             }
         };
-        Ok(Arc::new(QemuMachine { process, console, log, handle, stopped: AtomicBool::new(false) }))
+        let monitor = Monitor { process, console, log };
+        Ok(Arc::new(QemuMachine { monitor, handle, stopped: AtomicBool::new(false) }))
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
@@ -261,7 +250,7 @@ impl QemuMachine {
 
     /// Lets the process go on. A stop that the kernel has not carried out yet never will be.
     fn continue_process(&self) -> Result<(), VmmError> {
-        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.monitor.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
         self.stopped.store(false, Ordering::Release);
         Ok(())
     }
@@ -299,7 +288,7 @@ impl Machine for QemuMachine {
     }
 
     async fn assign(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        self.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.monitor.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
         let disk = std::fs::File::options().read(true).write(true).open(&spec.data_disk);
         let disk = disk.map_err(VmmError::io("open the machine's disk"))?;
         self.commands("replace the machine's disk", &arguments::other_data(disk.as_fd())).await?;
@@ -310,14 +299,14 @@ impl Machine for QemuMachine {
             ..self.handle.clone()
         };
         let machine: Arc<dyn Machine> =
-            QemuMachine::attach(Arc::clone(&self.process), self.log.clone(), handle).await?;
+            QemuMachine::attach(Arc::clone(&self.monitor.process), self.monitor.log.clone(), handle).await?;
         Ok(machine)
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
         self.command("pause the machine", "stop").await?;
         self.stopped.store(true, Ordering::Release);
-        self.process.signal(Signal::STOP).map_err(VmmError::io("stop QEMU"))
+        self.monitor.process.signal(Signal::STOP).map_err(VmmError::io("stop QEMU"))
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
@@ -326,14 +315,14 @@ impl Machine for QemuMachine {
     }
 
     async fn reserve(&self, memory_mib: u32) -> Result<MemoryBuilder, VmmError> {
-        let (pid, bytes) = (self.process.id().pid, u64::from(memory_mib) << 20);
+        let (pid, bytes) = (self.monitor.process.id().pid, u64::from(memory_mib) << 20);
         let reserved = tokio::task::spawn_blocking(move || memory_reader::reserve(pid, bytes)).await;
         let reserved = reserved.map_err(io::Error::other).and_then(std::convert::identity);
         reserved.map_err(VmmError::io("find room for the machine's memory"))
     }
 
     async fn save(&self, memory: MemoryBuilder) -> Result<Saved, VmmError> {
-        if !self.process.id().is_current() {
+        if !self.monitor.process.id().is_current() {
             // What it says of its devices would be taken for the words of the version that is there now.
             let message = "QEMU has been replaced since the machine was started".to_owned();
             return Err(VmmError::Refused { action: "save the machine", message });
@@ -343,7 +332,7 @@ impl Machine for QemuMachine {
         let (devices, into) =
             device_state::empty_file().map_err(VmmError::io("make room for the machine's devices"))?;
         self.commands("save the machine's devices", &arguments::save_devices(into.as_fd())).await?;
-        let pid = self.process.id().pid;
+        let pid = self.monitor.process.id().pid;
         let saved = tokio::task::spawn_blocking(move || {
             Ok(Saved { devices: device_state::read(devices)?, memory: memory_reader::copy(pid, memory)? })
         });
@@ -352,7 +341,7 @@ impl Machine for QemuMachine {
     }
 
     async fn is_paused(&self) -> Result<bool, VmmError> {
-        if self.stopped.load(Ordering::Acquire) || self.process.is_stopped() {
+        if self.stopped.load(Ordering::Acquire) || self.monitor.process.is_stopped() {
             return Ok(true);
         }
         let status = self.command("ask for the machine's state", "query-status").await?;
@@ -360,33 +349,10 @@ impl Machine for QemuMachine {
     }
 
     async fn stop(&self) {
-        self.process.kill().await;
+        self.monitor.process.kill().await;
     }
 
     async fn ended(&self) -> End {
-        let end = tokio::select! {
-            biased;
-            panic = async { match self.console.panicked().await {
-                Some(line) => line,
-                None => std::future::pending().await,
-            }} => Some(panic),
-            end = self.process.ended() => match end {
-                // The console's end tells more than the process's.
-                End::Exited(0, _) | End::Gone => self.console.panicked().await,
-                End::Exited(code, _) => {
-                    let words = self.log.as_ref().map(|log| stderr_log::last(log, MONITOR_LINES)).unwrap_or_default();
-                    return End::Exited(code, words.join("; "));
-                }
-                other => return other,
-            },
-        };
-        match end {
-            Some(line) => {
-                // A panicked guest does not end its machine on every accelerator.
-                self.process.kill().await;
-                End::Panic(line)
-            }
-            None => self.process.ended().await,
-        }
+        self.monitor.ended().await
     }
 }

@@ -1,4 +1,4 @@
-//! The standard error of QEMU, in a file that has no name and a bound: whoever takes QEMU over fills no disk by it.
+//! The standard error of a monitor, in a file that has no name and a bound: whoever takes it over fills no disk by it.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use crate::console;
 const MOST: usize = 64 << 10;
 
 /// A file for it to write to, full of zeroes.
-pub(super) fn file() -> io::Result<File> {
+pub(crate) fn file() -> io::Result<File> {
     let file = memfd_create("aegis-monitor-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&file, MOST as u64)?;
     fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
@@ -20,7 +20,7 @@ pub(super) fn file() -> io::Result<File> {
 }
 
 /// The last lines that it has written, printable.
-pub(super) fn last(file: &File, lines: usize) -> Vec<String> {
+pub(crate) fn last(file: &File, lines: usize) -> Vec<String> {
     let mut bytes = vec![0; MOST];
     let read = file.read_at(&mut bytes, 0).unwrap_or(0);
     bytes.truncate(read);
