@@ -70,16 +70,17 @@ async fn send(
         .header("host", "localhost")
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))?;
-    let exchange = async {
+    // Nothing more is asked when this is done, so that the connection ends, too; an answer is an answer also if that is first.
+    let exchange = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST).collect().await?.to_bytes();
         Ok((status, body))
     };
-    tokio::select! {
-        answered = exchange => answered,
-        // It only carries what is asked and answered, and ends after the answer, or without one.
-        ended = connection => Err(ended.err().map_or_else(|| "it closed the connection".into(), Into::into)),
+    let (answered, ended) = tokio::join!(exchange, connection);
+    match (answered, ended) {
+        (Err(_), Err(error)) => Err(error.into()),
+        (answered, _) => answered,
     }
 }
 
