@@ -90,9 +90,15 @@ impl Bench {
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// Starts the instance `box` that waits, with these options, and returns when its command runs.
+    /// Starts the instance `box` that waits, with these options, and returns when its command runs. Its memory is small, because some
+    /// backends write all of it when they save a machine.
     pub(crate) fn start_box(&self, options: &[&str]) {
-        let all = [&["instance", "start", "--name", "box"], options, &["--", "sleep", "infinity"]].concat();
+        let all = [
+            &["instance", "start", "--name", "box", "--memory", "256m"],
+            options,
+            &["--", "sleep", "infinity"],
+        ]
+        .concat();
         self.ok(&all);
     }
 

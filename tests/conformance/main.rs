@@ -39,6 +39,10 @@ struct Promise {
     attempt: fn(&Bench),
 }
 
+/// How many promises may be kept at the second try only. The outer machine in which KVM is emulated was seen to lose a machine in
+/// one of some hundred starts; each that is lost is told of.
+const MOST_UNSTEADY: u32 = 2;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(backend) = arguments.next() else {
@@ -47,27 +51,39 @@ fn main() -> ExitCode {
     };
     let wanted = arguments.next().unwrap_or_default();
     let bench = Bench::start(&backend);
-    let (mut kept, mut broken, mut skipped) = (0, 0, 0);
+    let (mut kept, mut unsteady, mut broken, mut skipped) = (0, 0, 0, 0);
     for promise in PROMISES.iter().filter(|promise| promise.text.contains(&wanted)) {
         if !bench.has(promise.need) {
             skipped += 1;
             println!("skipped  {} (the backend lacks {:?})", promise.text, promise.need);
             continue;
         }
+        let attempt = || {
+            let result = catch_unwind(AssertUnwindSafe(|| (promise.attempt)(&bench)));
+            bench.clear();
+            if result.is_err() {
+                bench.report();
+            }
+            result.is_ok()
+        };
         let begun = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| (promise.attempt)(&bench)));
-        bench.clear();
-        let took = begun.elapsed().as_millis();
-        if result.is_ok() {
-            kept += 1;
-            println!("kept     {} ({took} ms)", promise.text);
-        } else {
-            broken += 1;
-            println!("BROKEN   {} ({took} ms)", promise.text);
-            bench.report();
-        }
+        let outcome = match (attempt(), unsteady < MOST_UNSTEADY) {
+            (true, _) => {
+                kept += 1;
+                "kept    "
+            }
+            (false, true) if attempt() => {
+                unsteady += 1;
+                "UNSTEADY"
+            }
+            (false, _) => {
+                broken += 1;
+                "BROKEN  "
+            }
+        };
+        println!("{outcome} {} ({} ms)", promise.text, begun.elapsed().as_millis());
     }
-    println!("{backend}: {kept} kept, {broken} broken, {skipped} skipped");
+    println!("{backend}: {kept} kept, {unsteady} kept at the second try, {broken} broken, {skipped} skipped");
     drop(bench);
     if broken == 0 && kept > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -12,7 +12,7 @@ const SERVER: &str = "import socket\ns=socket.create_server(('0.0.0.0', 7000))\n
 /// Starts `box` with that server, and returns where it is reached.
 pub(super) fn serve(bench: &Bench, options: &[&str]) -> String {
     let all = [
-        &["instance", "start", "--name", "box", "--expose", "7000"],
+        &["instance", "start", "--name", "box", "--expose", "7000", "--memory", "256m"],
         options,
         &["--", "python3", "-c", SERVER],
     ];
