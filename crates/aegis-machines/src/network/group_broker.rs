@@ -1,6 +1,7 @@
 //! Brings members of groups together: takes the end of a connection that one machine's gateway wants, wakes who it is
 //! for, and hands it to that machine's gateway. From then on it is theirs, and outlives the daemon.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ pub trait GroupMembers: std::fmt::Debug + Send + Sync {
     fn connect(&self, id: &str) -> Result<Box<dyn MemberConnection>, String>;
 }
 
-/// How often at most it is told that a gateway has reached a bound.
+/// How often at most it is told that a gateway has reached one of its bounds.
 const LIMITED_EVERY: Duration = Duration::from_secs(50);
 
 /// Sees to the connections that one gateway wants.
@@ -106,7 +107,7 @@ impl GroupBroker {
         let mut gateway = GatewayClient::open(&self.socket).await?;
         gateway.ask(&Request::Broker, None).await?;
         let mut under_way = JoinSet::new();
-        let (mut visitors, mut told) = (None, None);
+        let (mut visitors, mut told) = (None, BTreeMap::new());
         loop {
             tokio::select! {
                 said = gateway.next(), if under_way.len() < MOST_AT_A_TIME => match said? {
@@ -120,12 +121,13 @@ impl GroupBroker {
                         None => return Err(io::ErrorKind::InvalidData.into()),
                     },
                     // A gateway that has been taken over says so more often than it should.
-                    Reply::Limited(bound) if told.is_none_or(|told: Instant| told.elapsed() > LIMITED_EVERY) => {
-                        told = Some(Instant::now());
-                        let event = MachineEvent::Network("network_limited", Some(bound.to_string()));
-                        self.reporter.tell(event).await;
+                    Reply::Limited(bound) => {
+                        if told.get(&bound).is_none_or(|told: &Instant| told.elapsed() > LIMITED_EVERY) {
+                            told.insert(bound, Instant::now());
+                            let event = MachineEvent::Network("network_limited", Some(bound.to_string()));
+                            self.reporter.tell(event).await;
+                        }
                     }
-                    Reply::Limited(_) => {}
                     // An older gateway knows nothing of groups.
                     Reply::Failed(_) => return Ok(()),
                     _ => return Err(io::ErrorKind::InvalidData.into()),
