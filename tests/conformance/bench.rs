@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -156,10 +156,6 @@ impl Drop for Bench {
 }
 
 /// Waits until something is the case.
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    aegis_tests::eventually(what, Duration::from_secs(60), condition);
 }

@@ -58,14 +58,10 @@ fn made<T>(call: &'static str, result: Result<T, kvm_ioctls::Error>) -> Result<T
 /// # Errors
 /// What is wrong with it.
 pub fn try_kvm(device: &Path) -> Result<(), KvmFault> {
-    std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(device)
-        .map_err(|error| KvmFault::Closed(error.to_string()))?;
     let path = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(device.as_os_str()));
     let path = path.map_err(|error| KvmFault::Closed(error.to_string()))?;
-    let kvm = made("open", kvm_ioctls::Kvm::new_with_path(path))?;
+    let closed = |error: kvm_ioctls::Error| std::io::Error::from_raw_os_error(error.errno()).to_string();
+    let kvm = kvm_ioctls::Kvm::new_with_path(path).map_err(|error| KvmFault::Closed(closed(error)))?;
     let machine = made("KVM_CREATE_VM", kvm.create_vm())?;
     trial::run(&kvm, &machine)
 }

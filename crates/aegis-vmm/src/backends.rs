@@ -91,7 +91,8 @@ impl Backends {
     /// Why the one that is wanted cannot.
     pub fn choose(wanted: BackendChoice, facts: &HostFacts) -> Result<Backends, String> {
         let qemu: Arc<dyn Vmm> = Arc::new(Qemu::new(facts.accelerator.as_deref(), facts.guest, &facts.kvm));
-        let reason = "/dev/kvm works".to_owned();
+        // Where it can be used the accelerator is the same.
+        let reason = qemu.capabilities().accelerator_reason;
         let other: Arc<dyn Vmm> = Arc::new(Firecracker::new(facts.firecracker.clone(), reason));
         let (chosen, reason) = match wanted {
             // It does everything that there is, with and without KVM.

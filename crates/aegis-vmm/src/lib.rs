@@ -28,6 +28,7 @@ mod process;
 pub mod qemu;
 mod resources;
 mod stderr_log;
+mod unnamed_file;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -129,6 +130,17 @@ pub struct NetworkInterface {
     /// Longest packet, bytes.
     pub mtu: u16,
 }
+
+impl NetworkInterface {
+    /// Its address as one writes it: `02:00:00:00:00:01`.
+    pub(crate) fn address(&self) -> String {
+        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
+}
+
+/// What the kernel of every guest is told. A panic ends the machine at once; no program mounts control groups of the first version
+/// over those of the second, as Debian's script that starts Docker does.
+pub(crate) const KERNEL_ARGUMENTS: &str = "quiet panic=-1 oops=panic cgroup_no_v1=all";
 
 /// A machine at rest: all that another one needs to go on where it stood, but its disks.
 #[derive(Debug)]

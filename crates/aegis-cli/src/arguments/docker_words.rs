@@ -1,6 +1,6 @@
 //! Words that users of Docker type by habit, and what stands for them here.
 
-/// What a command of Docker's is here; `words` begins with the one that there is not.
+/// What a command of Docker's is here.
 pub(super) fn command(word: &str) -> Option<&'static str> {
     Some(match word {
         "ps" | "ls" => "list instances with 'aegis instance list'",

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{Endpoint, MachineSpec};
+use crate::{Endpoint, KERNEL_ARGUMENTS, MachineSpec};
 
 /// Numbers of descriptors in the Firecracker process. It opens them by path (`/proc/self/fd/N`), so that a state that was
 /// saved names no file of its machine's own.
@@ -137,12 +137,11 @@ fn kernel_arguments(spec: &MachineSpec) -> String {
     let roots = spec.root_disk.iter().map(|_| "root");
     let disks: Vec<&str> = roots.chain(spec.modules.iter().map(|_| "modules")).chain(["data"]).collect();
     let mut text = format!(
-        "console=ttyS0 quiet panic=-1 oops=panic cgroup_no_v1=all reboot=k aegis.transport=vsock aegis.disks={}",
+        "console=ttyS0 {KERNEL_ARGUMENTS} reboot=k aegis.transport=vsock aegis.disks={}",
         disks.join(",")
     );
     if let Some(card) = &spec.card {
-        let mac = card.mac.map(|byte| format!("{byte:02x}")).join(":");
-        text.push_str(&format!(" aegis.card={mac},{}", card.mtu));
+        text.push_str(&format!(" aegis.card={},{}", card.address(), card.mtu));
     }
     text
 }

@@ -30,7 +30,8 @@ use sockets::Sockets;
 use crate::monitor::Monitor;
 use crate::process::{Process, Wall, find_program};
 use crate::{
-    Capabilities, Console, Machine, MachineHandle, MachineSpec, Origin, Probe, Vmm, VmmError, stderr_log,
+    Capabilities, Console, Machine, MachineHandle, MachineSpec, Origin, Probe, Vmm, VmmError, host_version,
+    stderr_log, unnamed_file,
 };
 
 /// Name of this backend.
@@ -51,13 +52,15 @@ pub struct Firecracker {
     program: Option<PathBuf>,
     /// Why KVM is used.
     reason: String,
+    /// What the host's processor is, see [`saved_state::compatibility_key`].
+    processor: String,
 }
 
 impl Firecracker {
     /// A backend with this program, or with the one in `PATH`; `reason` says why KVM is thought to work.
     #[must_use]
     pub fn new(program: Option<PathBuf>, reason: String) -> Firecracker {
-        Firecracker { program, reason }
+        Firecracker { program, reason, processor: host_version::processor() }
     }
 
     fn executable(&self) -> Result<PathBuf, VmmError> {
@@ -195,7 +198,7 @@ impl Vmm for Firecracker {
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
         let told = serde_json::to_vec(&Configuration::of(spec)).map_err(io::Error::from);
-        let told = told.and_then(|told| saved_state::as_file(&told));
+        let told = told.and_then(|told| unnamed_file::with(&told));
         let told = told.map_err(VmmError::io("tell Firecracker what to make"))?;
         let arguments = ["--config-file".to_owned(), path_of(CONFIGURATION_FD)];
         Ok(Arc::new(self.spawn(spec, &arguments, vec![(told, CONFIGURATION_FD)])?))
@@ -212,7 +215,7 @@ impl Vmm for Firecracker {
             Origin::Own(memory) => (false, memory.as_fd()),
         };
         let memory = memory.try_clone_to_owned().map_err(VmmError::io("pass the machine's memory"))?;
-        let devices = saved_state::as_file(devices).map_err(VmmError::io("pass the machine's devices"))?;
+        let devices = unnamed_file::with(devices).map_err(VmmError::io("pass the machine's devices"))?;
         let machine = self.spawn(spec, &[], vec![(memory, MEMORY_FD), (devices, DEVICES_FD)])?;
         if at_once && let Err(error) = machine.load(true).await {
             machine.stop().await;
@@ -222,7 +225,7 @@ impl Vmm for Firecracker {
     }
 
     fn compatibility_key(&self, spec: &MachineSpec) -> Option<String> {
-        saved_state::compatibility_key(&self.executable().ok()?, spec)
+        saved_state::compatibility_key(&self.executable().ok()?, &self.processor, spec)
     }
 
     async fn recover(&self, handle: &MachineHandle) -> Result<Option<Arc<dyn Machine>>, VmmError> {

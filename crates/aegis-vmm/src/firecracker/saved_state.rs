@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, memfd_create};
 
 use super::configuration::{Configuration, SAVED_DEVICES_FD, SAVED_MEMORY_FD};
-use crate::host_version::{processor, version};
+use crate::host_version::version;
 use crate::{MachineSpec, MemoryBuilder, Saved};
 
 /// Most that is taken for devices, bytes. They take some 30 KB.
@@ -20,13 +20,6 @@ const CHUNK: usize = 1 << 20;
 /// A file without a name for Firecracker to write to.
 pub(super) fn empty_file() -> io::Result<OwnedFd> {
     Ok(memfd_create("aegis-saved", MemfdFlags::CLOEXEC)?)
-}
-
-/// A file without a name that holds these bytes.
-pub(super) fn as_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file: File = memfd_create("aegis-devices", MemfdFlags::CLOEXEC)?.into();
-    file.write_all_at(bytes, 0)?;
-    Ok(file.into())
 }
 
 /// A file that a Firecracker has open, which may have put anything there.
@@ -70,14 +63,14 @@ fn take_from(devices: &File, memory: &File, into: MemoryBuilder) -> io::Result<S
 
 /// See [`crate::Vmm::compatibility_key`]: monitor, kernel, harness, and all that is told to Firecracker. A guest has looked at
 /// its disks by then, so they are the same: the root's files, and the length of its own.
-pub(super) fn compatibility_key(monitor: &Path, spec: &MachineSpec) -> Option<String> {
+pub(super) fn compatibility_key(monitor: &Path, processor: &str, spec: &MachineSpec) -> Option<String> {
     let alike = MachineSpec { kernel: "/".into(), initramfs: "/".into(), ..spec.clone() };
     let told = serde_json::to_string(&Configuration::of(&alike)).ok()?;
     let files = [monitor, &spec.kernel, &spec.initramfs].into_iter();
     let parts = spec.root_disk.iter().chain(&spec.modules).map(|path| path.as_path());
     let files: Vec<String> = files.chain(parts).map(version).collect::<Option<_>>()?;
     let length = std::fs::metadata(&spec.data_disk).ok()?.len();
-    Some([files.join("\n"), processor(), length.to_string(), told].join("\n"))
+    Some([files.join("\n").as_str(), processor, &length.to_string(), &told].join("\n"))
 }
 
 #[cfg(test)]
@@ -108,7 +101,7 @@ mod tests {
     fn machines_are_alike_whatever_their_names_and_unlike_with_other_disks() {
         let dir = tempfile::tempdir().unwrap();
         let one = spec(dir.path());
-        let of = |spec: &MachineSpec| compatibility_key(Path::new("/bin/sh"), spec).unwrap();
+        let of = |spec: &MachineSpec| compatibility_key(Path::new("/bin/sh"), "x", spec).unwrap();
         let other = MachineSpec { name: "inst-y".into(), run_dir: "/q".into(), ..one.clone() };
         assert_eq!(of(&one), of(&other));
         assert_ne!(of(&one), of(&MachineSpec { memory_mib: 65, ..one.clone() }));
@@ -120,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_state_that_is_none_is_refused_and_one_that_is_leaves_nothing_behind() {
-        let file = |bytes: &[u8]| File::from(as_file(bytes).unwrap());
+        let file = |bytes: &[u8]| File::from(crate::unnamed_file::with(bytes).unwrap());
         let draft = || MemoryBuilder::new(8192).unwrap();
         let (devices, memory) = (file(b"devices"), file(&[7; 8192]));
         let saved = take_from(&devices, &memory, draft()).unwrap();

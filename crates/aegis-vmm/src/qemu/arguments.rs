@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::qmp::Command;
 use crate::accelerator::Accelerator;
-use crate::{Architecture, MachineSpec};
+use crate::{Architecture, KERNEL_ARGUMENTS, MachineSpec};
 
 /// Descriptor numbers of the listening sockets in the QEMU process.
 pub(crate) const CONTROL_FD: i32 = 10;
@@ -33,8 +33,7 @@ fn accelerator(accelerator: Accelerator, guest: Architecture) -> (String, &'stat
     }
 }
 
-/// The kernel's command line. A panic ends the machine at once; no program mounts control groups of the first version over those
-/// of the second, as Debian's script that starts Docker does; nothing else is said here, secrets least of all.
+/// The kernel's command line. Nothing else is said here, secrets least of all.
 fn kernel_arguments(guest: Architecture, with: Acceleration) -> String {
     let (console, more) = (guest.console(), guest.kernel_arguments(with.accelerator));
     // Left to itself the kernel compares the counter with an emulated timer, and on a busy host gives up: then its clock
@@ -45,7 +44,7 @@ fn kernel_arguments(guest: Architecture, with: Acceleration) -> String {
         }
         _ => String::new(),
     };
-    format!("console={console} quiet panic=-1 oops=panic cgroup_no_v1=all{more}{counter}")
+    format!("console={console} {KERNEL_ARGUMENTS}{more}{counter}")
 }
 
 /// What a guest runs on.
@@ -195,7 +194,7 @@ pub(crate) fn arguments(
     if let Some(card) = &spec.card {
         // This end listens, so that the other may go and come again.
         add("-netdev", &format!("stream,id=net,server=on,addr.type=fd,addr.str={CARD_FD}"));
-        let mac = card.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let mac = card.address();
         add("-device", &format!("virtio-net-device,netdev=net,mac={mac},host_mtu={}", card.mtu));
     }
     match beginning {

@@ -34,14 +34,6 @@ pub(super) fn read(mut file: File) -> io::Result<Vec<u8>> {
     if whole { Ok(devices) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// A file without a name that holds these bytes, to be read from its beginning.
-pub(super) fn as_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file = memfd_create("aegis-devices", MemfdFlags::CLOEXEC)?;
-    let file: File = file.into();
-    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
-    Ok(file.into())
-}
-
 /// See [`crate::Vmm::compatibility_key`]: monitor, kernel, harness, and all arguments that name no file of the machine's own.
 pub(super) fn compatibility_key(
     monitor: &Path,

@@ -26,11 +26,11 @@ use crate::host_version;
 use crate::memory::MemoryBuilder;
 use crate::monitor::Monitor;
 use crate::process::{Process, Wall, find_program};
-use crate::stderr_log;
 use crate::{
     Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
     Saved, Vmm, VmmError,
 };
+use crate::{stderr_log, unnamed_file};
 pub use accelerator_choice::AcceleratorChoice;
 use arguments::{
     Acceleration, BULK_FD, CARD_FD, CONSOLE_FD, CONTROL_FD, DEVICES_FD, FILES_FD, MEMORY_FD, QMP_FD,
@@ -124,7 +124,7 @@ impl Vmm for Qemu {
             Origin::Own(memory) => (StartMode::Wake, memory.as_fd()),
         };
         let memory = memory.try_clone_to_owned().map_err(VmmError::io("pass the machine's memory"))?;
-        let devices = device_state::as_file(devices).map_err(VmmError::io("pass the machine's devices"))?;
+        let devices = unnamed_file::with(devices).map_err(VmmError::io("pass the machine's devices"))?;
         let fds = vec![(memory, MEMORY_FD), (devices, DEVICES_FD)];
         let machine = self.spawn(spec, beginning, fds).await?;
         if beginning == StartMode::Clone
