@@ -3,10 +3,12 @@
 //! Only async-signal-safe calls may happen there: the closures below make system calls on values prepared
 //! before the fork, and never allocate, lock or format.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::check;
 
@@ -67,14 +69,56 @@ pub fn dependent(command: &mut Command) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Numbers below are for descriptors that programs are started with; none of this process's own is there.
+pub const PLACED_BELOW: RawFd = 64;
+
+/// Takes all numbers below [`PLACED_BELOW`] that are free, for good. To be called before a program that starts others by
+/// [`detached`] opens anything.
+///
+/// A descriptor that is placed in a child takes the place of what has that number there. That may be the pipe by which
+/// `Command` learns whether the program was executed: it would take the program for started, and the child would write
+/// its error into what was placed.
+///
+/// # Errors
+/// The system's.
+pub fn reserve_numbers() -> io::Result<()> {
+    static RESERVED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
+    if RESERVED.get().is_some() {
+        return Ok(());
+    }
+    let nothing = File::open("/dev/null")?;
+    let mut reserved = Vec::new();
+    loop {
+        // SAFETY: takes integers only; the kernel gives the lowest number that is free.
+        let copy = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
+        check(copy)?;
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        if copy.as_raw_fd() >= PLACED_BELOW {
+            break;
+        }
+        reserved.push(copy);
+    }
+    // Whoever else has done this meanwhile has found other numbers.
+    let mut mine = Some(reserved);
+    let _theirs = RESERVED.get_or_init(|| mine.take().unwrap_or_default());
+    mine.into_iter().flatten().for_each(std::mem::forget);
+    Ok(())
+}
+
 /// Makes `command` start in a session of its own and outlive its parent, with `fds` open under the numbers given.
 ///
 /// No other descriptor is inherited but the three standard ones: whoever started this process may have left some open.
-/// The target numbers must be above 2 and distinct.
-pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
-    // Beyond every target, so that placing one never overwrites a source that is still to be placed.
-    let floor = fds.iter().map(|(_, target)| *target + 1).max().unwrap_or(3);
-    let mut staged = [-1; 16];
+/// The target numbers must be above 2, distinct, and below [`PLACED_BELOW`].
+///
+/// # Errors
+/// If a number is not, or the numbers cannot be reserved (see [`reserve_numbers`]).
+pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) -> io::Result<()> {
+    let mut staged = [-1; (PLACED_BELOW - 3) as usize];
+    if fds.iter().any(|(_, target)| !(3..PLACED_BELOW).contains(target)) || fds.len() > staged.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    reserve_numbers()?;
     let setup = move || {
         reset_signals();
         // SAFETY: plain system calls on integers; sources are owned by this closure and open.
@@ -83,17 +127,19 @@ pub fn detached(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
             // A kernel before 5.11 does not know that; what is inherited there is what this process was left.
             libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             for (slot, (source, _)) in staged.iter_mut().zip(&fds) {
-                *slot = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor);
+                // Beyond every target, so that placing one never overwrites a source that is still to be placed.
+                *slot = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PLACED_BELOW);
                 check(*slot)?;
             }
             for (slot, (_, target)) in staged.iter().zip(&fds) {
                 check(libc::dup2(*slot, *target))?;
             }
         }
-        if fds.len() > staged.len() { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
+        Ok(())
     };
     // SAFETY: the closure is async-signal-safe, see the module's head.
     unsafe { command.pre_exec(setup) };
+    Ok(())
 }
 
 /// Lets whoever may read the memory of a process that `command` starts do so without having started it: the daemon that did may
@@ -143,7 +189,7 @@ mod tests {
         let (mut second, second_end) = io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo one >&5; echo two >&6"]).stdin(Stdio::null());
-        detached(&mut command, vec![(first_end.into(), 5), (second_end.into(), 6)]);
+        detached(&mut command, vec![(first_end.into(), 5), (second_end.into(), 6)]).unwrap();
         let mut child = command.spawn().unwrap();
         drop(command);
         assert!(child.wait().unwrap().success());
@@ -162,7 +208,7 @@ mod tests {
         check(unsafe { libc::dup2(writer.as_raw_fd(), left) }).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "! test -e /proc/self/fd/77 && test -e /proc/self/fd/5"]);
-        detached(&mut command, vec![(writer.into(), 5)]);
+        detached(&mut command, vec![(writer.into(), 5)]).unwrap();
         assert!(command.status().unwrap().success());
     }
 
@@ -170,7 +216,30 @@ mod tests {
     fn a_detached_child_leads_its_own_session() {
         let mut command = Command::new("sh");
         command.args(["-c", "set -- $(cat /proc/self/stat); test \"$6\" = $$"]);
-        detached(&mut command, Vec::new());
+        detached(&mut command, Vec::new()).unwrap();
         assert!(command.status().unwrap().success());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_whatever_numbers_are_placed_and_nothing_is_written_to_what_is() {
+        let file = tempfile::tempfile().unwrap();
+        for first in (3..PLACED_BELOW).step_by(10) {
+            let mut command = Command::new("/nonexistent");
+            let placed = (first..PLACED_BELOW.min(first + 10))
+                .map(|number| (file.try_clone().unwrap().into(), number))
+                .collect();
+            detached(&mut command, placed).unwrap();
+            let error = command.spawn().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "from {first}: {error}");
+        }
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn numbers_that_no_program_is_started_with_are_refused() {
+        for number in [2, PLACED_BELOW] {
+            let file = File::open("/dev/null").unwrap();
+            assert!(detached(&mut Command::new("true"), vec![(file.into(), number)]).is_err(), "{number}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::check;
+use crate::child::PLACED_BELOW;
 use crate::namespace::ProgramPid;
 
 /// One instruction of a filter, as `linux/filter.h` has it.
@@ -96,9 +97,6 @@ pub struct Isolation {
     /// The user and group that it becomes when all that is done, and its other groups; only root's may.
     pub user: Option<(u32, Vec<u32>)>,
 }
-
-/// Descriptors below are for the program: those placed by [`crate::child::detached`] never reach so far.
-const BEYOND_PROGRAMS: i32 = 64;
 
 /// `_LINUX_CAPABILITY_VERSION_3` of `linux/capability.h`, and its two structures.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -430,7 +428,7 @@ pub fn confine(command: &mut Command, confinement: Confinement) -> io::Result<()
 /// The same descriptor under a number that no descriptor of a program has.
 fn beyond(fd: &OwnedFd) -> io::Result<OwnedFd> {
     // SAFETY: takes integers only.
-    let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, BEYOND_PROGRAMS) };
+    let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PLACED_BELOW) };
     check(copy)?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })

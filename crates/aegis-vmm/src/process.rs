@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::watch;
 
-use crate::End;
+use crate::{End, VmmError};
 
 /// A process, told from any later one with the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,44 +96,38 @@ impl Process {
             // A monitor's memory is its machine's, which is kept.
             aegis_sys::child::readable(&mut command);
         }
-        aegis_sys::child::detached(&mut command, fds);
-        let group = wall.group();
+        aegis_sys::child::detached(&mut command, fds)?;
+        let (group, named) = (wall.group(), PathBuf::from(command.get_program()));
         let program = match wall {
             Wall::None => None,
             // Where the host does not allow it the program confines itself all the same.
             Wall::Isolation(files, isolation) => aegis_jail::isolate(&mut command, &files, &isolation)?.1,
             Wall::Jail(jail) => jail.attach(&mut command)?,
         };
-        let spawned = tokio::process::Command::from(command).spawn();
-        let mut child = spawned.inspect_err(|_| {
+        let mut child = command.spawn().inspect_err(|_| {
             // It has told why, and ends.
             program.iter().for_each(ProgramPid::reap);
         })?;
         let pid = match &program {
-            None => child.id().and_then(|pid| i32::try_from(pid).ok()),
-            Some(program) => program.get(),
+            None => i32::try_from(child.id()).map_err(io::Error::other)?,
+            Some(program) => {
+                // Of a program with a namespace of processes the child is who made it, and ends at once.
+                let maker = child.wait()?;
+                program
+                    .get()
+                    .ok_or_else(|| io::Error::other(format!("what was to make it has ended: {maker}")))?
+            }
         };
-        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
         let pidfd = open(pid)?;
         let (_, start_ticks) = stat(pid).ok_or(io::ErrorKind::NotFound)?;
-        let executable = executable(pid).ok_or(io::ErrorKind::NotFound)?;
+        // One that has ended at once has none; how it has ended is told as of any other.
+        let executable = executable(pid).unwrap_or(named);
         let (tell, ended) = watch::channel(None);
-        let watched = match program {
-            None => None,
-            Some(_) => Some(aegis_sys::poll::watch(pidfd.try_clone()?, Interest::READABLE)?),
-        };
+        let watched = aegis_sys::poll::watch(pidfd.try_clone()?, Interest::READABLE)?;
         // Owned by the process it waits for: it ends when that does.
         tokio::spawn(async move {
-            // Of a program with a namespace of processes this is who made it, and has ended.
-            let status = child.wait().await;
-            let end = match (watched, status) {
-                (Some(watched), _) => {
-                    let _exit = watched.readable().await;
-                    end_of_child(watched.get_ref())
-                }
-                (None, Ok(status)) => end_of(status),
-                (None, Err(_)) => End::Gone,
-            };
+            let _exit = watched.readable().await;
+            let end = end_of_child(watched.get_ref());
             if let Some(group) = group {
                 aegis_jail::remove_group(&group);
             }
@@ -226,15 +220,6 @@ fn end_of_child(pidfd: &OwnedFd) -> End {
     }
 }
 
-fn end_of(status: std::process::ExitStatus) -> End {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exited(code, String::new()),
-        (None, Some(signal)) => End::Killed(signal),
-        (None, None) => End::Gone,
-    }
-}
-
 /// Ends processes that are machines by their arguments, and none of `known`. Returns the machines' names.
 pub(crate) async fn end_strays(
     known: &[i32],
@@ -249,6 +234,13 @@ pub(crate) async fn end_strays(
         }
     }
     ended
+}
+
+/// The first line of what a program says of its version.
+pub(crate) async fn version_line(executable: &Path) -> Result<String, VmmError> {
+    let output = tokio::process::Command::new(executable).arg("--version").output().await;
+    let output = output.map_err(VmmError::io("ask the monitor for its version"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
 /// Finds a program in `PATH` or where administrators' programs live.

@@ -51,6 +51,9 @@ fn main() -> ExitCode {
         Some(Command::TryKvm) => return finish(aegis_vmm::kvm_trial::try_here().or_else(|why| print(&why))),
         _ => {}
     }
+    if let Err(error) = aegis_sys::child::reserve_numbers() {
+        return fail(&aegisd::DaemonError::Environment(format!("cannot reserve descriptors: {error}")));
+    }
     let environment = match Environment::read() {
         Ok(environment) => environment,
         Err(error) => return fail(&error),
