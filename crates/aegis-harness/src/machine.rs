@@ -40,6 +40,10 @@ pub(crate) const BULK: u32 = 2;
 /// For how long the kernel must be able to keep what is in use in memory; it kills something otherwise.
 const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
 const MIN_TTL_MS: &str = "1000";
+/// How much more than usual the kernel frees when it finds its memory in pieces (`vm.rst` of its documentation). While it does that it
+/// kills as if memory were short, with a least age also when most is free (`balance_pgdat` of `mm/vmscan.c`), and panics when it
+/// finds nobody.
+const BOOST: &str = "/proc/sys/vm/watermark_boost_factor";
 
 /// Where programs find the socket of their own instance.
 const OWN_API: &str = "/run/aegis/api.sock";
@@ -269,8 +273,10 @@ impl Platform for Guest {
         enter(Path::new(ROOT)).map_err(failed("enter the root"))?;
         mount_system(modules, stores).map_err(failed("mount the system's file systems"))?;
         hostname::give(hostname, &self.record).map_err(failed("give the machine its host name"))?;
-        // Best effort: an older kernel lacks it.
-        let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
+        // Best effort: an older kernel lacks both.
+        if fs::write(BOOST, "0").is_ok() {
+            let _thrashes = fs::write(MIN_TTL, MIN_TTL_MS);
+        }
         Ok(())
     }
 

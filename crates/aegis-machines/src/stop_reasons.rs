@@ -21,10 +21,17 @@ pub fn exited(status: ExitStatus, out_of_memory: bool) -> StopReason {
     }
 }
 
+/// How a kernel panics that needs memory and finds no process to kill for it (`mm/oom_kill.c` of Linux).
+const NOTHING_TO_KILL: &str = "System is deadlocked on memory";
+
 /// The machine's end, when nobody had asked for it.
 #[must_use]
 pub fn died(end: &End) -> StopReason {
     match end {
+        End::Panic(line) if line.contains(NOTHING_TO_KILL) => StopReason::new(
+            "out_of_memory",
+            "the guest ran out of memory, and there was nothing left in it that could be killed",
+        ),
         End::Panic(line) => StopReason::new("kernel_panic", format!("the guest's kernel panicked: {line}")),
         End::Killed(9) => StopReason::new(
             "vmm_died",
@@ -41,5 +48,17 @@ pub fn died(end: &End) -> StopReason {
             )
         }
         End::Gone => StopReason::new("vmm_died", "the machine's process is gone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_for_want_of_memory_is_told_as_that() {
+        let panic = |text: &str| died(&End::Panic(format!("Kernel panic - not syncing: {text}"))).code;
+        assert_eq!(panic(NOTHING_TO_KILL), "out_of_memory");
+        assert_eq!(panic("sysrq triggered crash"), "kernel_panic");
     }
 }
