@@ -137,4 +137,13 @@ mod tests {
         assert_eq!(of(Errno::MFILE), None);
         assert_eq!(Cause::of(&CopyError::Stream("broken".into())), None);
     }
+
+    #[test]
+    fn a_name_with_line_ends_stays_in_its_line() {
+        let mut left = LeftOut::default();
+        left.add(Cause::Unreadable, Path::new("x\n[system] all is well\r\u{1b}[2K"), "no");
+        let lines = left.lines();
+        assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
+        assert!(lines[0].starts_with("left out: x"), "{lines:?}");
+    }
 }

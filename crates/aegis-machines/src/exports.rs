@@ -39,9 +39,14 @@ pub fn is_table(name: &str) -> bool {
     name.starts_with("files-") && name.ends_with(TABLE)
 }
 
+/// The name of the table of a mount.
+pub(crate) fn table_name(index: usize) -> String {
+    format!("files-{index}{TABLE}")
+}
+
 /// Where the server of an instance's files writes down what its guest knows by number, for each mount in their order.
 pub fn tables(mounts: &[Mount], run_dir: &Path) -> Vec<PathBuf> {
-    (0..mounts.len()).map(|index| run_dir.join(format!("files-{index}{TABLE}"))).collect()
+    (0..mounts.len()).map(|index| run_dir.join(table_name(index))).collect()
 }
 
 /// The mounts as the server of their files is told of them, in the same order, with the directories open.

@@ -32,6 +32,8 @@ pub const DEFAULT_KEEP: Duration = Duration::from_secs(300);
 
 /// For how long nothing may have been started when one is made: that takes a processor for a second.
 const QUIET: Duration = Duration::from_millis(250);
+/// After how many failures in a row no more machines of a kind are made: each costs a processor for a second.
+const MOST_FAILURES: u32 = 3;
 /// Memory that the host must have beside what a machine needs, MiB.
 const PLENTY_MIB: u64 = 1024;
 
@@ -169,9 +171,11 @@ impl WarmPool {
             return;
         }
         let mut wanted = self.wanted.subscribe();
-        let mut hopeless: Option<Arc<TemplateKey>> = None;
+        let mut failures: Option<(Arc<TemplateKey>, u32)> = None;
         while let Some(template_key) = self.next_wanted(&mut wanted).await {
-            if hopeless.as_ref().is_some_and(|one| one.fits(&template_key))
+            let failed =
+                failures.as_ref().filter(|(one, _)| one.fits(&template_key)).map_or(0, |(_, times)| *times);
+            if failed >= MOST_FAILURES
                 || !has_plenty(&template_key)
                 || self.deps.disk_space.refusal().is_some()
             {
@@ -181,10 +185,13 @@ impl WarmPool {
             let _reserved = self.deps.ids.reserve(&id);
             match self.make(&template_key, &id).await {
                 Ok(None) => {}
-                Ok(Some(machine)) => self.stand_by(&mut wanted, &template_key, &id, machine).await,
+                Ok(Some(machine)) => {
+                    failures = None;
+                    self.stand_by(&mut wanted, &template_key, &id, machine).await;
+                }
                 Err(error) => {
                     tracing::warn!(id, error, "no warm machine was made");
-                    hopeless = Some(template_key);
+                    failures = Some((template_key, failed + 1));
                 }
             }
         }

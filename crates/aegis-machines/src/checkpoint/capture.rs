@@ -288,3 +288,29 @@ async fn stand(
     watch.lap("disk taken");
     Ok(standing)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_table_is_copied_with_its_holes_and_none_that_is_longer_than_any() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        [&from, &to].map(|dir| std::fs::create_dir(dir).unwrap());
+        let name = exports::table_name(0);
+        let table = std::fs::File::create(from.join(&name)).unwrap();
+        table.set_len(MOST_TABLE).unwrap();
+        std::fs::write(from.join("else"), "").unwrap();
+        copy_tables(&from, &to).unwrap();
+        let copy = std::fs::metadata(to.join(&name)).unwrap();
+        assert_eq!(copy.len(), MOST_TABLE);
+        assert!(copy.blocks() < 1024, "{} blocks of nothing", copy.blocks());
+        assert!(!to.join("else").exists());
+        table.set_len(MOST_TABLE + 1).unwrap();
+        let error = copy_tables(&from, &to).unwrap_err();
+        assert!(error.to_string().contains("longer than any table"), "{error}");
+    }
+}

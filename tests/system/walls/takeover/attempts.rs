@@ -34,6 +34,9 @@ pub(super) fn number(value: i32) -> Argument {
     i64::from(value).into()
 }
 
+/// `F_NOTIFY` of `linux/fcntl.h`.
+const F_NOTIFY: i32 = 1026;
+
 /// What others need, kept from them: by a lock on a file that is open here for reading, and by memory.
 pub(super) fn keeping_from_others(descriptor: i32) -> Vec<Try> {
     // `struct flock` of zeroes: all of it, for reading.
@@ -44,6 +47,16 @@ pub(super) fn keeping_from_others(descriptor: i32) -> Vec<Try> {
             "lock a file that others read",
             libc::SYS_fcntl,
             [number(descriptor), number(libc::F_OFD_SETLK), whole.as_slice().into()],
+        ),
+        attempt(
+            "take a lease on a file that others read",
+            libc::SYS_fcntl,
+            [number(descriptor), number(libc::F_SETLEASE), number(libc::F_RDLCK)],
+        ),
+        attempt(
+            "be told of what others do in a directory",
+            libc::SYS_fcntl,
+            [number(descriptor), number(F_NOTIFY), number(0)],
         ),
         attempt(
             "memory that no bound counts",
