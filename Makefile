@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help all run deps aegisd aegis harness kernel nested-kernel nested base-rootfs aarch64 test unit integration conformance servers fuzz bench lint deny docs clean
+.PHONY: help all run deps aegisd aegis krun-worker harness kernel nested-kernel nested base-rootfs aarch64 test unit integration conformance servers fuzz bench lint deny docs clean
 
 export AEGIS_ASSETS ?= $(HOME)/.aegis
 export CARGO_TERM_QUIET ?= false
@@ -28,6 +28,10 @@ aegisd: ## Build the daemon, and the gateway that is the other end of guests' ne
 aegis: ## Build the command line client
 	@cargo build --release --package aegis-cli
 	install -D -m 0755 target/release/aegis bin/aegis
+
+krun-worker: ## Build the program that runs libkrun's machines, for aegis up --backend libkrun
+	@cargo build --release --locked --manifest-path crates/aegis-krun-worker/Cargo.toml --target-dir target/krun
+	install -D -m 0755 target/krun/release/aegis-krun-worker bin/aegis-krun-worker
 
 harness: kernel ## Build PID 1 of the guest, and the initramfs with it and the kernel's modules
 	@guest/initramfs/build
@@ -68,7 +72,7 @@ integration: all ## Tests that boot real machines; SHORT=1 skips the slow ones
 	cargo test --package aegis-tests -- --test-threads $${TEST_THREADS:-2}
 	tests/as-user takeover named_directories isolation
 
-conformance: all ## What every backend promises, tried on each that can run here; BACKENDS="qemu+tcg" for some
+conformance: all krun-worker ## What every backend promises, tried on each that can run here; BACKENDS="fake qemu+tcg" for some
 	@scripts/dependencies test
 	@guest/kernel/build nested
 	tests/conformance/run $(BACKENDS)
@@ -89,6 +93,7 @@ bench: all ## Measure, each figure beside its yardstick; ROUNDS=5 for a quick lo
 
 lint: ## Formatting and lints, warnings denied
 	@cargo fmt --all --check
+	cargo fmt --check --manifest-path crates/aegis-krun-worker/Cargo.toml
 	cargo clippy --workspace --all-targets -- --deny warnings
 	scripts/check-sources
 

@@ -57,13 +57,18 @@ impl Bench {
     /// `aegis` with these arguments.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.arg(DEADLINE).arg(aegis_tests::bin().join("aegis")).args(arguments);
+        command.arg(DEADLINE).arg(aegis_tests::bin().join("aegis"));
+        // A fake guest is a process of this host, which has no /workspace.
+        let words = if arguments.first() == Some(&"instance") { 2 } else { 1 };
+        let (what, options) = arguments.split_at(words.min(arguments.len()));
+        let elsewhere = self.backend == "fake" && (what == ["run"] || what == ["instance", "start"]);
+        let place: &[&str] = if elsewhere { &["--workdir", "/tmp"] } else { &[] };
+        command.args(what).args(place).args(options);
         command.env("AEGIS_HOME", self.home.path()).stdin(Stdio::null());
         let (backend, accelerator) = self.backend.split_once('+').unwrap_or((&self.backend, ""));
-        if backend == "fake" {
-            command.env("AEGIS_FAKE_GUEST", aegis_tests::bin().join("fake-guest"));
-        } else {
-            command.env("AEGIS_BACKEND", backend);
+        // The fake backend is chosen by the program that its guests are (AEGIS_FAKE_GUEST).
+        if backend != "fake" {
+            command.env_remove("AEGIS_FAKE_GUEST").env("AEGIS_BACKEND", backend);
         }
         if !accelerator.is_empty() {
             command.env("AEGIS_ACCEL", accelerator);
@@ -128,6 +133,22 @@ impl Bench {
     pub(crate) fn monitor(&self, name: &str) -> i32 {
         let pid = self.info(name)["pid"].as_i64().expect("it has a machine");
         i32::try_from(pid).expect("a pid")
+    }
+
+    /// The processes that are machines of instances here: what is kept ready belongs to none.
+    pub(crate) fn monitors(&self) -> Vec<i32> {
+        let disks = self.home.path().join("data/disks/inst-").to_string_lossy().into_owned();
+        let is_monitor = |line: &str| {
+            let of = line.split_once(&disks).map(|(_, of)| of);
+            of.is_some_and(|of| !of.starts_with("spare") && !of.starts_with("template"))
+        };
+        let processes = std::fs::read_dir("/proc").expect("read /proc").flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            is_monitor(&String::from_utf8_lossy(&line))
+        })
+        .collect()
     }
 
     /// Deletes all instances.

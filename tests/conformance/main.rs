@@ -1,4 +1,5 @@
-//! The promises that every backend keeps, each tried on the backend that is named: `conformance BACKEND [PROMISE]`.
+//! The promises that every backend keeps, each tried on the backend that is named: `conformance BACKEND [PROMISE [FIRST]]`, the
+//! first one being 0.
 //!
 //! A promise that takes a capability is left out only where the backend says that it lacks it (`aegis status`). Prints a line
 //! for each promise, which `docs/BACKENDS.md` is made from, and fails if one is broken.
@@ -46,13 +47,14 @@ const MOST_UNSTEADY: u32 = 2;
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(backend) = arguments.next() else {
-        println!("usage: conformance BACKEND [PART OF A PROMISE]");
+        println!("usage: conformance BACKEND [PART OF A PROMISE [NUMBER OF THE FIRST]]");
         return ExitCode::from(2);
     };
     let wanted = arguments.next().unwrap_or_default();
+    let first = arguments.next().map_or(0, |number| number.parse().expect("the number of a promise"));
     let bench = Bench::start(&backend);
     let (mut kept, mut unsteady, mut broken, mut skipped) = (0, 0, 0, 0);
-    for promise in PROMISES.iter().filter(|promise| promise.text.contains(&wanted)) {
+    for promise in PROMISES.iter().skip(first).filter(|promise| promise.text.contains(&wanted)) {
         if !bench.has(promise.need) {
             skipped += 1;
             println!("skipped  {} (the backend lacks {:?})", promise.text, promise.need);

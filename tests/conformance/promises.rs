@@ -1,5 +1,7 @@
 //! What is promised, in the order of an instance's life.
 
+mod images;
+mod killed;
 mod life;
 mod network;
 mod saved;
@@ -57,6 +59,7 @@ pub(crate) const PROMISES: &[Promise] = &[
     Promise { text: "what was synced outlives a power cut", need: Guest, attempt: life::power_cut },
     Promise { text: "a disk grows", need: Guest, attempt: life::disk_grows },
     Promise { text: "a full disk is the guest's trouble alone", need: Guest, attempt: life::full_disk },
+    Promise { text: "an image of several layers is a root", need: Guest, attempt: images::layers },
     Promise { text: "files are copied in and out", need: Guest, attempt: life::copies },
     Promise { text: "a workspace is seen from both sides", need: Guest, attempt: life::workspace },
     Promise {
@@ -127,4 +130,39 @@ pub(crate) const PROMISES: &[Promise] = &[
         attempt: saved::monitor_killed,
     },
     Promise { text: "a guest whose kernel panics is told of", need: Guest, attempt: saved::panic },
+    Promise {
+        text: "a daemon that is killed while an instance starts leaves nothing half done",
+        need: Nothing,
+        attempt: killed::daemon_while_it_starts,
+    },
+    Promise {
+        text: "a monitor that is killed while its instance starts is told of",
+        need: Guest,
+        attempt: killed::monitor_while_it_starts,
+    },
+    Promise {
+        text: "a daemon that is killed while an instance pauses loses nothing",
+        need: Nothing,
+        attempt: killed::daemon_while_it_pauses,
+    },
+    Promise {
+        text: "a daemon that is killed while an instance hibernates loses nothing of its memory",
+        need: Save,
+        attempt: killed::daemon_while_it_hibernates,
+    },
+    Promise {
+        text: "a monitor that is killed while its instance hibernates costs no disk",
+        need: Save,
+        attempt: killed::monitor_while_it_hibernates,
+    },
+    Promise {
+        text: "a daemon that is killed while an instance wakes costs no disk",
+        need: Save,
+        attempt: killed::daemon_while_it_wakes,
+    },
+    Promise {
+        text: "a daemon that is killed while it makes a snapshot leaves none or a whole one",
+        need: Save,
+        attempt: killed::daemon_while_it_copies,
+    },
 ];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// From the top to the bottom. A crate depends on crates of lower layers alone.
 const LAYERS: &[&[&str]] = &[
-    &["aegisd", "aegis-cli"],
+    &["aegisd", "aegis-cli", "aegis-krun-worker"],
     &["aegis-http"],
     &["aegis-engine", "aegis-client"],
     &["aegis-instances"],

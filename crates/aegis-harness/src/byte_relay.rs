@@ -12,6 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use crate::host_listener::HostListener;
+
 /// How much is carried at once, bytes.
 const BUFFER: usize = 64 << 10;
 
@@ -22,10 +24,9 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Carries bytes between `ours` and each host in turn that connects to this port, for good.
-pub(crate) fn serve(listener: &OwnedFd, ours: &OwnedFd) -> io::Result<()> {
+pub(crate) fn serve(listener: &HostListener, ours: &OwnedFd) -> io::Result<()> {
     loop {
-        let host = aegis_sys::vsock::accept(listener)?;
-        rustix::io::ioctl_fionbio(&host, true)?;
+        let host = listener.accept()?;
         discard(ours);
         // Whatever ends it, the next host is as welcome.
         let _ended = carry(host.as_fd(), ours.as_fd());

@@ -12,6 +12,7 @@ use aegis_harness::machine_parts::Card;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::host_listener::HostListener;
 use crate::threads::spawn;
 
 /// Number of the port for frames.
@@ -25,11 +26,10 @@ const HEADER: usize = 4;
 pub(crate) fn start(name: &str, card: Card) -> io::Result<()> {
     let tap = aegis_sys::network_interface::tap(name, card.mac, card.mtu)?;
     rustix::io::ioctl_fionbio(&tap, true)?;
-    let listener = aegis_sys::vsock::listen(FRAMES)?;
+    let listener = HostListener::bind(FRAMES)?;
     spawn("frames", move || {
         loop {
-            let host = aegis_sys::vsock::accept(&listener)?;
-            rustix::io::ioctl_fionbio(&host, true)?;
+            let host = listener.accept()?;
             // Whatever ends it, the next host is as welcome.
             let _ended = carry(host.as_fd(), &tap);
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   aegis.transport=vsock            the host is reached by virtio sockets, not by virtio-serial ports
+//!   aegis.vsock_ack=1                a byte is said to each connection that is taken there
 //!   aegis.disks=root,modules,data    what the disks are, in the order in which the kernel finds them
 //!   aegis.card=02:00:00:00:00:01,1500    the network interface is to be made here, with this address and MTU
 //! ```
@@ -41,6 +42,8 @@ pub enum Disk {
 pub struct MachineParts {
     /// How the host is reached.
     pub transport: Transport,
+    /// Whether a byte is said to each connection of a virtio socket that is taken.
+    pub acknowledges: bool,
     /// The disks in order; empty where they tell by themselves.
     pub disks: Vec<Disk>,
     /// The interface, where there is one that is made here.
@@ -55,6 +58,7 @@ impl MachineParts {
         for word in command_line.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("aegis.transport", "vsock")) => parts.transport = Transport::Vsock,
+                Some(("aegis.vsock_ack", "1")) => parts.acknowledges = true,
                 Some(("aegis.disks", names)) => parts.disks = names.split(',').filter_map(disk).collect(),
                 Some(("aegis.card", card)) => parts.card = parse_card(card),
                 _ => {}
@@ -96,9 +100,9 @@ mod tests {
 
     #[test]
     fn all_that_is_said_is_understood_and_nonsense_is_not() {
-        let line = "quiet aegis.transport=vsock aegis.disks=root,root,modules,data aegis.card=02:00:00:00:00:0a,1500\n";
+        let line = "quiet aegis.transport=vsock aegis.vsock_ack=1 aegis.disks=root,root,modules,data aegis.card=02:00:00:00:00:0a,1500\n";
         let parts = MachineParts::parse(line);
-        assert_eq!(parts.transport, Transport::Vsock);
+        assert_eq!((parts.transport, parts.acknowledges), (Transport::Vsock, true));
         assert_eq!(parts.card, Some(Card { mac: [2, 0, 0, 0, 0, 10], mtu: 1500 }));
         assert_eq!(parts.numbers(Disk::Root).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(parts.numbers(Disk::Data).collect::<Vec<_>>(), [3]);

@@ -13,6 +13,7 @@ mod freezer;
 mod fuse_notify;
 mod fuse_replay;
 mod fuse_transport;
+mod host_listener;
 mod hostname;
 mod interruptible_stdin;
 mod kernel_arguments;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use aegis_harness::machine_parts::Transport;
 use rustix::fs::{Mode, OFlags};
 
+use crate::host_listener::HostListener;
 use crate::sync::lock;
 use crate::{byte_relay, kernel_arguments, threads};
 
@@ -53,7 +54,7 @@ pub(crate) fn expect(number: u32) -> io::Result<()> {
 
 /// Listens on the virtio socket of this number, and has its hosts where a port would be.
 fn open_vsock(number: u32) -> io::Result<OwnedFd> {
-    let listener = aegis_sys::vsock::listen(number)?;
+    let listener = HostListener::bind(number)?;
     let (port, ours) = byte_relay::pair()?;
     threads::spawn("relay", move || byte_relay::serve(&listener, &ours))?;
     Ok(port)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::firecracker::{self, Firecracker};
+use crate::libkrun::{self, Libkrun};
 use crate::qemu::{self, Qemu};
 use crate::{Architecture, Capabilities, Machine, MachineHandle, MachineSpec, Origin, Probe, Vmm, VmmError};
 
@@ -21,12 +22,14 @@ pub enum BackendChoice {
     Qemu,
     /// Firecracker.
     Firecracker,
+    /// libkrun.
+    Libkrun,
 }
 
 impl BackendChoice {
     /// All there are.
-    pub const ALL: [BackendChoice; 3] =
-        [BackendChoice::Auto, BackendChoice::Qemu, BackendChoice::Firecracker];
+    pub const ALL: [BackendChoice; 4] =
+        [BackendChoice::Auto, BackendChoice::Qemu, BackendChoice::Firecracker, BackendChoice::Libkrun];
 }
 
 impl fmt::Display for BackendChoice {
@@ -35,6 +38,7 @@ impl fmt::Display for BackendChoice {
             BackendChoice::Auto => "auto",
             BackendChoice::Qemu => qemu::NAME,
             BackendChoice::Firecracker => firecracker::NAME,
+            BackendChoice::Libkrun => libkrun::NAME,
         })
     }
 }
@@ -44,7 +48,7 @@ impl FromStr for BackendChoice {
 
     fn from_str(name: &str) -> Result<BackendChoice, String> {
         let found = BackendChoice::ALL.into_iter().find(|one| one.to_string() == name);
-        found.ok_or_else(|| format!("{name:?} is no backend; there are auto, qemu, firecracker"))
+        found.ok_or_else(|| format!("{name:?} is no backend; there are auto, qemu, firecracker, libkrun"))
     }
 }
 
@@ -59,6 +63,8 @@ pub struct HostFacts {
     pub kvm: Result<(), String>,
     /// Where Firecracker is, if the user says so (`AEGIS_FIRECRACKER`).
     pub firecracker: Option<PathBuf>,
+    /// Where the worker of libkrun's machines is, if it is known (`AEGIS_KRUN_WORKER`).
+    pub krun_worker: Option<PathBuf>,
 }
 
 /// The backends.
@@ -69,7 +75,7 @@ pub struct Backends {
     reason: String,
 }
 
-/// Why Firecracker cannot run the guests of this host.
+/// Why a backend that needs KVM cannot run the guests of this host.
 fn obstacle(facts: &HostFacts) -> Option<String> {
     if facts.guest.is_foreign() {
         return Some(format!("it emulates no {}", facts.guest));
@@ -93,17 +99,20 @@ impl Backends {
         let qemu: Arc<dyn Vmm> = Arc::new(Qemu::new(facts.accelerator.as_deref(), facts.guest, &facts.kvm));
         // Where it can be used the accelerator is the same.
         let reason = qemu.capabilities().accelerator_reason;
-        let other: Arc<dyn Vmm> = Arc::new(Firecracker::new(facts.firecracker.clone(), reason));
+        let firecracker: Arc<dyn Vmm> = Arc::new(Firecracker::new(facts.firecracker.clone(), reason.clone()));
+        let libkrun: Arc<dyn Vmm> = Arc::new(Libkrun::new(facts.krun_worker.clone(), reason));
+        let if_it_can = |one| match obstacle(facts) {
+            None => Ok((one, "it is asked for".to_owned())),
+            Some(why) => Err(format!("{wanted} cannot be used here: {why}")),
+        };
         let (chosen, reason) = match wanted {
             // It does everything that there is, with and without KVM.
             BackendChoice::Auto => (&qemu, "it has all capabilities".to_owned()),
             BackendChoice::Qemu => (&qemu, "it is asked for".to_owned()),
-            BackendChoice::Firecracker => match obstacle(facts) {
-                None => (&other, "it is asked for".to_owned()),
-                Some(why) => return Err(format!("firecracker cannot be used here: {why}")),
-            },
+            BackendChoice::Firecracker => if_it_can(&firecracker)?,
+            BackendChoice::Libkrun => if_it_can(&libkrun)?,
         };
-        Ok(Backends { chosen: Arc::clone(chosen), all: vec![qemu, other], reason })
+        Ok(Backends { chosen: Arc::clone(chosen), all: vec![qemu, firecracker, libkrun], reason })
     }
 
     /// Why this backend makes the machines, as a clause for people.
@@ -117,7 +126,7 @@ impl Backends {
         let mut found = Vec::new();
         for one in &self.all {
             let probed = one.probe().await.map_err(|error| error.to_string());
-            let hindered = (one.name() == firecracker::NAME).then(|| obstacle(facts)).flatten();
+            let hindered = (one.name() != qemu::NAME).then(|| obstacle(facts)).flatten();
             found.push((
                 one.name(),
                 match hindered {
@@ -186,7 +195,13 @@ mod tests {
     use super::*;
 
     fn facts(kvm: Result<(), String>) -> HostFacts {
-        HostFacts { guest: Architecture::host(), accelerator: None, kvm, firecracker: None }
+        HostFacts {
+            guest: Architecture::host(),
+            accelerator: None,
+            kvm,
+            firecracker: None,
+            krun_worker: None,
+        }
     }
 
     #[test]
@@ -195,7 +210,7 @@ mod tests {
             assert_eq!(one.to_string().parse(), Ok(one));
         }
         let error = "xen".parse::<BackendChoice>().unwrap_err();
-        assert_eq!(error, "\"xen\" is no backend; there are auto, qemu, firecracker");
+        assert_eq!(error, "\"xen\" is no backend; there are auto, qemu, firecracker, libkrun");
     }
 
     #[test]
@@ -204,6 +219,8 @@ mod tests {
         assert_eq!(Backends::choose(BackendChoice::Auto, &without).unwrap().name(), qemu::NAME);
         let refused = Backends::choose(BackendChoice::Firecracker, &without).unwrap_err();
         assert_eq!(refused, "firecracker cannot be used here: it needs KVM: there is no /dev/kvm");
+        let refused = Backends::choose(BackendChoice::Libkrun, &without).unwrap_err();
+        assert_eq!(refused, "libkrun cannot be used here: it needs KVM: there is no /dev/kvm");
         let emulated = HostFacts { accelerator: Some("tcg".into()), ..facts(Ok(())) };
         let refused = Backends::choose(BackendChoice::Firecracker, &emulated).unwrap_err();
         assert!(refused.ends_with("it needs KVM, and AEGIS_ACCEL=tcg"), "{refused}");
@@ -216,6 +233,6 @@ mod tests {
     fn a_machine_is_found_again_by_the_backend_that_made_it() {
         let chosen = Backends::choose(BackendChoice::Auto, &facts(Ok(()))).unwrap();
         let names: Vec<&str> = chosen.all.iter().map(|one| one.name()).collect();
-        assert_eq!(names, [qemu::NAME, firecracker::NAME]);
+        assert_eq!(names, [qemu::NAME, firecracker::NAME, libkrun::NAME]);
     }
 }

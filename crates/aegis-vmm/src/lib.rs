@@ -21,6 +21,7 @@ pub mod firecracker;
 pub mod fuzz;
 mod host_version;
 pub mod kvm_trial;
+pub mod libkrun;
 mod listen;
 mod memory;
 mod monitor;
@@ -29,6 +30,7 @@ pub mod qemu;
 mod resources;
 mod stderr_log;
 mod unnamed_file;
+mod vsock;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};

@@ -17,6 +17,7 @@ use aegis_vmm::{Architecture, kvm_trial};
 
 use crate::config;
 use crate::error::DaemonError;
+use crate::programs::{KRUN_WORKER, beside};
 use crate::resolvers::ProxySettings;
 
 /// The command of this program that tries the host's KVM, in a process of its own.
@@ -33,6 +34,8 @@ pub struct Environment {
     pub backend: BackendChoice,
     /// Where Firecracker is, if not in `PATH` (`AEGIS_FIRECRACKER`).
     pub firecracker: Option<PathBuf>,
+    /// Where the worker of libkrun's machines is (`AEGIS_KRUN_WORKER`), if not in `PATH`; else beside the daemon.
+    pub krun_worker: Option<PathBuf>,
     /// What processor the guests have (`AEGIS_GUEST_ARCH`); the host's, unless it is set.
     pub guest: Architecture,
     /// A guest program for the backend without virtualisation (`AEGIS_FAKE_GUEST`); for tests.
@@ -103,6 +106,7 @@ impl Environment {
             accelerator: get("AEGIS_ACCEL").and_then(|value| value.into_string().ok()),
             backend,
             firecracker: get("AEGIS_FIRECRACKER").map(PathBuf::from),
+            krun_worker: get("AEGIS_KRUN_WORKER").map(PathBuf::from).or_else(|| beside(KRUN_WORKER)),
             fake_guest: get("AEGIS_FAKE_GUEST").map(PathBuf::from),
             instances,
             names: file.names,
@@ -129,6 +133,7 @@ impl Environment {
             accelerator: self.accelerator.clone(),
             kvm: try_kvm(),
             firecracker: self.firecracker.clone(),
+            krun_worker: self.krun_worker.clone(),
         }
     }
 }

@@ -39,9 +39,9 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Programs that handle hostile input beside the daemon: monitors, gateways and file servers. None of them can execute
 /// another program, so a process that one of them is has been one from its start.
-const HELPERS: [&str; 2] = ["aegis-gateway", "aegisd"];
+const HELPERS: [&str; 3] = ["aegis-gateway", "aegis-krun-worker", "aegisd"];
 /// What names of monitors have in them; a distribution may wrap them.
-const MONITORS: &str = "qemu-system-";
+const MONITORS: [&str; 2] = ["qemu-system-", "firecracker"];
 /// What the kernel puts behind the name of a program that was replaced.
 const REPLACED: &str = " (deleted)";
 /// How long a caller that is refused may take to take the answer.
@@ -52,7 +52,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 fn is_helper(program: &Path) -> bool {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(REPLACED).unwrap_or(&name);
-    HELPERS.contains(&name) || name.contains(MONITORS)
+    HELPERS.contains(&name) || MONITORS.iter().any(|monitor| name.contains(monitor))
 }
 
 /// Most connections at a time, of which some 20 KB each are held.

@@ -6,7 +6,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct Up {
     /// What makes the machines; as the configuration says, unless set
-    #[arg(long, value_name = "NAME", value_parser = ["auto", "qemu", "firecracker"])]
+    #[arg(long, value_name = "NAME", value_parser = ["auto", "qemu", "firecracker", "libkrun"])]
     pub backend: Option<String>,
 }
 

@@ -299,7 +299,8 @@ mod tests {
     fn a_table_is_copied_with_its_holes_and_none_that_is_longer_than_any() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        [&from, &to].map(|dir| std::fs::create_dir(dir).unwrap());
+        std::fs::create_dir(&from).unwrap();
+        std::fs::create_dir(&to).unwrap();
         let name = exports::table_name(0);
         let table = std::fs::File::create(from.join(&name)).unwrap();
         table.set_len(MOST_TABLE).unwrap();

@@ -2,18 +2,16 @@
 
 use serde::Serialize;
 
-use crate::{Endpoint, KERNEL_ARGUMENTS, MachineSpec};
+use crate::MachineSpec;
+use crate::vsock::guest::kernel_arguments;
+use crate::vsock::{self, path_of, socket_path};
 
-/// Numbers of descriptors in the Firecracker process. It opens them by path (`/proc/self/fd/N`), so that a state that was
-/// saved names no file of its machine's own.
+/// Numbers of descriptors in the Firecracker process, beside those of every such monitor. It opens them by path, so that a state
+/// that was saved names no file of its machine's own.
 pub(super) const SAVED_MEMORY_FD: i32 = 16;
 pub(super) const SAVED_DEVICES_FD: i32 = 17;
 pub(super) const MEMORY_FD: i32 = 18;
 pub(super) const DEVICES_FD: i32 = 19;
-pub(super) const DATA_FD: i32 = 20;
-pub(super) const SOCKETS_FD: i32 = 21;
-pub(super) const CONFIGURATION_FD: i32 = 22;
-pub(super) const FIRST_ROOT_FD: i32 = 30;
 
 /// Names of its sockets, in a directory of their own.
 pub(super) const API_SOCKET: &str = "api.sock";
@@ -21,26 +19,6 @@ pub(super) const VSOCK_SOCKET: &str = "vsock.sock";
 
 /// The guest's address; the host's is 2, and the first ones are reserved (`vsock(7)`).
 const GUEST_CID: u32 = 3;
-
-/// Where a descriptor is opened.
-pub(super) fn path_of(fd: i32) -> String {
-    format!("/proc/self/fd/{fd}")
-}
-
-/// Where it makes a socket of this name.
-pub(super) fn socket_path(name: &str) -> String {
-    format!("{}/{name}", path_of(SOCKETS_FD))
-}
-
-/// The port of the guest's virtio socket that an endpoint is.
-pub(super) const fn port(endpoint: Endpoint) -> u32 {
-    match endpoint {
-        Endpoint::Control => 1,
-        Endpoint::Bulk => 2,
-        Endpoint::Files => 3,
-        Endpoint::Network => 4,
-    }
-}
 
 /// The port on which the guest takes one connection after the other and says a byte to each: see `sockets`.
 pub(super) const SENTINEL: u32 = 5;
@@ -132,40 +110,23 @@ impl LoadSnapshot {
     }
 }
 
-/// The kernel's command line: what the machine consists of stands there, because Firecracker gives its devices no names.
-fn kernel_arguments(spec: &MachineSpec) -> String {
-    let roots = spec.root_disk.iter().map(|_| "root");
-    let disks: Vec<&str> = roots.chain(spec.modules.iter().map(|_| "modules")).chain(["data"]).collect();
-    let mut text = format!(
-        "console=ttyS0 {KERNEL_ARGUMENTS} reboot=k aegis.transport=vsock aegis.disks={}",
-        disks.join(",")
-    );
-    if let Some(card) = &spec.card {
-        text.push_str(&format!(" aegis.card={},{}", card.address(), card.mtu));
-    }
-    text
-}
-
 impl Configuration {
     pub(super) fn of(spec: &MachineSpec) -> Configuration {
-        let drive = |drive_id: String, fd, is_read_only| Drive {
-            drive_id,
+        let drive = |(fd, is_read_only)| Drive {
+            drive_id: format!("disk{fd}"),
             path_on_host: path_of(fd),
             is_root_device: false,
             is_read_only,
             // What a guest is told to be on disk is there: Firecracker's default ignores its flushes.
             cache_type: "Writeback",
         };
-        let parts = (FIRST_ROOT_FD..).zip(spec.root_disk.iter().chain(&spec.modules));
-        let mut drives: Vec<Drive> = parts.map(|(fd, _)| drive(format!("part{fd}"), fd, true)).collect();
-        drives.push(drive("data".to_owned(), DATA_FD, false));
         Configuration {
             boot_source: BootSource {
                 kernel_image_path: spec.kernel.to_string_lossy().into_owned(),
                 initrd_path: spec.initramfs.to_string_lossy().into_owned(),
                 boot_args: kernel_arguments(spec),
             },
-            drives,
+            drives: vsock::disks(spec).map(drive).collect(),
             machine_config: MachineConfig { vcpu_count: spec.vcpus, mem_size_mib: spec.memory_mib },
             vsock: Vsock { guest_cid: GUEST_CID, uds_path: socket_path(VSOCK_SOCKET) },
             entropy: Entropy {},
@@ -176,38 +137,18 @@ impl Configuration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NetworkInterface;
-
-    fn spec() -> MachineSpec {
-        MachineSpec {
-            name: "inst-x".into(),
-            run_dir: "/r".into(),
-            console_log: "/c".into(),
-            kernel: "/k".into(),
-            initramfs: "/i".into(),
-            root_disk: vec!["/a".into(), "/b".into()],
-            modules: Some("/m".into()),
-            data_disk: "/data".into(),
-            memory_mib: 64,
-            vcpus: 2,
-            files: true,
-            card: Some(NetworkInterface { mac: [2, 0, 0, 0, 0, 10], mtu: 1500 }),
-        }
-    }
-
-    #[test]
-    fn the_command_line_names_disks_in_their_order_and_the_card() {
-        let line = kernel_arguments(&spec());
-        assert!(line.contains(" aegis.disks=root,root,modules,data "), "{line}");
-        assert!(line.ends_with(" aegis.card=02:00:00:00:00:0a,1500"), "{line}");
-    }
+    use crate::vsock::testing::spec;
 
     #[test]
     fn nothing_that_is_saved_names_a_file_of_the_machines_own() {
-        let text = serde_json::to_string(&Configuration::of(&spec())).unwrap();
-        for own in ["inst-x", "\"/data\"", "\"/a\"", "/r"] {
-            assert!(!text.contains(own), "{own}: {text}");
-        }
+        let told = |name: &str| {
+            let mut spec = spec("/home".as_ref());
+            spec.data_disk = format!("/home/disks/{name}.ext4").into();
+            spec.run_dir = format!("/run/{name}").into();
+            MachineSpec { name: name.to_owned(), ..spec }
+        };
+        let text = serde_json::to_string(&Configuration::of(&told("inst-x"))).unwrap();
+        assert_eq!(text, serde_json::to_string(&Configuration::of(&told("inst-y"))).unwrap());
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["drives"].as_array().unwrap().len(), 4);
         assert_eq!(value["drives"][3]["is_read_only"], false);

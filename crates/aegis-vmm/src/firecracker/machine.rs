@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hyper::Method;
-use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
-use super::configuration::{API_SOCKET, CreateSnapshot, LoadSnapshot, VmState};
+use super::configuration::{CreateSnapshot, LoadSnapshot, VmState};
 use super::sockets::Sockets;
 use super::{api, saved_state};
 use crate::monitor::Monitor;
@@ -35,15 +34,11 @@ pub(super) struct FirecrackerMachine {
     handle: MachineHandle,
     /// Whether its guest closes its connections when it goes on: it was saved, or is one that was.
     closes_connections: AtomicBool,
-    /// Whether its process was told to stop. The kernel takes its time to do that: until then the process looks as if it
-    /// ran, takes connections, and answers nothing.
-    stopped: AtomicBool,
 }
 
 impl FirecrackerMachine {
     pub(super) fn new(monitor: Monitor, sockets: Sockets, handle: MachineHandle) -> FirecrackerMachine {
-        let [closes_connections, stopped] = [AtomicBool::new(false), AtomicBool::new(false)];
-        FirecrackerMachine { monitor, sockets, handle, closes_connections, stopped }
+        FirecrackerMachine { monitor, sockets, handle, closes_connections: AtomicBool::new(false) }
     }
 
     /// Waits until the guest, which has gone on, has closed the connections that it had before. One that does not get there
@@ -51,24 +46,9 @@ impl FirecrackerMachine {
     async fn connections_closed(&self) {
         if self.closes_connections.swap(false, Ordering::AcqRel) {
             let action = "wait for the guest";
-            let met = self.while_it_lives(action, self.sockets.meet_sentinel());
+            let met = self.monitor.while_it_lives(action, self.sockets.meet_sentinel());
             let _met = tokio::time::timeout(SENTINEL_TIMEOUT, met).await;
         }
-    }
-
-    /// What `connecting` gives, unless the process ends before.
-    async fn while_it_lives(
-        &self,
-        action: &'static str,
-        connecting: impl Future<Output = io::Result<UnixStream>>,
-    ) -> Result<UnixStream, VmmError> {
-        let gone = || io::Error::new(io::ErrorKind::ConnectionRefused, "it has ended");
-        let stream = tokio::select! {
-            biased;
-            stream = connecting => stream,
-            _end = self.monitor.process.ended() => Err(gone()),
-        };
-        stream.map_err(VmmError::io(action))
     }
 
     /// A connection to the sentinel that is open while the machine is saved, which is why the guest knows of it when it goes on.
@@ -76,13 +56,13 @@ impl FirecrackerMachine {
         // It may stand still, and connections are made by a guest that goes on.
         let action = "save the machine";
         self.set_state(action, RESUMED).await?;
-        let met = self.while_it_lives(action, self.sockets.meet_sentinel());
+        let met = self.monitor.while_it_lives(action, self.sockets.meet_sentinel());
         let met = tokio::time::timeout(SENTINEL_TIMEOUT, met).await;
         met.map_err(|_| VmmError::io(action)(io::ErrorKind::TimedOut.into()))?
     }
 
     async fn api(&self, action: &'static str) -> Result<UnixStream, VmmError> {
-        self.while_it_lives(action, self.sockets.connect(API_SOCKET)).await
+        self.monitor.while_it_lives(action, self.sockets.api()).await
     }
 
     async fn set_state(&self, action: &'static str, state: VmState) -> Result<(), VmmError> {
@@ -101,12 +81,8 @@ impl FirecrackerMachine {
         Ok(())
     }
 
-    /// Lets the process go on. A stop that the kernel has not carried out yet never will be.
-    fn continue_process(&self) -> Result<(), VmmError> {
-        let continued = self.monitor.process.signal(Signal::CONT);
-        continued.map_err(VmmError::io("continue Firecracker"))?;
-        self.stopped.store(false, Ordering::Release);
-        Ok(())
+    fn proceed(&self) -> Result<(), VmmError> {
+        self.monitor.proceed().map_err(VmmError::io("continue Firecracker"))
     }
 }
 
@@ -117,7 +93,7 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn dial(&self, endpoint: Endpoint) -> Result<UnixStream, VmmError> {
-        self.while_it_lives("connect to the machine", self.sockets.dial(endpoint)).await
+        self.monitor.while_it_lives("connect to the machine", self.sockets.dial(endpoint)).await
     }
 
     async fn take_up(&self) -> Result<(), VmmError> {
@@ -126,12 +102,11 @@ impl Machine for FirecrackerMachine {
 
     async fn pause(&self) -> Result<(), VmmError> {
         self.set_state("pause the machine", PAUSED).await?;
-        self.stopped.store(true, Ordering::Release);
-        self.monitor.process.signal(Signal::STOP).map_err(VmmError::io("stop Firecracker"))
+        self.monitor.suspend().map_err(VmmError::io("stop Firecracker"))
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        self.continue_process()?;
+        self.proceed()?;
         self.set_state("resume the machine", RESUMED).await?;
         self.connections_closed().await;
         Ok(())
@@ -139,7 +114,7 @@ impl Machine for FirecrackerMachine {
 
     async fn save(&self, memory: MemoryBuilder) -> Result<Saved, VmmError> {
         let action = "save the machine";
-        self.continue_process()?;
+        self.proceed()?;
         let sentinel = self.sentinel().await?;
         self.set_state(action, PAUSED).await?;
         let call = (Method::PUT, "/snapshot/create");
@@ -153,7 +128,7 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn is_paused(&self) -> Result<bool, VmmError> {
-        if self.stopped.load(Ordering::Acquire) || self.monitor.process.is_stopped() {
+        if self.monitor.is_suspended() {
             return Ok(true);
         }
         let action = "ask for the machine's state";

@@ -14,10 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
@@ -25,7 +23,7 @@ use crate::accelerator::Accelerator;
 use crate::host_version;
 use crate::memory::MemoryBuilder;
 use crate::monitor::Monitor;
-use crate::process::{Process, Wall, find_program};
+use crate::process::{Process, Wall, find_program, version_line};
 use crate::{
     Architecture, Capabilities, Console, End, Endpoint, Machine, MachineHandle, MachineSpec, Origin, Probe,
     Saved, Vmm, VmmError,
@@ -99,10 +97,7 @@ impl Vmm for Qemu {
 
     async fn probe(&self) -> Result<Probe, VmmError> {
         let executable = self.executable()?;
-        let output = tokio::process::Command::new(&executable).arg("--version").output().await;
-        let output = output.map_err(VmmError::io("run QEMU"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(Probe { version: text.lines().next().unwrap_or_default().to_owned(), executable })
+        Ok(Probe { version: version_line(&executable).await?, executable })
     }
 
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
@@ -218,9 +213,6 @@ impl Qemu {
 struct QemuMachine {
     monitor: Monitor,
     handle: MachineHandle,
-    /// Whether its process was told to stop. The kernel takes its time to do that: until then the process looks as if it
-    /// ran, takes connections, and answers nothing.
-    stopped: AtomicBool,
 }
 
 impl QemuMachine {
@@ -236,8 +228,7 @@ impl QemuMachine {
                 return Err(VmmError::Io { action: "connect to the machine's console", source });
             }
         };
-        let monitor = Monitor { process, console, log };
-        Ok(Arc::new(QemuMachine { monitor, handle, stopped: AtomicBool::new(false) }))
+        Ok(Arc::new(QemuMachine { monitor: Monitor::new(process, console, log), handle }))
     }
 
     async fn command(&self, action: &'static str, name: &str) -> Result<Value, VmmError> {
@@ -248,11 +239,8 @@ impl QemuMachine {
         qmp::execute(&self.handle.run_dir.join(QMP_SOCKET), action, all).await
     }
 
-    /// Lets the process go on. A stop that the kernel has not carried out yet never will be.
-    fn continue_process(&self) -> Result<(), VmmError> {
-        self.monitor.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
-        self.stopped.store(false, Ordering::Release);
-        Ok(())
+    fn proceed(&self) -> Result<(), VmmError> {
+        self.monitor.proceed().map_err(VmmError::io("continue QEMU"))
     }
 
     /// Moves the sockets into another directory. Whoever is connected stays so.
@@ -288,7 +276,7 @@ impl Machine for QemuMachine {
     }
 
     async fn assign(&self, spec: &MachineSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        self.monitor.process.signal(Signal::CONT).map_err(VmmError::io("continue QEMU"))?;
+        self.proceed()?;
         let disk = std::fs::File::options().read(true).write(true).open(&spec.data_disk);
         let disk = disk.map_err(VmmError::io("open the machine's disk"))?;
         self.commands("replace the machine's disk", &arguments::other_data(disk.as_fd())).await?;
@@ -305,12 +293,11 @@ impl Machine for QemuMachine {
 
     async fn pause(&self) -> Result<(), VmmError> {
         self.command("pause the machine", "stop").await?;
-        self.stopped.store(true, Ordering::Release);
-        self.monitor.process.signal(Signal::STOP).map_err(VmmError::io("stop QEMU"))
+        self.monitor.suspend().map_err(VmmError::io("stop QEMU"))
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        self.continue_process()?;
+        self.proceed()?;
         self.command("resume the machine", "cont").await.map(drop)
     }
 
@@ -327,7 +314,7 @@ impl Machine for QemuMachine {
             let message = "QEMU has been replaced since the machine was started".to_owned();
             return Err(VmmError::Refused { action: "save the machine", message });
         }
-        self.continue_process()?;
+        self.proceed()?;
         self.command("stop the machine", "stop").await?;
         let (devices, into) =
             device_state::empty_file().map_err(VmmError::io("make room for the machine's devices"))?;
@@ -341,7 +328,7 @@ impl Machine for QemuMachine {
     }
 
     async fn is_paused(&self) -> Result<bool, VmmError> {
-        if self.stopped.load(Ordering::Acquire) || self.monitor.process.is_stopped() {
+        if self.monitor.is_suspended() {
             return Ok(true);
         }
         let status = self.command("ask for the machine's state", "query-status").await?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use nix::libc::user_regs_struct;
+use nix::libc::{self, user_regs_struct};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -111,9 +111,15 @@ impl Taken {
 
     fn step(&mut self) -> Outcome {
         ptrace::step(self.pid, None).unwrap();
+        let mut trapped = false;
         loop {
             match waitpid(self.pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => break,
+                // What a filter says instead of making the call (`SECCOMP_RET_TRAP`). Firecracker ends when it hears of that.
+                Ok(WaitStatus::Stopped(_, Signal::SIGSYS)) => {
+                    trapped = true;
+                    ptrace::step(self.pid, None).unwrap();
+                }
                 // It is told when it is let go.
                 Ok(WaitStatus::Stopped(..)) => ptrace::step(self.pid, None).unwrap(),
                 // A filter that ends one thread leaves its remains until all others have ended; nothing tells of that.
@@ -125,6 +131,9 @@ impl Taken {
                     return Outcome::Killed;
                 }
             }
+        }
+        if trapped {
+            return Outcome::Failed(libc::EPERM);
         }
         let result = ptrace::getregs(self.pid).unwrap().rax.cast_signed();
         match result {
