@@ -30,7 +30,7 @@ pub(super) fn layers(bench: &Bench) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let expected = String::from_utf8_lossy(&made.stdout).trim_end().to_owned();
     let archive = dir.path().join("image.tar").to_string_lossy().into_owned();
-    bench.ok(&["image", "load", &archive]);
+    bench.ok(&["image", "load", "--input", &archive]);
     // The first start may leave a template, from which the second comes.
     for _ in 0..2 {
         let said = bench.ok(&[
