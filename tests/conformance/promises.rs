@@ -113,6 +113,11 @@ pub(crate) const PROMISES: &[Promise] = &[
         attempt: saved::start_from_snapshot,
     },
     Promise { text: "a template makes machines that are their own", need: Save, attempt: saved::template },
+    Promise {
+        text: "a disk is kept while its instance goes on, and another starts from it",
+        need: Guest,
+        attempt: saved::disk_snapshot,
+    },
     Promise { text: "instances outlive their daemon", need: Nothing, attempt: saved::daemon_crash },
     Promise {
         text: "a paused instance outlives its daemon",

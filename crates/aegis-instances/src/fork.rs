@@ -99,6 +99,11 @@ impl Instances {
         caller: &Caller,
     ) -> Result<Forked, InstanceError> {
         self.check_room()?;
+        if !self.machines().can_save() {
+            let text = "this daemon's backend keeps no memory; start instances from a snapshot of its disk instead \
+                        (aegis snapshot create --disk-only, aegis instance start --from)";
+            return Err(InstanceError::NotCopied(text.to_owned()));
+        }
         let view = parent.view();
         fork.sharing.check(&view.spec, true)?;
         let wanted = TakeOptions { cause: Cause::Fork, machine: true };

@@ -56,6 +56,10 @@ impl Instances {
         self.check_room()?;
         let view = of.view();
         let machine = !take.disk_only && view.state != State::Stopped;
+        if machine && !self.machines().can_save() {
+            let text = "this daemon's backend keeps no memory; keep the disk alone, with --disk-only";
+            return Err(InstanceError::NotCopied(text.to_owned()));
+        }
         let sharing = Sharing { workspace: true, secrets: take.secrets };
         sharing.check(&view.spec, machine)?;
         let snapshots = self.machines().snapshots().clone();

@@ -197,6 +197,12 @@ impl Machines {
         &self.snapshots
     }
 
+    /// Whether machines are saved here: forked, hibernated, and kept in snapshots with their memory.
+    #[must_use]
+    pub fn can_save(&self) -> bool {
+        self.layout.vmm.capabilities().save
+    }
+
     /// What machines are made from.
     #[must_use]
     pub fn layout(&self) -> &MachineLayout {

@@ -73,6 +73,17 @@ pub(super) fn start_from_snapshot(bench: &Bench) {
     bench.ok(&["snapshot", "delete", "then"]);
 }
 
+pub(super) fn disk_snapshot(bench: &Bench) {
+    bench.start_box(&[]);
+    bench.in_box("echo before > /kept");
+    bench.ok(&["snapshot", "create", "--disk-only", "box", "then"]);
+    bench.in_box("rm /kept");
+    bench.ok(&["instance", "start", "--from", "then", "--name", "other"]);
+    assert_eq!(bench.ok(&["exec", "other", "--", "cat", "/kept"]), "before");
+    assert_eq!(bench.in_box("test -e /kept || echo gone"), "gone");
+    bench.ok(&["snapshot", "delete", "then"]);
+}
+
 pub(super) fn template(bench: &Bench) {
     let started = || {
         let output = bench.run(&["run", "--memory", "192m", "--timings", "--", "hostname"]);
