@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use crate::check;
 
@@ -82,12 +82,12 @@ pub const PLACED_BELOW: RawFd = 64;
 /// # Errors
 /// The system's.
 pub fn reserve_numbers() -> io::Result<()> {
-    static RESERVED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
-    if RESERVED.get().is_some() {
+    static RESERVED: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !reserved.is_empty() {
         return Ok(());
     }
     let nothing = File::open("/dev/null")?;
-    let mut reserved = Vec::new();
     loop {
         // SAFETY: takes integers only; the kernel gives the lowest number that is free.
         let copy = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
@@ -95,15 +95,10 @@ pub fn reserve_numbers() -> io::Result<()> {
         // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
         let copy = unsafe { OwnedFd::from_raw_fd(copy) };
         if copy.as_raw_fd() >= PLACED_BELOW {
-            break;
+            return Ok(());
         }
         reserved.push(copy);
     }
-    // Whoever else has done this meanwhile has found other numbers.
-    let mut mine = Some(reserved);
-    let _theirs = RESERVED.get_or_init(|| mine.take().unwrap_or_default());
-    mine.into_iter().flatten().for_each(std::mem::forget);
-    Ok(())
 }
 
 /// Makes `command` start in a session of its own and outlive its parent, with `fds` open under the numbers given.

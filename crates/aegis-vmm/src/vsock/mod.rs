@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -49,13 +49,11 @@ pub(crate) fn disks(spec: &MachineSpec) -> impl Iterator<Item = (i32, bool)> {
 
 /// The disks themselves.
 fn open_disks(spec: &MachineSpec) -> io::Result<Vec<(OwnedFd, i32)>> {
-    let parts = spec.root_disk.iter().chain(&spec.modules);
-    let mut all = Vec::new();
-    for (path, number) in parts.zip(FIRST_ROOT_FD..) {
-        all.push((File::open(path)?.into(), number));
-    }
-    all.push((File::options().read(true).write(true).open(&spec.data_disk)?.into(), DATA_FD));
-    Ok(all)
+    let paths = spec.root_disk.iter().chain(&spec.modules).chain([&spec.data_disk]);
+    let open = |(path, (number, read_only)): (_, (i32, bool))| {
+        Ok((File::options().read(true).write(!read_only).open::<&PathBuf>(path)?.into(), number))
+    };
+    paths.zip(disks(spec)).map(open).collect()
 }
 
 /// A kind of monitor.
@@ -83,13 +81,13 @@ impl Program {
         arguments: &[String],
         more: Vec<(OwnedFd, i32)>,
     ) -> Result<Started, VmmError> {
-        let parts = spec.root_disk.len();
-        if disks(spec).count() > self.most_disks {
+        let (parts, disks) = (spec.root_disk.len(), disks(spec).count());
+        if disks > self.most_disks {
             let message = format!(
                 "its root disk has {parts} parts, one for each layer of its image, and {} takes {} at most: the backend \
                  qemu takes any number",
                 self.backend,
-                self.most_disks.saturating_sub(disks(spec).count() - parts)
+                self.most_disks.saturating_sub(disks - parts)
             );
             return Err(VmmError::Refused { action: "start the machine", message });
         }
